@@ -1,0 +1,5 @@
+"""Networks of the papers that no library ships."""
+
+from distill.models.mlp import MLP
+
+__all__ = ["MLP"]

@@ -1,0 +1,450 @@
+"""The two base LightningModules: one network on hard labels, and a student beside its frozen teacher."""
+
+from __future__ import annotations
+
+import inspect
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.utilities.parsing import collect_init_args
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
+from torch.utils.data import DataLoader
+from torchmetrics import MeanMetric
+
+from distill.checkpoint import load_network, looks_untrained
+from distill.distributed import mean
+from distill.randomness import rng_states, set_rng_states
+from distill.taps import FeatureTaps
+from distill.tasks import Task
+
+Batch = dict[str, Tensor]
+
+
+class NetworkOutput(NamedTuple):
+    """What a network makes of a batch.
+
+    ``prediction`` holds logits ``(N, C, *spatial)``, or depth in metres ``(N, 1, H, W)``; ``features`` the outputs of
+    the tapped layers by name, in the order in which they were asked for. Half precision is cast to float32.
+    """
+
+    prediction: Tensor
+    features: dict[str, Tensor]
+
+
+class Supervised(LightningModule):
+    """Trains one network on the labels: a teacher, or the student without distillation.
+
+    ``self(*inputs)`` is the network. Steps return ``prediction`` and ``inputs`` for the callbacks, and ``loss`` in
+    training.
+
+    Args:
+        network: Any module; called with the modalities in the order of ``inputs``, it returns the prediction as a
+            tensor, or as ``logits`` or ``out`` of a mapping (Hugging Face, torchvision).
+        task: The hard loss and the metrics.
+        inputs: The names of the modalities that the network sees.
+        optimizer: Given the trained parameters, makes the optimiser.
+        lr_scheduler: Given the optimiser, makes the schedule; stepped each epoch, cyclic ones each step.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | None = None,
+        task: Task | None = None,
+        inputs: Sequence[str] = (),
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        self._save_plain_hyperparameters()
+        self.network = network
+        self.task = task
+        self.inputs = tuple(inputs)
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self._rng_states: dict[str, Any] | None = None
+        stages = ("val", "test") if task is not None else ()
+        self.scores = nn.ModuleDict({stage: task.metrics().clone(prefix=f"{stage}/") for stage in stages})
+        self.hard = nn.ModuleDict({stage: MeanMetric() for stage in stages})
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The prediction of the deployed network for the modalities it was trained on."""
+        return _prediction_of(self._require("network")(*inputs))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """The hard loss of a batch."""
+        prediction = self._see(batch)
+        loss = self._hard_loss(prediction, batch)
+        self._log_losses(loss, {"hard": loss}, batch)
+        return {"loss": loss, "prediction": prediction.detach(), "inputs": self._inputs(self.inputs, batch)}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Scores a batch of the validation split."""
+        return self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Scores a batch of the test split."""
+        return self._evaluate(batch, "test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """The prediction for a batch, with the ``index`` and ``target`` of its samples where the batch has them."""
+        known = {key: batch[key] for key in ("index", "target") if key in batch}
+        return {"prediction": self._see(batch), **known}
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser over all trained parameters, and the schedule if one is asked for."""
+        optimizer = self._require("optimizer")([p for p in self.parameters() if p.requires_grad])
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler = self.lr_scheduler(optimizer)
+        schedule: dict[str, Any] = {"scheduler": scheduler}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            schedule["monitor"] = scheduler.monitor
+        if isinstance(scheduler, (OneCycleLR, CyclicLR)):
+            schedule["interval"] = "step"
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def setup(self, stage: str) -> None:
+        """Runs one small real batch through everything that training will run, before it starts.
+
+        Lazy adaptors find their channel counts here, ahead of the optimiser and of a checkpoint's weights.
+
+        Raises:
+            KeyError: The batch lacks a modality, or a network a layer.
+            ValueError: Predictions, labels and task do not fit each other.
+        """
+        for argument in ("network", "task", *(["optimizer"] if stage == "fit" else [])):
+            self._require(argument)
+        if stage == "predict":
+            return
+        classes = getattr(self.trainer.datamodule, "num_classes", None)  # type: ignore[attr-defined]
+        expected = getattr(self.task, "num_classes", classes)
+        if classes is not None and classes != expected:
+            data = type(self.trainer.datamodule).__name__  # type: ignore[attr-defined]
+            raise ValueError(
+                f"{data} has {classes} classes, but the task is {type(self.task).__name__}(num_classes={expected})"
+            )
+        batch = _small_batch(getattr(self.trainer, f"{stage}_loop")._data_source.dataloader(), stage)
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        # the probe takes no random numbers, so that it does not change what follows
+        with torch.no_grad(), isolate_rng():
+            self._probe({name: value.to(self.device) for name, value in batch.items()})
+        for module, mode in modes.items():
+            module.training = mode
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the random state: a resumed run shuffles and drops as one that was never stopped."""
+        checkpoint["rng_states"] = rng_states()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remembers the random state for :meth:`on_fit_start`."""
+        self._rng_states = checkpoint.get("rng_states")
+
+    def on_fit_start(self) -> None:
+        """Goes on with the random numbers of the checkpoint, before the first epoch is shuffled."""
+        if self._rng_states is not None:
+            set_rng_states(self._rng_states)
+            self._rng_states = None
+
+    def _probe(self, batch: Batch) -> None:
+        self._task.check(self._see(batch), batch["target"], model=self._described("network"), data="data")
+
+    def _see(self, batch: Batch) -> Tensor:
+        return _full_precision(self(*self._inputs(self.inputs, batch)))
+
+    def _inputs(self, names: Sequence[str], batch: Batch) -> tuple[Tensor, ...]:
+        lacking = [name for name in names if name not in batch]
+        if lacking:
+            raise KeyError(f"the batch has no modality {lacking[0]!r}; it has {', '.join(map(repr, batch))}")
+        return tuple(batch[name] for name in names)
+
+    def _hard_loss(self, prediction: Tensor, batch: Batch) -> Tensor:
+        with _autocast_off(prediction):
+            return self._mean(self._task.loss(prediction, batch["target"]), batch)
+
+    def _mean(self, values: Tensor, batch: Batch) -> Tensor:
+        """The mean over the positions that count, on all processes; a scalar is its own mean."""
+        if values.ndim == 0:
+            return values
+        counts = self._task.counts(batch["target"]).to(values.dtype)
+        if counts.ndim > values.ndim:  # one value a sample, labels a pixel
+            counts = counts.flatten(values.ndim).amax(dim=-1)
+        return mean(values, counts)
+
+    def _evaluate(self, batch: Batch, stage: str) -> dict[str, Any]:
+        prediction = self._see(batch)
+        self._score(prediction, batch, stage)
+        return {"prediction": prediction, "inputs": self._inputs(self.inputs, batch)}
+
+    def _score(self, prediction: Tensor, batch: Batch, stage: str) -> None:
+        target = batch["target"]
+        self.scores[stage].update(prediction, target)
+        self.hard[stage].update(self._task.loss(prediction, target), self._task.counts(target))
+        self.log_dict(self.scores[stage], batch_size=len(target), prog_bar=stage == "val")
+        self.log(f"{stage}/hard", self.hard[stage], batch_size=len(target))
+
+    def _log_losses(self, loss: Tensor, terms: dict[str, Tensor], batch: Batch) -> None:
+        size = len(next(iter(batch.values())))
+        self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=size)
+        for name, value in {"loss": loss, **terms}.items():
+            self.log(
+                f"train/{name}", value.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=size
+            )
+
+    @property
+    def _task(self) -> Task:
+        assert self.task is not None
+        return self.task
+
+    def _described(self, argument: str) -> str:
+        return f"{argument} {type(getattr(self, argument)).__name__}"
+
+    def _require(self, argument: str) -> Any:
+        value = getattr(self, argument)
+        if value is None:
+            raise ValueError(f"{type(self).__name__} has no {argument}: give it under model.init_args.{argument}")
+        return value
+
+    def _save_plain_hyperparameters(self) -> None:
+        """Keeps the command line's configuration whole; of Python arguments only what is plain data.
+
+        A checkpoint must load with ``weights_only=True``, so it may hold no module and no function.
+        """
+        if _given_hyperparameters.get() is not None:
+            self.save_hyperparameters(logger=False)
+            return
+        frame = inspect.currentframe()
+        assert frame is not None
+        assert frame.f_back is not None
+        scopes = collect_init_args(frame.f_back, [], classes=(LightningModule,))
+        arguments = {name: value for scope in scopes for name, value in scope.items()}
+        ignored = [name for name, value in arguments.items() if not _is_plain(value)]
+        self.save_hyperparameters(ignore=ignored, frame=frame.f_back, logger=False)
+
+
+class DistillationModule(Supervised, ABC):
+    """Trains a student beside a frozen teacher that sees another modality of the same samples.
+
+    A method is a subclass with its own ``distillation_step``. The loss is ``hard_weight`` times the task's hard loss
+    plus all terms of that step. ``self(*inputs)`` is the student alone. Steps return ``prediction`` (the student's),
+    ``teacher_prediction``, ``inputs`` and ``teacher_inputs`` for the callbacks, and ``loss`` in training.
+
+    The teacher stays out of everything but the forward pass: always in eval mode, without gradients, in no checkpoint,
+    unknown to the optimiser and to DDP.
+
+    Args:
+        teacher: The network to learn from; see ``network`` of :class:`Supervised`.
+        student: The network to train and deploy.
+        task: The hard loss and the metrics.
+        teacher_inputs: The names of the modalities that the teacher sees.
+        student_inputs: The names of the modalities that the student sees.
+        teacher_layers: Layers of the teacher whose features ``distillation_step`` gets, by module name.
+        student_layers: The same for the student.
+        teacher_checkpoint: Weights for the teacher: a checkpoint of :class:`Supervised` or of any method (then its
+            student), a plain ``state_dict`` file, or ``.safetensors``.
+        hard_weight: The weight of the hard loss; with 0 no labels are used in training.
+        optimizer: Given the trained parameters, makes the optimiser.
+        lr_scheduler: Given the optimiser, makes the schedule; stepped each epoch, cyclic ones each step.
+
+    ``teacher``, ``student``, ``task`` and ``optimizer`` may be left out only where a method is a part of
+    :class:`~distill.methods.Combined`, which has its own.
+    """
+
+    teacher: nn.Module | None
+
+    def __init__(
+        self,
+        teacher: nn.Module | None = None,
+        student: nn.Module | None = None,
+        task: Task | None = None,
+        teacher_inputs: Sequence[str] = (),
+        student_inputs: Sequence[str] = (),
+        teacher_layers: Sequence[str] = (),
+        student_layers: Sequence[str] = (),
+        teacher_checkpoint: str | Path | None = None,
+        hard_weight: float = 1.0,
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__(student, task, student_inputs, optimizer, lr_scheduler)
+        if hard_weight < 0:
+            raise ValueError(f"hard_weight must be 0 or more, got {hard_weight}")
+        self.teacher_inputs = tuple(teacher_inputs)
+        self.teacher_layers = tuple(teacher_layers)
+        self.student_layers = tuple(student_layers)
+        self.teacher_checkpoint = teacher_checkpoint
+        self.hard_weight = hard_weight
+        self.ignore_index: int = getattr(task, "ignore_index", 255)
+        # kept out of the registered modules: so it is in no checkpoint, optimiser, train() or DDP broadcast
+        self.__dict__["teacher"] = teacher
+        if teacher is not None:
+            self._untrained_teacher = teacher_checkpoint is None and looks_untrained(teacher)
+            self._freeze_teacher(teacher)
+            self._teacher_taps = FeatureTaps(teacher, self.teacher_layers)
+        if student is not None:
+            self._student_taps = FeatureTaps(student, self.student_layers)
+
+    @abstractmethod
+    def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
+        """The terms of the distillation loss by name, weighted, in float32.
+
+        A pure function of its arguments and of the module's own parameters: it logs nothing and moves nothing.
+
+        Args:
+            teacher: The teacher's prediction and features, without gradient.
+            student: The student's.
+            batch: The batch that both saw a part of.
+
+        Returns:
+            Each term either as one value a position, ``(N,)`` or ``(N, *spatial)``, which the base class averages
+            over the positions that count of all processes together, or as a scalar. A scalar must be a mean over
+            samples, or be computed from what :func:`distill.distributed.gather` returns: then two processes with
+            half the batch each agree with one that has it whole.
+        """
+
+    @property
+    def student(self) -> nn.Module | None:
+        """The network that is trained and deployed."""
+        return self.network  # type: ignore[return-value]
+
+    @property
+    def student_inputs(self) -> tuple[str, ...]:
+        """The names of the modalities that the student sees."""
+        return self.inputs
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """The hard loss and the distillation terms of a batch."""
+        teacher, student = self._see_both(batch)
+        terms = self._distil(teacher, student, batch)
+        loss = torch.stack(list(terms.values())).sum()
+        if self.hard_weight:
+            terms["hard"] = self._hard_loss(student.prediction, batch)
+            loss = loss + self.hard_weight * terms["hard"]
+        self._log_losses(loss, terms, batch)
+        return {"loss": loss, **self._for_callbacks(teacher, student, batch)}
+
+    def setup(self, stage: str) -> None:
+        """As in :class:`Supervised`, through the teacher and ``distillation_step`` as well."""
+        if stage == "fit":
+            self._require("teacher")
+            if self._untrained_teacher:
+                rank_zero_warn(
+                    f"the {self._described('teacher')} has random weights: give teacher_checkpoint, or call .eval() "
+                    "on a teacher whose weights you loaded yourself"
+                )
+        super().setup(stage)
+
+    def _probe(self, batch: Batch) -> None:
+        if self.teacher is None:
+            return super()._probe(batch)
+        teacher, student = self._see_both(batch)
+        for model, output in {"teacher": teacher, "student": student}.items():
+            self._task.check(output.prediction, batch["target"], model=self._described(model), data="data")
+        try:
+            self._distil(teacher, student, batch)
+        except (RuntimeError, IndexError) as error:
+            shapes = {name: tuple(f.shape) for output in (teacher, student) for name, f in output.features.items()}
+            raise ValueError(
+                f"{type(self).__name__} cannot compare the outputs of {self._described('teacher')} and "
+                f"{self._described('student')}, whose tapped features have the shapes {shapes}: "
+                f"{str(error).splitlines()[0]}"
+            ) from error
+        return None
+
+    def _see_both(self, batch: Batch) -> tuple[NetworkOutput, NetworkOutput]:
+        with torch.no_grad():
+            teacher = _network_output(self._teacher_taps, self._inputs(self.teacher_inputs, batch))
+        return teacher, _network_output(self._student_taps, self._inputs(self.inputs, batch))
+
+    def _distil(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
+        with _autocast_off(student.prediction):
+            terms = self.distillation_step(teacher, student, batch)
+            return {name: self._mean(values, batch) for name, values in terms.items()}
+
+    def _evaluate(self, batch: Batch, stage: str) -> dict[str, Any]:
+        if self.teacher is None:
+            return super()._evaluate(batch, stage)
+        teacher, student = self._see_both(batch)
+        self._score(student.prediction, batch, stage)
+        return self._for_callbacks(teacher, student, batch)
+
+    def _for_callbacks(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Any]:
+        return {
+            "prediction": student.prediction.detach(),
+            "teacher_prediction": teacher.prediction,
+            "inputs": self._inputs(self.inputs, batch),
+            "teacher_inputs": self._inputs(self.teacher_inputs, batch),
+            "ignore_index": self.ignore_index,
+        }
+
+    def _freeze_teacher(self, teacher: nn.Module) -> None:
+        own = {id(parameter) for parameter in self.parameters()}
+        if any(id(parameter) in own for parameter in teacher.parameters()):
+            raise ValueError("teacher and student share parameters: give the student a network of its own")
+        if self.teacher_checkpoint is not None:
+            load_network(teacher, self.teacher_checkpoint)
+        teacher.eval().requires_grad_(False)
+
+    def _apply(self, fn: Any, recurse: bool = True) -> DistillationModule:
+        super()._apply(fn, recurse)
+        if self.teacher is not None:
+            self.teacher._apply(fn)
+        return self
+
+
+def _prediction_of(output: Any) -> Tensor:
+    if isinstance(output, Tensor):
+        return output
+    if isinstance(output, Mapping):
+        for key in ("logits", "out"):
+            if key in output:
+                return output[key]
+    raise TypeError(f"a network must return a tensor, or a mapping with logits or out, got {type(output).__name__}")
+
+
+def _full_precision(tensor: Tensor) -> Tensor:
+    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
+
+
+def _network_output(taps: FeatureTaps, inputs: tuple[Tensor, ...]) -> NetworkOutput:
+    output, features = taps(*inputs)
+    return NetworkOutput(
+        _full_precision(_prediction_of(output)), {name: _full_precision(value) for name, value in features.items()}
+    )
+
+
+@contextmanager
+def _autocast_off(tensor: Tensor) -> Iterator[None]:
+    with torch.autocast(tensor.device.type, enabled=False):
+        yield
+
+
+def _small_batch(loader: Any, stage: str) -> Batch:
+    """Two samples as the loader would deliver them, without starting its workers."""
+    if isinstance(loader, (list, tuple)):
+        loader = loader[0]
+    if isinstance(loader, DataLoader):
+        loader = DataLoader(loader.dataset, batch_size=2, collate_fn=loader.collate_fn)
+    try:
+        batch: Batch = next(iter(loader))
+    except StopIteration:
+        raise ValueError(f"the data set to {stage} on is empty") from None
+    return batch
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (str, int, float, bool))

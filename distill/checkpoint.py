@@ -1,0 +1,118 @@
+"""Weights in and out: a teacher from a checkpoint, a student for deployment. Nothing here runs code from a file."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from pickle import UnpicklingError
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from distill.atomic import written_whole
+
+NETWORK_PREFIX = "network."
+
+
+def load_weights(path: str | Path) -> dict[str, Tensor]:
+    """The weights of a network, by parameter name.
+
+    Args:
+        path: A Lightning checkpoint of :class:`~distill.base.Supervised` or of any distillation method (then its
+            student), a ``state_dict`` saved by :func:`torch.save`, or a ``.safetensors`` file.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: The file is truncated, holds more than weights, or holds no network.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    if path.suffix == ".safetensors":
+        try:
+            return load_file(path)
+        except SafetensorError as error:
+            raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True)
+    except UnpicklingError:
+        raise ValueError(
+            f"{path} is not a file of plain weights, and loading anything else could run its code; "
+            "save its state_dict with torch.save or as .safetensors"
+        ) from None
+    except (RuntimeError, EOFError) as error:
+        raise ValueError(f"{path} is not a whole checkpoint: {str(error).splitlines()[0]}") from None
+    return _network_weights(content, path)
+
+
+def load_network(network: nn.Module, path: str | Path) -> None:
+    """Loads the weights of a file into a network that has exactly those parameters and buffers.
+
+    Args:
+        network: Changed in place.
+        path: As in :func:`load_weights`.
+
+    Raises:
+        ValueError: Names differ (tells the first missing and unexpected one and counts the rest) or shapes do.
+    """
+    weights = load_weights(path)
+    own = network.state_dict()
+    missing = [name for name in own if name not in weights]
+    unexpected = [name for name in weights if name not in own]
+    if missing or unexpected:
+        differences = [_first_of("lacks", missing), _first_of("has the unexpected", unexpected)]
+        raise ValueError(
+            f"{path} does not fit {type(network).__name__}: it {' and '.join(filter(None, differences))}"
+        )
+    for name, tensor in own.items():
+        if tensor.shape != weights[name].shape:
+            raise ValueError(
+                f"{path} does not fit {type(network).__name__}: {name} has shape {tuple(weights[name].shape)} in the "
+                f"file and {tuple(tensor.shape)} in the network"
+            )
+    network.load_state_dict(weights)
+
+
+def save_network(network: nn.Module, path: str | Path) -> None:
+    """Writes a network's parameters and buffers as ``.safetensors``, whole or not at all."""
+    weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
+    with written_whole(path) as draft:
+        save_file(weights, draft)
+
+
+def looks_untrained(network: nn.Module) -> bool:
+    """Whether nothing hints that the network's weights were loaded or trained.
+
+    Hints are eval mode, in which ``from_pretrained`` of Hugging Face leaves a network, and moved BatchNorm statistics,
+    as timm's pretrained networks have. A network without parameters has nothing to load.
+    """
+    moved = any(
+        bool(module.running_mean.any())
+        for module in network.modules()
+        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
+    )
+    return network.training and not moved and any(True for _ in network.parameters())
+
+
+def _network_weights(content: Any, path: Path) -> dict[str, Tensor]:
+    if isinstance(content, dict) and "pytorch-lightning_version" in content:
+        weights = {
+            name.removeprefix(NETWORK_PREFIX): tensor
+            for name, tensor in content["state_dict"].items()
+            if name.startswith(NETWORK_PREFIX)
+        }
+        if weights:
+            return weights
+        raise ValueError(f"{path} is a Lightning checkpoint, but of no Supervised or distillation module")
+    if isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values()):
+        return content
+    raise ValueError(f"{path} holds neither a state_dict nor a Lightning checkpoint")
+
+
+def _first_of(verb: str, names: list[str]) -> str:
+    if not names:
+        return ""
+    rest = f" and {len(names) - 1} more" if len(names) > 1 else ""
+    return f"{verb} {names[0]!r}{rest}"

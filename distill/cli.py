@@ -1,0 +1,148 @@
+"""LightningCLI with this project's run folders, checkpoints and one-line errors."""
+
+from __future__ import annotations
+
+import os
+import sys
+import traceback
+from pathlib import Path
+from typing import Any, NoReturn
+
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichModelSummary, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+
+from callbacks import PredictionWriter
+from distill.base import Supervised
+from distill.run import MetricsCSV, WholeFileCheckpointIO, latest_checkpoint, run_folder
+
+PACKAGES = ("distill", "datamodules", "callbacks")
+
+
+class Parser(LightningArgumentParser):
+    """Ends a wrong configuration in one line that names what is wrong."""
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        """Prints the cause and exits with status 2; with ``JSONARGPARSE_DEBUG=true`` raises with all details."""
+        if os.environ.get("JSONARGPARSE_DEBUG"):
+            super().error(message, ex)
+        sys.stderr.write(f"error: {message}\n")
+        sys.exit(2)
+
+
+class CLI(LightningCLI):
+    """Fits, validates, tests and predicts from YAML.
+
+    Beside what the configuration asks for, every run has a progress bar, a summary of the model, CSV and TensorBoard
+    logs, a monitor of the learning rate, the checkpoints ``best.ckpt`` (by the task's monitor) and ``last.ckpt``, and
+    a table of predictions; ``trainer.callbacks`` and ``trainer.logger`` add to or replace them.
+
+    Args:
+        args: The command line; that of the process by default.
+        run: Whether to run a subcommand; without, ``model``, ``datamodule`` and ``trainer`` are made only.
+    """
+
+    def __init__(self, args: list[str] | None = None, *, run: bool = True) -> None:
+        super().__init__(
+            Supervised,
+            LightningDataModule,
+            args=args,
+            run=run,
+            parser_class=Parser,
+            seed_everything_default=0,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds where a run's folder lies."""
+        parser.add_argument("--logs_dir", type=str, default="logs", help="The folder of all runs.")
+        parser.add_argument("--name", type=str, default="run", help="The run's folder is LOGS_DIR/NAME/VERSION.")
+        parser.add_argument("--version", type=str | None, default=None, help="The next free version_N by default.")
+
+    def before_instantiate_classes(self) -> None:
+        """Finds the checkpoint to start from and the folder to write to."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        runs = Path(config.logs_dir, config.name)
+        which = config.get("ckpt_path")
+        if which in ("best", "last"):
+            found = latest_checkpoint(runs, config.version, which)
+            if found is None and self.subcommand != "fit":
+                raise FileNotFoundError(f"there is no run with a checkpoint {which}.ckpt under {runs}")
+            if found is None:
+                rank_zero_warn(f"no run under {runs} has a checkpoint to continue from: training starts anew")
+            config.ckpt_path = str(found) if found else None
+        if self.subcommand == "predict" and config.model.init_args.get("teacher_checkpoint"):
+            config.model.init_args.teacher_checkpoint = None  # the student predicts alone
+        self.folder = run_folder(runs, config.version, config.get("ckpt_path"))
+        self.save_config_kwargs = {"config_filename": f"{self.subcommand or 'fit'}.yaml", "overwrite": True}
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Adds the standing loggers, callbacks and the writer of whole checkpoints to what the configuration names."""
+        config = self._get(self.config_init, "trainer")
+        loggers = self._loggers() if config.logger in (None, True) else config.logger
+        return super().instantiate_trainer(
+            callbacks=[*_as_list(config.callbacks), *self._standing_callbacks(config, bool(loggers))],
+            logger=loggers,
+            plugins=[*_as_list(config.plugins), WholeFileCheckpointIO()],
+            **kwargs,
+        )
+
+    def _loggers(self) -> Any:
+        if self.subcommand not in (None, "fit"):
+            return [MetricsCSV(self.folder, f"{self.subcommand}.csv")]
+        tensorboard = TensorBoardLogger(str(self.folder.parent), name="", version=self.folder.name)
+        return [MetricsCSV(self.folder, "metrics.csv"), tensorboard]
+
+    def _standing_callbacks(self, config: Any, logs: bool) -> list[Callback]:
+        standing: list[Callback] = []
+        if config.enable_progress_bar is not False:
+            standing.append(RichProgressBar())
+        if config.enable_model_summary is not False:
+            standing.append(RichModelSummary())
+        if self.subcommand == "predict":
+            standing.append(PredictionWriter())
+        if self.subcommand in (None, "fit") and config.enable_checkpointing is not False:
+            task = self.model.task
+            if task is not None:
+                standing.append(ModelCheckpoint(filename="best", monitor=task.monitor, mode=task.mode))
+            standing.append(ModelCheckpoint(filename="last", save_on_train_epoch_end=True))
+        if self.subcommand in (None, "fit") and logs:
+            standing.append(LearningRateMonitor())
+        return standing
+
+
+def main(args: list[str] | None = None) -> None:
+    """Runs one command; what its user can mend ends it in one sentence, a fault of the code in a traceback.
+
+    Args:
+        args: The command line; that of the process by default.
+    """
+    args = sys.argv[1:] if args is None else args
+    try:
+        if args[:1] == ["study"]:
+            from distill.study import study  # it imports this module
+
+            study(args[1:])
+        else:
+            CLI(args)
+    except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
+        if not _raised_here(error):
+            raise
+        sys.stderr.write(f"error: {error.args[0] if isinstance(error, KeyError) else error}\n")
+        sys.exit(1)
+
+
+def _raised_here(error: Exception) -> bool:
+    """Whether a ``raise`` of this project made the error, and not a library that was used wrongly."""
+    frame = traceback.extract_tb(error.__traceback__)[-1]
+    return any(name in Path(frame.filename).parts for name in PACKAGES) and (frame.line or "").startswith("raise")
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]

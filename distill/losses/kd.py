@@ -1,0 +1,63 @@
+"""Knowledge distillation on logits."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+
+from distill.losses.logits import (
+    Reduction,
+    at_least_float32,
+    check_logits,
+    check_reduction,
+    check_temperature,
+    kl_divergence,
+    reduce_losses,
+)
+from distill.losses.parts import by_parts
+
+
+def kd_loss(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    temperature: float = 1.0,
+    target: Tensor | None = None,
+    ignore_index: int = 255,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""The KL divergence from the student's softened prediction to the teacher's, in nats times T^2.
+
+    .. math::
+        T^2 \sum_{i=1}^C p_i^T \log(p_i^T / p_i^S), \quad p = \mathrm{softmax}(z / T)
+
+    T^2 keeps the gradient's size when the temperature T changes. The teacher is a constant: no gradient flows to it.
+
+    Args:
+        student: The student's logits z, ``(N, C, *)``.
+        teacher: The teacher's logits, of the same shape.
+        temperature: T, above 0; higher is softer.
+        target: Class indices ``(N, *)``, read only to leave out the positions that are ``ignore_index``.
+        ignore_index: Positions with this target are 0 and do not count in the mean.
+        reduction: ``"none"``, ``"mean"`` over the positions that count (0 if none does), or ``"sum"``.
+
+    Returns:
+        ``(N, *)`` for ``"none"``, else a scalar; float32, or float64 for a float64 student.
+
+    Raises:
+        ValueError: The temperature is not positive, the reduction is unknown, or the shapes do not belong together.
+
+    Source: Hinton et al., Distilling the Knowledge in a Neural Network, 2015.
+    """
+    check_temperature(temperature)
+    check_reduction(reduction)
+    check_logits(student, teacher, target)
+
+    def softened(student: Tensor, teacher: Tensor) -> Tensor:
+        return kl_divergence(at_least_float32(student) / temperature, at_least_float32(teacher) / temperature)
+
+    losses = temperature**2 * by_parts(softened, student, teacher.detach())
+    if target is None:
+        return reduce_losses(losses, reduction)
+    counted = target != ignore_index
+    return reduce_losses(torch.where(counted, losses, 0), reduction, counted)

@@ -1,0 +1,76 @@
+"""Any methods together, side by side on one pair of networks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor, nn
+
+from distill.base import Batch, DistillationModule, NetworkOutput
+
+
+class Combined(DistillationModule):
+    """The weighted sum of other methods' terms beside one hard loss, as in ``KD + DS``.
+
+    The parts are methods without ``teacher``, ``student``, ``task`` and ``optimizer`` of their own; their hard losses
+    are left out. Each sees the layers that it names; a layer named by several runs once. Its terms are logged as
+    ``train/<part>/<term>``.
+
+    Args:
+        *args: As in :class:`~distill.base.DistillationModule`.
+        methods: The parts by name.
+        weights: The weight of each part; 1 where none is given.
+        **kwargs: As in :class:`~distill.base.DistillationModule`.
+
+    Raises:
+        ValueError: A weight is for no part, or a part has a network or a task of its own.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        methods: dict[str, DistillationModule],
+        weights: dict[str, float] | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(
+            *args,
+            teacher_layers=[layer for method in methods.values() for layer in method.teacher_layers],
+            student_layers=[layer for method in methods.values() for layer in method.student_layers],
+            **kwargs,
+        )
+        unknown = [name for name in weights or {} if name not in methods]
+        if unknown:
+            raise ValueError(f"weights names {unknown[0]!r}, but the methods are {', '.join(map(repr, methods))}")
+        for name, method in methods.items():
+            if method.teacher is not None or method.student is not None or method.task is not None:
+                raise ValueError(
+                    f"method {name!r} has a teacher, student or task of its own: give them to Combined alone"
+                )
+            method.ignore_index = self.ignore_index
+        self.weights = {name: (weights or {}).get(name, 1.0) for name in methods}
+        self.methods = nn.ModuleDict(methods)
+
+    def setup(self, stage: str) -> None:
+        """As in the base class; the parts follow the same trainer, for schedules over epochs."""
+        for method in self._parts().values():
+            method.trainer = self.trainer
+        super().setup(stage)
+
+    def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
+        """The terms of all parts, weighted."""
+        return {
+            f"{name}/{term}": self.weights[name] * value
+            for name, method in self._parts().items()
+            for term, value in method.distillation_step(
+                _only(teacher, method.teacher_layers), _only(student, method.student_layers), batch
+            ).items()
+        }
+
+    def _parts(self) -> Mapping[str, DistillationModule]:
+        return dict(self.methods.items())  # type: ignore[arg-type]
+
+
+def _only(output: NetworkOutput, layers: tuple[str, ...]) -> NetworkOutput:
+    return NetworkOutput(output.prediction, {layer: output.features[layer] for layer in layers})
