@@ -13,6 +13,7 @@ import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.parsing import collect_init_args
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
@@ -133,11 +134,16 @@ class Supervised(LightningModule):
             raise ValueError(
                 f"{data} has {classes} classes, but the task is {type(self.task).__name__}(num_classes={expected})"
             )
-        batch = _small_batch(getattr(self.trainer, f"{stage}_loop")._data_source.dataloader(), stage)
+        loops = {
+            "fit": self.trainer.fit_loop,
+            "validate": self.trainer.validate_loop,
+            "test": self.trainer.test_loop,
+        }
         modes = {module: module.training for module in self.modules()}
         self.eval()
-        # the probe takes no random numbers, so that it does not change what follows
+        # the random numbers taken here are given back, so that the probe does not change what follows
         with torch.no_grad(), isolate_rng():
+            batch = _small_batch(loops[stage]._data_source.dataloader(), stage)
             self._probe({name: value.to(self.device) for name, value in batch.items()})
         for module, mode in modes.items():
             module.training = mode
@@ -353,10 +359,9 @@ class DistillationModule(Supervised, ABC):
         try:
             self._distil(teacher, student, batch)
         except (RuntimeError, IndexError) as error:
-            shapes = {name: tuple(f.shape) for output in (teacher, student) for name, f in output.features.items()}
             raise ValueError(
-                f"{type(self).__name__} cannot compare the outputs of {self._described('teacher')} and "
-                f"{self._described('student')}, whose tapped features have the shapes {shapes}: "
+                f"{type(self).__name__} cannot compare the {self._described('teacher')}, which has "
+                f"{_shapes(teacher)}, with the {self._described('student')}, which has {_shapes(student)}: "
                 f"{str(error).splitlines()[0]}"
             ) from error
         return None
@@ -412,6 +417,11 @@ def _prediction_of(output: Any) -> Tensor:
     raise TypeError(f"a network must return a tensor, or a mapping with logits or out, got {type(output).__name__}")
 
 
+def _shapes(output: NetworkOutput) -> str:
+    features = ", ".join(f"{name} {tuple(feature.shape)}" for name, feature in output.features.items())
+    return f"features {features}" if features else f"predictions {tuple(output.prediction.shape)}"
+
+
 def _full_precision(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
@@ -438,7 +448,7 @@ def _small_batch(loader: Any, stage: str) -> Batch:
     try:
         batch: Batch = next(iter(loader))
     except StopIteration:
-        raise ValueError(f"the data set to {stage} on is empty") from None
+        raise ValueError(f"the data set to {TrainerFn(stage).value} on is empty") from None
     return batch
 
 

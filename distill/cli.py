@@ -14,22 +14,28 @@ from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
 from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 
+import datamodules  # noqa: F401  the command line finds a class by its bare name once its package is imported
+import distill.methods
+import distill.models  # noqa: F401
 from callbacks import PredictionWriter
 from distill.base import Supervised
-from distill.run import MetricsCSV, WholeFileCheckpointIO, latest_checkpoint, run_folder
+from distill.run import MetricsCSV, WholeFileCheckpointIO, latest_checkpoint, run_folder, version_of
 
 PACKAGES = ("distill", "datamodules", "callbacks")
 
 
+class ConfigurationError(Exception):
+    """A command line or a configuration file that names what there is not, or gives it a wrong value."""
+
+
 class Parser(LightningArgumentParser):
-    """Ends a wrong configuration in one line that names what is wrong."""
+    """Says in one line what is wrong with a configuration; all details with ``JSONARGPARSE_DEBUG=true``."""
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
-        """Prints the cause and exits with status 2; with ``JSONARGPARSE_DEBUG=true`` raises with all details."""
+        """Raises a :class:`ConfigurationError`."""
         if os.environ.get("JSONARGPARSE_DEBUG"):
             super().error(message, ex)
-        sys.stderr.write(f"error: {message}\n")
-        sys.exit(2)
+        raise ConfigurationError(message) from None
 
 
 class CLI(LightningCLI):
@@ -63,6 +69,10 @@ class CLI(LightningCLI):
         parser.add_argument("--name", type=str, default="run", help="The run's folder is LOGS_DIR/NAME/VERSION.")
         parser.add_argument("--version", type=str | None, default=None, help="The next free version_N by default.")
 
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """As Lightning does, without its warning when a program rather than a shell gives the arguments."""
+        self.config = parser.parse_args(args)
+
     def before_instantiate_classes(self) -> None:
         """Finds the checkpoint to start from and the folder to write to."""
         config = self.config[self.subcommand] if self.subcommand else self.config
@@ -94,7 +104,7 @@ class CLI(LightningCLI):
     def _loggers(self) -> Any:
         if self.subcommand not in (None, "fit"):
             return [MetricsCSV(self.folder, f"{self.subcommand}.csv")]
-        tensorboard = TensorBoardLogger(str(self.folder.parent), name="", version=self.folder.name)
+        tensorboard = TensorBoardLogger(str(self.folder.parent), name="", version=version_of(self.folder))
         return [MetricsCSV(self.folder, "metrics.csv"), tensorboard]
 
     def _standing_callbacks(self, config: Any, logs: bool) -> list[Callback]:
@@ -115,20 +125,33 @@ class CLI(LightningCLI):
         return standing
 
 
+class Configuration(CLI):
+    """Parses and checks a configuration as :class:`CLI` does and makes nothing of it; see ``config``."""
+
+    def before_instantiate_classes(self) -> None:
+        """Looks for no folder."""
+
+    def instantiate_classes(self) -> None:
+        """Makes nothing."""
+
+
 def main(args: list[str] | None = None) -> None:
     """Runs one command; what its user can mend ends it in one sentence, a fault of the code in a traceback.
 
     Args:
         args: The command line; that of the process by default.
     """
-    args = sys.argv[1:] if args is None else args
+    command, *rest = [*(sys.argv[1:] if args is None else args), ""]
     try:
-        if args[:1] == ["study"]:
+        if command == "study":
             from distill.study import study  # it imports this module
 
-            study(args[1:])
+            study(rest[:-1])
         else:
             CLI(args)
+    except ConfigurationError as error:
+        sys.stderr.write(f"error: {error}\n")
+        sys.exit(2)
     except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
         if not _raised_here(error):
             raise

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import torch
 import torch.distributed as dist
 from torch import Tensor
-from torch.distributed.nn.functional import all_gather
 
 
 def world_size() -> int:
@@ -30,7 +31,7 @@ def gather(local: Tensor) -> Tensor:
         return local
     counts = _row_counts(local)
     padding = local.new_zeros(max(counts) - len(local), *local.shape[1:])
-    gathered = all_gather(torch.cat([local, padding]).contiguous())
+    gathered: Tensor = _AllGather.apply(torch.cat([local, padding]))  # type: ignore[no-untyped-call]
     return torch.cat([rows[:count] for rows, count in zip(gathered, counts, strict=True)])
 
 
@@ -71,6 +72,22 @@ def mean(values: Tensor, weights: Tensor) -> Tensor:
     # where(): a position that does not count may hold inf or NaN, and 0 * inf is NaN
     counted = torch.where(weights > 0, values * weights, torch.zeros_like(values))
     return world_size() * counted.sum() / total.clamp(min=torch.finfo(values.dtype).tiny)
+
+
+class _AllGather(torch.autograd.Function):
+    """Stacks equally shaped tensors of all processes, ``(world_size, *)``; the gradient of a part goes to its origin."""
+
+    @staticmethod
+    def forward(ctx: Any, local: Tensor) -> Tensor:
+        parts = [torch.empty_like(local, memory_format=torch.contiguous_format) for _ in range(world_size())]
+        dist.all_gather(parts, local.contiguous())
+        return torch.stack(parts)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        gradient = gradient.contiguous()
+        dist.all_reduce(gradient)
+        return gradient[dist.get_rank()]
 
 
 def _row_counts(local: Tensor) -> list[int]:

@@ -48,6 +48,12 @@ def run_folder(runs: Path, version: str | None, ckpt_path: str | Path | None) ->
     return runs / f"version_{number}"
 
 
+def version_of(folder: Path) -> int | str:
+    """What a logger takes as the version of a run: N for ``version_N``, else the folder's name."""
+    number = folder.name.removeprefix("version_")
+    return int(number) if number.isdigit() and number != folder.name else folder.name
+
+
 class MetricsCSV(CSVLogger):
     """Lightning's CSV logger, but a run that is continued keeps the rows before the step at which it goes on.
 
@@ -57,7 +63,7 @@ class MetricsCSV(CSVLogger):
     """
 
     def __init__(self, folder: Path, file_name: str) -> None:
-        super().__init__(str(folder.parent), name="", version=folder.name)
+        super().__init__(str(folder.parent), name="", version=version_of(folder))
         self.file_name = file_name
 
     @property

@@ -1,0 +1,275 @@
+"""A grid of trainings, gathered in one table: methods as rows, settings as columns, several seeds of each."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import logging
+import os
+import re
+import shutil
+import time
+import warnings
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+import yaml
+from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
+
+from distill.atomic import written_whole
+from distill.cli import CLI, Configuration, ConfigurationError, Parser
+from distill.pool import run_with_dependencies
+from distill.table import Score, write_tables
+
+Config = dict[str, Any]
+
+
+@dataclass
+class Study:
+    """What a study file holds.
+
+    Each run is configured as by ``fit`` with several ``--config``: ``base``, then its row (or ``teacher``), then its
+    column, merged left to right. For every column and seed one teacher is trained, and its best checkpoint is the
+    ``teacher_checkpoint`` of that column's and seed's rows.
+
+    Args:
+        base: The configuration that all runs share.
+        rows: What sets each row apart, by the row's name; mostly ``model``.
+        teacher: What sets the teacher's run apart; without it rows that need a teacher name their own checkpoint.
+        columns: What sets each column apart, by the column's name; mostly ``data``.
+        seeds: The seeds of the runs, or how many, counted from 0.
+        reference: The row that the others are compared with: the student without distillation.
+        scores: The columns of numbers in the table, the most important first.
+        name: The study's folder is ``logs_dir/name``.
+        logs_dir: The folder of all studies.
+        workers: How many runs train at once.
+        cluster: Where runs train: in ``workers`` processes of this machine; as an array of SLURM jobs, one for each
+            column and seed; or, to try that out, as such jobs on this machine (``local``).
+        slurm: Parameters of the jobs by submitit's names, such as ``slurm_partition`` and ``timeout_min``.
+    """
+
+    base: Config
+    rows: dict[str, Config]
+    teacher: Config | None = None
+    columns: dict[str, Config] = field(default_factory=lambda: {"": {}})
+    seeds: int | list[int] = 1
+    reference: str | None = None
+    scores: list[Score] = field(default_factory=lambda: [Score("test/accuracy", "accuracy [%]", scale=100, digits=1)])
+    name: str = "study"
+    logs_dir: str = "logs/studies"
+    workers: int = 2
+    cluster: Literal["slurm", "local"] | None = None
+    slurm: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        if self.reference is not None and self.reference not in self.rows:
+            raise ValueError(f"reference {self.reference!r} is no row; the rows are {', '.join(map(repr, self.rows))}")
+        if self.teacher is not None and "teacher" in self.rows:
+            raise ValueError("a row cannot be named 'teacher' beside the study's teacher: choose another name")
+        if self.workers < 1:
+            raise ValueError(f"workers must be 1 or more, got {self.workers}")
+
+    @property
+    def folder(self) -> Path:
+        """Where the runs and the tables are written."""
+        return Path(self.logs_dir, self.name)
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of a study."""
+
+    column: str
+    row: str
+    seed: int
+    folder: Path
+    configs: tuple[Path, ...]
+    fingerprint: str
+    threads: int
+    teacher: Cell | None = None
+
+    def arguments(self) -> list[str]:
+        """The command line of this training."""
+        study, name = self.folder.parents[2], self.folder.parent.relative_to(self.folder.parents[2])
+        arguments = [part for path in self.configs for part in ("--config", str(path))]
+        arguments += ["--seed_everything", str(self.seed), "--logs_dir", str(study), "--name", str(name)]
+        arguments += ["--version", self.folder.name]
+        arguments += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+        if self.teacher is not None:
+            best = self.teacher.folder / "checkpoints" / "best.ckpt"
+            arguments += ["--model.init_args.teacher_checkpoint", str(best)]
+        return arguments
+
+    def result(self) -> dict[str, Any] | None:
+        """What the training gave, if it has ended with this very configuration."""
+        path = self.folder / "result.json"
+        result: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+        return result if result is not None and result["fingerprint"] == self.fingerprint else None
+
+    def __str__(self) -> str:
+        return " · ".join(filter(None, (self.column, self.row, f"seed {self.seed}")))
+
+
+def study(arguments: list[str]) -> None:
+    """Runs what a study file describes and writes its tables and its figure beside the runs.
+
+    Runs that have a result already are not repeated, so a study that was stopped goes on. One that fails is named in
+    the table with its error; the others go on.
+
+    Args:
+        arguments: The command line after ``study``; see ``python train.py study --help``.
+    """
+    parser = Parser(prog="train.py study", description="Trains a grid of runs and prints one table.")
+    parser.add_argument("--config", action="config", help="The study file.")
+    parser.add_class_arguments(Study)
+    fields = parser.instantiate(parser.parse_args(arguments))
+    del fields["config"]
+    plan = Study(**vars(fields))
+    cells = plan_cells(plan)
+    to_run = [cell for cell in cells if "scores" not in (cell.result() or {})]
+    with Progress(SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn()) as progress:
+        bar = progress.add_task(plan.name, total=len(cells), completed=len(cells) - len(to_run))
+        for cell, error in _train_on_cluster(plan, to_run) if plan.cluster else _train_here(plan, to_run):
+            progress.update(bar, advance=1, description=str(cell))
+            if error is not None:
+                progress.console.print(f"{cell} failed: {error}", style="red")
+                _write_result(cell, {"error": str(error)})
+    write_tables([_line(cell) for cell in cells], plan.scores, plan.reference, plan.folder)
+
+
+def plan_cells(plan: Study) -> list[Cell]:
+    """All trainings of a study, teachers before the rows that need them; writes their configurations.
+
+    Raises:
+        ConfigurationError: A row, a column or the teacher is no configuration of a fit; names it.
+        ValueError: Two rows or columns would share a folder.
+    """
+    parts = {"base": plan.base, **{f"columns/{name}": part for name, part in plan.columns.items()}}
+    rows = ({"teacher": plan.teacher} if plan.teacher is not None else {}) | plan.rows
+    parts |= {f"rows/{name}": part for name, part in rows.items()}
+    files = {name: plan.folder / "configs" / f"{_file_name(name)}.yaml" for name in parts}
+    if len(set(files.values())) < len(files):
+        raise ValueError("two rows or two columns have names that differ only in special characters: rename one")
+    for name, path in files.items():
+        with written_whole(path) as draft:
+            draft.write_text(yaml.safe_dump(parts[name], sort_keys=False))
+    seeds = plan.seeds if isinstance(plan.seeds, list) else list(range(plan.seeds))
+    cells = []
+    for column, part in plan.columns.items():
+        teachers: dict[int, Cell] = {}
+        for row in rows:
+            configs = tuple(files[name] for name in ("base", f"rows/{row}", f"columns/{column}"))
+            learns = row != "teacher" and _check(column, row, configs, has_teacher=plan.teacher is not None)
+            for seed in seeds:
+                teacher = teachers.get(seed) if learns else None
+                content = [plan.base, rows[row], part, seed, teacher.fingerprint if teacher else None]
+                cell = Cell(
+                    column=column,
+                    row=row,
+                    seed=seed,
+                    folder=plan.folder / _file_name(column or "runs") / _file_name(row) / f"seed_{seed}",
+                    configs=configs,
+                    fingerprint=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16],
+                    threads=max(1, (os.cpu_count() or 1) // plan.workers),
+                    teacher=teacher,
+                )
+                if row == "teacher":
+                    teachers[seed] = cell
+                cells.append(cell)
+    return cells
+
+
+def train(cell: Cell) -> None:
+    """Fits and tests one cell and writes its ``result.json``; goes on from its last checkpoint if it was stopped."""
+    _be_quiet()
+    torch.set_num_threads(cell.threads)
+    started = time.monotonic()
+    _clear_unless_same(cell)
+    cli = CLI(cell.arguments(), run=False)
+    last = cell.folder / "checkpoints" / "last.ckpt"
+    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if last.is_file() else None)
+    (scores,) = cli.trainer.test(datamodule=cli.datamodule, ckpt_path="best", verbose=False)
+    _write_result(cell, {"scores": dict(scores), "seconds": round(time.monotonic() - started, 2)})
+
+
+def train_group(cells: list[Cell]) -> None:
+    """Trains cells one after the other, as one job of a cluster; an error ends its cell, not the others."""
+    for cell in cells:
+        try:
+            if cell.teacher is not None and (error := (cell.teacher.result() or {}).get("error")):
+                raise RuntimeError(f"its teacher failed: {error}")
+            train(cell)
+        except Exception as error:
+            _write_result(cell, {"error": _sentence(error)})
+
+
+def _train_here(plan: Study, cells: list[Cell]) -> Iterator[tuple[Cell, str | None]]:
+    after = {cell: cell.teacher if cell.teacher in cells else None for cell in cells}
+    for cell, error in run_with_dependencies(train, after, workers=plan.workers, preload=[__name__]):
+        yield cell, None if error is None else _sentence(error)
+
+
+def _train_on_cluster(plan: Study, cells: list[Cell]) -> Iterator[tuple[Cell, str | None]]:
+    try:
+        import submitit
+    except ImportError:
+        raise ValueError("cluster needs the extra slurm: pip install 'crossdistill[slurm]'") from None
+    groups: dict[tuple[str, int], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.column, cell.seed), []).append(cell)
+    executor = submitit.AutoExecutor(folder=plan.folder / "jobs", cluster=plan.cluster)
+    executor.update_parameters(**plan.slurm)
+    jobs = dict(zip(executor.map_array(train_group, list(groups.values())), groups.values(), strict=True))
+    for job in submitit.helpers.as_completed(list(jobs)):
+        error = job.exception()
+        for cell in jobs[job]:
+            result = cell.result() or {"error": _sentence(error) if error else "its job left no result"}
+            yield cell, result.get("error")
+
+
+def _check(column: str, row: str, configs: tuple[Path, ...], *, has_teacher: bool) -> bool:
+    """Parses a cell's configuration; tells whether it takes the study's teacher."""
+    arguments = [part for path in configs for part in ("--config", str(path))]
+    try:
+        model = Configuration(arguments, run=False).config.model
+    except ConfigurationError as error:
+        raise ConfigurationError(f"row {row!r}, column {column!r}: {error}") from None
+    return has_teacher and "teacher_checkpoint" in model.init_args and model.init_args.teacher_checkpoint is None
+
+
+def _clear_unless_same(cell: Cell) -> None:
+    """Removes what another configuration left in the cell's folder."""
+    mark = cell.folder / "fingerprint"
+    if cell.folder.exists() and not (mark.is_file() and mark.read_text() == cell.fingerprint):
+        shutil.rmtree(cell.folder)
+    with written_whole(mark) as draft:
+        draft.write_text(cell.fingerprint)
+
+
+def _write_result(cell: Cell, content: dict[str, Any]) -> None:
+    with written_whole(cell.folder / "result.json") as draft:
+        draft.write_text(json.dumps({"fingerprint": cell.fingerprint, **content}, indent=1))
+
+
+def _line(cell: Cell) -> dict[str, Any]:
+    result = cell.result() or {}
+    line = {"column": cell.column, "row": cell.row, "seed": cell.seed, **result.get("scores", {})}
+    return line | {key: result[key] for key in ("seconds", "error") if key in result}
+
+
+def _sentence(error: BaseException) -> str:
+    return str(error.args[0] if error.args else type(error).__name__).strip().splitlines()[0]
+
+
+def _file_name(name: str) -> str:
+    return "/".join(re.sub(r"[^\w.+-]+", "_", part) for part in name.split("/", 1))
+
+
+def _be_quiet() -> None:
+    """The study's bar stands for the runs' own messages."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")

@@ -1,0 +1,153 @@
+"""The tables and the figure of a study."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+from matplotlib.figure import Figure
+from rich.console import Console
+from rich.table import Table
+
+from distill.atomic import written_whole
+
+NONE = "–"
+
+
+@dataclass(frozen=True)
+class Score:
+    """One number of a run, as a study shows it.
+
+    Args:
+        metric: The name under which it is logged, such as ``test/accuracy``.
+        label: What the table calls it; the metric's name without its stage by default.
+        scale: A factor, such as 100 for percent.
+        digits: Digits after the point.
+    """
+
+    metric: str
+    label: str | None = None
+    scale: float = 1.0
+    digits: int = 3
+
+    @property
+    def heading(self) -> str:
+        """The label, or the metric without its stage."""
+        return self.label or self.metric.rpartition("/")[2]
+
+
+def summarise(results: pd.DataFrame, scores: list[Score], reference: str | None) -> pd.DataFrame:
+    """One line for each column and row of the study: mean and standard deviation of its scores over the seeds.
+
+    Args:
+        results: One line a run: ``column``, ``row``, ``seed``, the metrics, and ``error`` for a run that failed.
+        scores: What to summarise; the difference to ``reference`` is taken of the first.
+        reference: A row of the study; differences are paired, over the seeds that both have.
+
+    Returns:
+        The columns ``column``, ``row``, ``runs``; for each metric ``<metric>`` and ``<metric> std`` (of the sample,
+        empty for a single run); ``difference`` and ``difference std``; ``error``, the first of the failed runs.
+    """
+    results = results.assign(**{score.metric: pd.NA for score in scores if score.metric not in results})
+    if "error" not in results:
+        results = results.assign(error=None)
+    headline = scores[0].metric
+    summary = []
+    for (column, row), runs in results.groupby(["column", "row"], sort=False):
+        values = runs[[score.metric for score in scores]].astype(float)
+        line: dict[str, Any] = {"column": column, "row": row, "runs": int(values[headline].notna().sum())}
+        for name in values:
+            line |= {name: values[name].mean(), f"{name} std": values[name].std()}
+        if reference is not None and row not in (reference, "teacher"):
+            other = results[(results["column"] == column) & (results["row"] == reference)]
+            by_seed = other.set_index("seed")[headline].astype(float)
+            difference = runs.set_index("seed")[headline].astype(float) - by_seed
+            line |= {"difference": difference.mean(), "difference std": difference.std()}
+        errors = runs["error"].dropna()
+        summary.append(line | {"error": errors.iloc[0] if len(errors) else None})
+    return pd.DataFrame(summary)
+
+
+def write_tables(results: list[dict[str, Any]], scores: list[Score], reference: str | None, folder: Path) -> None:
+    """Prints the table and writes ``results.csv``, ``table.csv``, ``table.md`` and ``figure.png`` to a folder.
+
+    Args:
+        results: One dictionary a run, as :func:`summarise` takes them.
+        scores: The numbers to show.
+        reference: The row that the others are compared with.
+        folder: Where the files are written, each whole or not at all.
+    """
+    runs = pd.DataFrame(results)
+    summary = summarise(runs, scores, reference)
+    headings, lines = _cells(summary, scores, reference)
+    with written_whole(folder / "results.csv") as draft:
+        runs.to_csv(draft, index=False)
+    with written_whole(folder / "table.csv") as draft:
+        summary.to_csv(draft, index=False)
+    with written_whole(folder / "table.md") as draft:
+        rules = ["---", "---", *["---:"] * (len(headings) - 2)]
+        draft.write_text("".join(f"| {' | '.join(cells)} |\n" for cells in [headings, rules, *lines]))
+    with written_whole(folder / "figure.png") as draft:
+        _figure(summary, scores[0], reference).savefig(draft, dpi=150, bbox_inches="tight")
+    Console().print(_rich_table(headings, lines, folder.name))
+
+
+def _cells(summary: pd.DataFrame, scores: list[Score], reference: str | None) -> tuple[list[str], list[list[str]]]:
+    first, *others = scores
+    headings = ["setting", "run", first.heading]
+    if reference is not None:
+        headings.append(f"− {reference}")
+    headings += [score.heading for score in others]
+    lines = []
+    for line in summary.to_dict("records"):
+        if line["error"] and not line["runs"]:
+            lines.append([line["column"], line["row"], f"failed: {line['error']}", *[""] * (len(headings) - 3)])
+            continue
+        cells = [line["column"], line["row"], _spread(line, first.metric, first)]
+        if reference is not None:
+            cells.append(_spread(line, "difference", first, sign="+"))
+        cells += [_number(line[score.metric], score) for score in others]
+        if line["error"]:
+            cells[1] += f" ({line['runs']} runs, others failed: {line['error']})"
+        lines.append(cells)
+    return headings, lines
+
+
+def _spread(line: dict[str, Any], key: str, score: Score, sign: str = "") -> str:
+    mean, std = _number(line.get(key), score, sign), _number(line.get(f"{key} std"), score)
+    return mean if NONE in (mean, std) else f"{mean} ± {std}"
+
+
+def _number(value: Any, score: Score, sign: str = "") -> str:
+    return NONE if pd.isna(value) else f"{value * score.scale:{sign}.{score.digits}f}"
+
+
+def _rich_table(headings: list[str], lines: list[list[str]], title: str) -> Table:
+    table = Table(title=title)
+    for position, heading in enumerate(headings):
+        table.add_column(heading, justify="left" if position < 2 else "right")
+    for line, following in zip(lines, [*lines[1:], None], strict=True):
+        table.add_row(*line, end_section=following is None or following[0] != line[0])
+    return table
+
+
+def _figure(summary: pd.DataFrame, score: Score, reference: str | None) -> Figure:
+    columns = list(dict.fromkeys(summary["column"]))
+    rows = list(dict.fromkeys(summary["row"]))
+    figure = Figure(figsize=(1.5 + 3.2 * len(columns), 0.9 + 0.42 * len(rows)), layout="constrained")
+    panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
+    for panel, column in zip(panels, columns, strict=True):
+        lines = summary[summary["column"] == column].set_index("row").reindex(rows)
+        means, stds = (lines[key].astype(float) * score.scale for key in (score.metric, f"{score.metric} std"))
+        colours = ["0.75" if row in (reference, "teacher") else "tab:blue" for row in rows]
+        panel.barh(range(len(rows)), means, xerr=stds.fillna(0), color=colours, capsize=3)
+        if reference is not None:
+            panel.axvline(means[reference], color="0.3", linestyle="--", linewidth=1)
+        low, high = (means - stds.fillna(0)).min(), (means + stds.fillna(0)).max()
+        if pd.notna(low) and high > low:
+            panel.set_xlim(low - 0.15 * (high - low), high + 0.05 * (high - low))
+        panel.set(title=column, xlabel=score.heading, yticks=range(len(rows)), yticklabels=rows)
+        panel.invert_yaxis()
+    return figure

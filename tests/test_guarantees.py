@@ -1,0 +1,417 @@
+"""What the base class promises for every method; a method joins by being in ``distill.methods``."""
+
+from __future__ import annotations
+
+import copy
+import warnings
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import pytest
+import torch
+from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from distill import Batch, DistillationModule
+from tests.processes import run_in_processes
+from tests.toys import (
+    CLASSES,
+    METHODS,
+    HintAndRelations,
+    Net,
+    Samples,
+    ToyData,
+    make,
+    make_batch,
+    pair_arguments,
+    prepared,
+    quiet_trainer,
+)
+
+every_method = pytest.mark.parametrize("method", METHODS)
+
+
+def weights_of(module: nn.Module) -> dict[str, Tensor]:
+    return copy.deepcopy(module.state_dict())
+
+
+def assert_same(first: dict[str, Tensor], second: dict[str, Tensor]) -> None:
+    assert first.keys() == second.keys()
+    for name, value in first.items():
+        assert torch.equal(value, second[name]), name
+
+
+def step(module: DistillationModule, batch: Batch) -> dict[str, Any]:
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="You are trying to `self.log")
+        return module.training_step(batch, 0)
+
+
+@every_method
+def test_teacher_stays_in_eval_mode_without_gradients_and_its_buffers_do_not_move(method: str, tmp_path: Path) -> None:
+    module = make(method)
+    assert module.teacher is not None
+    before = weights_of(module.teacher)
+    quiet_trainer(tmp_path).fit(module, ToyData())
+    module.train()
+    assert not any(part.training for part in module.teacher.modules())
+    assert not any(parameter.requires_grad for parameter in module.teacher.parameters())
+    assert_same(before, weights_of(module.teacher))
+
+
+@every_method
+def test_student_learns_and_its_buffers_move(method: str, tmp_path: Path) -> None:
+    module = make(method)
+    before = weights_of(module.network)
+    quiet_trainer(tmp_path).fit(module, ToyData())
+    after = weights_of(module.network)
+    assert not any(torch.equal(before[name], after[name]) for name in ("first.weight", "head.weight", "norm.running_mean"))
+
+
+@every_method
+def test_checkpoint_holds_student_and_adaptors_but_no_teacher(method: str, tmp_path: Path) -> None:
+    module = make(method)
+    trainer = quiet_trainer(tmp_path)
+    trainer.fit(module, ToyData())
+    trainer.save_checkpoint(tmp_path / "x.ckpt")
+    saved = torch.load(tmp_path / "x.ckpt", weights_only=True)["state_dict"]
+    assert saved.keys() == module.state_dict().keys()
+    assert {name for name, _ in module.named_parameters()} <= saved.keys()
+    assert not any("teacher." in name for name in saved)
+
+    other = make(method, student=Net(4))
+    quiet_trainer(tmp_path).validate(other, ToyData(), ckpt_path=tmp_path / "x.ckpt", verbose=False)
+    assert_same(module.state_dict(), other.state_dict())
+    assert other.teacher is not None
+    assert_same(weights_of(module.teacher), weights_of(other.teacher))  # type: ignore[arg-type]
+
+
+@every_method
+def test_optimiser_has_student_and_adaptors_but_no_teacher(method: str, tmp_path: Path) -> None:
+    module = make(method)
+    trainer = quiet_trainer(tmp_path, max_epochs=1)
+    trainer.fit(module, ToyData())
+    optimised = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
+    assert optimised == {id(parameter) for parameter in module.parameters()}
+    assert module.teacher is not None
+    assert optimised.isdisjoint(id(parameter) for parameter in module.teacher.parameters())
+
+
+@every_method
+def test_ddp_does_not_see_the_teacher(method: str) -> None:
+    module = make(method)
+    assert module.teacher is not None
+    theirs = {id(tensor) for tensor in [*module.teacher.parameters(), *module.teacher.buffers()]}
+    assert theirs.isdisjoint(id(tensor) for tensor in [*module.parameters(), *module.buffers()])
+
+
+@every_method
+def test_teacher_follows_to_another_dtype(method: str) -> None:
+    module = prepared(make(method)).double()
+    assert module.teacher is not None
+    assert {parameter.dtype for parameter in module.teacher.parameters()} == {torch.float64}
+    batch = {name: x.double() if x.is_floating_point() else x for name, x in make_batch().items()}
+    assert step(module, batch)["loss"].dtype == torch.float64
+
+
+@every_method
+def test_calling_the_module_is_the_student_alone(method: str) -> None:
+    module = make(method).eval()
+    assert module.teacher is not None
+    module.teacher.register_forward_hook(lambda *_: pytest.fail("the teacher ran"))
+    batch = make_batch()
+    assert module.network is not None
+    expected = module.network(batch["x_b"])
+    assert torch.equal(module(batch["x_b"]), expected)
+    assert torch.equal(module.predict_step(batch, 0)["prediction"], expected)
+
+
+@every_method
+def test_distillation_step_is_a_pure_function(method: str) -> None:
+    module = prepared(make(method))
+    batch = make_batch()
+    teacher, student = module._see_both(batch)
+    before = weights_of(module)
+    first, second = (module.distillation_step(teacher, student, batch) for _ in range(2))
+    assert_same(first, second)
+    assert_same(before, weights_of(module))
+
+
+@every_method
+def test_loss_is_the_weighted_hard_loss_plus_all_terms_and_each_is_logged(method: str, tmp_path: Path) -> None:
+    module = make(method, hard_weight=0.25, student=Net(4).eval())
+    trainer = quiet_trainer(tmp_path, max_epochs=1)
+    trainer.fit(module, ToyData(batch_size=10))
+    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
+    terms = {name: value for name, value in logged.items() if name not in ("train/loss", "train/hard")}
+    terms = {name: value for name, value in terms.items() if name.startswith("train/")}
+    assert len(terms) >= 1
+    assert logged["train/loss"] == pytest.approx(0.25 * logged["train/hard"] + sum(terms.values()), rel=1e-5)
+
+
+@every_method
+def test_steps_return_both_predictions_detached(method: str) -> None:
+    module = prepared(make(method))
+    batch = make_batch()
+    output = step(module, batch)
+    assert output["loss"].requires_grad
+    for name in ("prediction", "teacher_prediction"):
+        assert output[name].shape == (6, CLASSES)
+        assert not output[name].requires_grad
+    assert [x.data_ptr() for x in output["teacher_inputs"]] == [batch["x_a"].data_ptr(), batch["x_b"].data_ptr()]
+    assert [x.data_ptr() for x in output["inputs"]] == [batch["x_b"].data_ptr()]
+
+
+@every_method
+def test_losses_are_float32_under_autocast(method: str) -> None:
+    module = prepared(make(method))
+    seen: list[torch.dtype] = []
+    inner = module.distillation_step
+
+    def spy(*args: Any) -> dict[str, Tensor]:
+        terms = inner(*args)
+        seen.extend(value.dtype for value in terms.values())
+        seen.append((args[1].prediction @ args[1].prediction.T).dtype)
+        return terms
+
+    module.distillation_step = spy  # type: ignore[method-assign]
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        loss = step(module, make_batch())["loss"]
+    assert {*seen, loss.dtype} == {torch.float32}
+
+
+class Fixed(nn.Module):
+    """Returns the same logits and features whatever it sees."""
+
+    def __init__(self, logits: Tensor, feature: Tensor) -> None:
+        super().__init__()
+        self.logits = nn.Parameter(logits)
+        self.first, self.norm, self.head = (_Feature(feature.clone()) for _ in range(3))
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        count = len(inputs[0])
+        for layer in (self.first, self.norm, self.head):
+            layer(count)
+        return self.logits[:count]
+
+
+class _Feature(nn.Module):
+    def __init__(self, feature: Tensor) -> None:
+        super().__init__()
+        self.feature = nn.Parameter(feature)
+
+    def forward(self, count: int) -> Tensor:
+        return self.feature[:count]
+
+
+@every_method
+@pytest.mark.parametrize("case", ["gap of 1000", "zero features", "batch of one", "all ignored"])
+def test_loss_and_gradients_stay_finite(method: str, case: str) -> None:
+    logits, other = torch.zeros(6, CLASSES), torch.zeros(6, CLASSES)
+    if case == "gap of 1000":
+        logits[:, 0], other[:, 1] = 1000.0, 1000.0
+    feature = torch.zeros(6, 5) if case == "zero features" else torch.randn(6, 5)
+    batch = make_batch(1 if case == "batch of one" else 6)
+    if case == "all ignored":
+        batch["target"] = torch.full_like(batch["target"], 255)
+    networks = {"teacher": Fixed(other, feature).eval(), "student": Fixed(logits, feature)}
+    module = prepared(make(method, **networks), batch)
+    loss = step(module, batch)["loss"]
+    loss.backward()
+    assert torch.isfinite(loss)
+    for name, parameter in module.named_parameters():
+        assert parameter.grad is None or torch.isfinite(parameter.grad).all(), name
+    if case == "all ignored" and "hint" not in method and method != "Combined":
+        assert loss == 0
+
+
+def loss_and_gradients(module: DistillationModule, batch: Batch, *, parallel: bool) -> dict[str, Tensor]:
+    class Step(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.module = module
+
+        def forward(self, batch: Batch) -> Tensor:
+            loss: Tensor = self.module.training_step(batch, 0)["loss"]
+            return loss
+
+    run = DistributedDataParallel(Step()) if parallel else Step()
+    loss = run(batch)
+    loss.backward()
+    return {"loss": loss.detach()} | {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
+
+
+def whole_batch() -> Batch:
+    batch = make_batch(7)
+    batch["target"][1] = 255
+    return {name: x.double() if x.is_floating_point() else x for name, x in batch.items()}
+
+
+def module_for_comparison(method: str) -> DistillationModule:
+    # BatchNorm and dropout look at the local batch by design, so the student is in eval mode
+    module = prepared(make(method))
+    assert module.network is not None
+    module.network.eval()
+    return module.double()
+
+
+def shares_of_all_methods(rank: int, world_size: int) -> dict[str, dict[str, Tensor]]:
+    """The first process has 5 samples, of which one is ignored, the second has 2."""
+    rows = slice(0, 5) if rank == 0 else slice(5, 7)
+    batch = {name: values[rows] for name, values in whole_batch().items()}
+    return {method: loss_and_gradients(module_for_comparison(method), batch, parallel=True) for method in METHODS}
+
+
+@pytest.mark.ddp
+def test_two_processes_with_a_share_of_the_batch_each_equal_one_with_the_whole() -> None:
+    first, second = run_in_processes(shares_of_all_methods, 2)
+    for method in METHODS:
+        expected = loss_and_gradients(module_for_comparison(method), whole_batch(), parallel=False)
+        found = first[method] | {"loss": (first[method]["loss"] + second[method]["loss"]) / 2}
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-11, msg=f"{method}: {name}")
+
+
+class StopIn(Callback):
+    def __init__(self, epoch: int) -> None:
+        self.epoch = epoch
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, index: int) -> None:
+        if trainer.current_epoch == self.epoch and index == 1:
+            raise RuntimeError("stopped")
+
+
+@every_method
+def test_a_stopped_and_resumed_run_ends_with_the_same_weights(method: str, tmp_path: Path) -> None:
+    def fit(folder: str, ckpt_path: Path | None = None, stop_in: int = -1) -> dict[str, Tensor]:
+        pl.seed_everything(3, verbose=False)
+        module = make(method, lr_scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 2, 0.5))
+        last = ModelCheckpoint(tmp_path / folder, filename="last", save_on_train_epoch_end=True)
+        trainer = quiet_trainer(tmp_path, max_epochs=4, enable_checkpointing=True, callbacks=[last, StopIn(stop_in)])
+        trainer.fit(module, ToyData(), ckpt_path=ckpt_path)
+        return weights_of(module)
+
+    whole = fit("whole")
+    with pytest.raises(RuntimeError, match="stopped"):
+        fit("parts", stop_in=2)
+    torch.rand(7)  # the second process starts from another random state
+    resumed = fit("parts", ckpt_path=tmp_path / "parts" / "last.ckpt")
+    assert_same(whole, resumed)
+
+
+def start(module: DistillationModule, data: ToyData, folder: Path) -> pl.Trainer:
+    trainer = quiet_trainer(folder)
+    trainer.fit(module, data)
+    return trainer
+
+
+@every_method
+def test_unequal_class_counts_are_one_sentence_before_the_first_step(method: str, tmp_path: Path) -> None:
+    module = make(method, teacher=Net(10, classes=5).eval())
+    with pytest.raises(ValueError, match=r"teacher Net returns .*\(2, 5\), but Classification\(num_classes=4\)"):
+        start(module, ToyData(), tmp_path)
+    assert module.global_step == 0
+
+
+@every_method
+def test_a_missing_modality_is_named_with_those_there_are(method: str, tmp_path: Path) -> None:
+    module = make(method, student_inputs=["radar"])
+    with pytest.raises(KeyError, match=r"no modality 'radar'; it has 'x_a', 'x_b', 'target', 'index'"):
+        start(module, ToyData(), tmp_path)
+
+
+def test_an_unknown_layer_is_named_with_similar_ones() -> None:
+    with pytest.raises(KeyError, match=r"Net has no layer 'fist'; did you mean one of 'first'"):
+        HintAndRelations(**pair_arguments(student_layers=["fist"]))
+
+
+def test_shapes_that_a_method_cannot_compare_are_one_sentence(tmp_path: Path) -> None:
+    class Subtract(DistillationModule):
+        def distillation_step(self, teacher: Any, student: Any, batch: Batch) -> dict[str, Tensor]:
+            return {"difference": (teacher.features["first"] - student.features["first"]).mean(1)}
+
+    module = Subtract(
+        **pair_arguments(teacher=Net(10, width=7).eval(), teacher_layers=["first"], student_layers=["first"])
+    )
+    with pytest.raises(ValueError, match=r"Subtract cannot compare .* Net, .*features first \(2, 7\), .* first \(2, 6\)"):
+        start(module, ToyData(), tmp_path)
+
+
+def test_labels_outside_the_range_are_named(tmp_path: Path) -> None:
+    batch = make_batch(10)
+    batch["target"][0] = 9
+    with pytest.raises(ValueError, match="label 9, but the task has the classes 0 to 3"):
+        start(make("KD"), ToyData(batch), tmp_path)
+
+
+def test_data_and_task_with_other_class_counts_are_named(tmp_path: Path) -> None:
+    data = ToyData()
+    data.num_classes = 7
+    with pytest.raises(ValueError, match=r"ToyData has 7 classes, but the task is Classification\(num_classes=4\)"):
+        start(make("KD"), data, tmp_path)
+
+
+def test_an_empty_split_is_named(tmp_path: Path) -> None:
+    class Empty(ToyData):
+        def train_dataloader(self) -> Any:
+            return torch.utils.data.DataLoader(Samples(make_batch(0)), 4)
+
+    with pytest.raises(ValueError, match="data set to fit on is empty"):
+        start(make("KD"), Empty(), tmp_path)
+
+
+@pytest.mark.parametrize("missing", ["teacher", "student", "task", "optimizer"])
+def test_what_a_fit_cannot_do_without_is_named(missing: str, tmp_path: Path) -> None:
+    name = "network" if missing == "student" else missing
+    with pytest.raises(ValueError, match=f"KD has no {name}"):
+        start(make("KD", **{missing: None}), ToyData(), tmp_path)
+
+
+@every_method
+def test_setup_changes_neither_random_state_nor_weights_nor_modes(method: str, tmp_path: Path) -> None:
+    module = prepared(make(method))
+    assert module.network is not None
+    module.network.norm.eval()  # type: ignore[operator,union-attr]
+    before, modes = weights_of(module), [part.training for part in module.modules()]
+    module.trainer = trainer = quiet_trainer(tmp_path)
+    trainer.fit_loop._data_source.instance = ToyData().train_dataloader()
+    trainer.datamodule = ToyData()
+    state = torch.get_rng_state()
+    module.setup("fit")
+    assert torch.equal(state, torch.get_rng_state())
+    assert_same(before, weights_of(module))
+    assert modes == [part.training for part in module.modules()]
+
+
+def test_teacher_and_student_must_not_share_parameters() -> None:
+    net = Net(4)
+    with pytest.raises(ValueError, match="share parameters"):
+        make("KD", teacher=net, student=net)
+
+
+def test_a_random_teacher_is_warned_of_and_a_loaded_one_is_not(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+    with pytest.warns(UserWarning, match="teacher Net has random weights"):
+        start(make("KD", teacher=Net(10)), ToyData(), tmp_path)
+    torch.save(Net(10).state_dict(), tmp_path / "teacher.pt")
+    recwarn.clear()
+    start(make("KD", teacher=Net(10), teacher_checkpoint=tmp_path / "teacher.pt"), ToyData(), tmp_path)
+    assert not [w for w in recwarn if "random weights" in str(w.message)]
+
+
+def test_without_a_teacher_the_student_is_still_tested(tmp_path: Path) -> None:
+    (scores,) = quiet_trainer(tmp_path).test(make("KD", teacher=None), ToyData(), verbose=False)
+    assert set(scores) == {"test/accuracy", "test/hard"}
+
+
+def test_copies_of_a_module_are_wired_to_themselves() -> None:
+    module = prepared(make("hint and relations"))
+    twin = copy.deepcopy(module)
+    assert twin.teacher is not module.teacher
+    with torch.no_grad():
+        twin.network.first.weight.zero_()  # type: ignore[union-attr]
+        twin.network.first.bias.zero_()  # type: ignore[union-attr]
+    _, student = twin._see_both(make_batch())
+    assert not student.features["first"].any()
