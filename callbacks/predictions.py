@@ -2,50 +2,70 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import torch
 import torch.distributed as dist
-from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.callbacks import BasePredictionWriter
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
 
 from distill.atomic import written_whole
 
 
-class PredictionWriter(BasePredictionWriter):
+class PredictionWriter(Callback):
     """Writes ``predictions.csv`` to the run's folder at the end of ``predict``.
 
     One line a sample, in the order of the data set: ``index``, ``target`` where the data have it, the predicted
-    class as ``prediction`` and its probability as ``confidence``. With several processes, one table of all.
+    class as ``prediction`` and its probability as ``confidence``. With several processes, one table of all. Predictions
+    that are not one class a sample, as of segmentation, are left out with a warning.
     """
 
     def __init__(self) -> None:
-        super().__init__(write_interval="epoch")
+        self._batches: list[dict[str, Tensor]] = []
+        self._warned = False
 
-    def write_on_epoch_end(
-        self, trainer: Trainer, pl_module: LightningModule, predictions: Sequence[Any], batch_indices: Sequence[Any]
+    def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Starts an empty table."""
+        self._batches = []
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
     ) -> None:
+        """Keeps two numbers a sample, so that the logits of all samples need not fit into memory."""
+        logits = outputs["prediction"]
+        if logits.ndim != 2:
+            if not self._warned:
+                rank_zero_warn(
+                    "there is no predictions.csv: it holds one class a sample, but the predictions have the shape "
+                    f"{tuple(logits.shape)}"
+                )
+            self._warned = True
+            return
+        confidence, prediction = logits.float().softmax(dim=1).max(dim=1)
+        known = {name: outputs[name] for name in ("index", "target") if name in outputs}
+        self._batches.append({**known, "prediction": prediction, "confidence": confidence})
+
+    def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Gathers the rows of all processes and writes them, whole or not at all."""
-        rows = pd.concat([_rows(batch) for batch in predictions], ignore_index=True)
+        parts = [pd.DataFrame({name: values.cpu().numpy() for name, values in rows.items()}) for rows in self._batches]
+        self._batches = []
         if trainer.world_size > 1:
-            parts: list[pd.DataFrame] = [rows] * trainer.world_size
-            dist.all_gather_object(parts, rows)
-            rows = pd.concat(parts, ignore_index=True)
-        folder = trainer.log_dir
-        if trainer.is_global_zero and folder is not None:
-            by = [name for name in ("index",) if name in rows]
-            with written_whole(Path(folder, "predictions.csv")) as draft:
-                (rows.drop_duplicates(by).sort_values(by) if by else rows).to_csv(draft, index=False)
-
-
-def _rows(batch: dict[str, torch.Tensor]) -> pd.DataFrame:
-    logits = batch["prediction"]
-    if logits.ndim != 2:
-        raise ValueError(f"predictions.csv holds one class a sample, but the predictions have the shape {logits.shape}")
-    confidence, prediction = logits.float().softmax(dim=1).max(dim=1)
-    columns = {key: batch[key] for key in ("index", "target") if key in batch}
-    columns |= {"prediction": prediction, "confidence": confidence}
-    return pd.DataFrame({name: values.cpu().numpy() for name, values in columns.items()})
+            gathered: list[list[pd.DataFrame]] = [parts] * trainer.world_size
+            dist.all_gather_object(gathered, parts)
+            parts = [part for parts_of_one in gathered for part in parts_of_one]
+        folder = None if trainer.fast_dev_run else trainer.log_dir  # type: ignore[attr-defined]
+        if not trainer.is_global_zero or folder is None or not parts:
+            return
+        rows = pd.concat(parts, ignore_index=True)
+        if "index" in rows:
+            rows = rows.drop_duplicates("index").sort_values("index")
+        with written_whole(Path(folder, "predictions.csv")) as draft:
+            rows.to_csv(draft, index=False)

@@ -203,9 +203,7 @@ class Supervised(LightningModule):
         size = len(next(iter(batch.values())))
         self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=size)
         for name, value in {"loss": loss, **terms}.items():
-            self.log(
-                f"train/{name}", value.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=size
-            )
+            self.log(f"train/{name}", value.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
 
     @property
     def _task(self) -> Task:
@@ -443,7 +441,7 @@ def _small_batch(loader: Any, stage: str) -> Batch:
     """Two samples as the loader would deliver them, without starting its workers."""
     if isinstance(loader, (list, tuple)):
         loader = loader[0]
-    if isinstance(loader, DataLoader):
+    if isinstance(loader, DataLoader) and loader.batch_size is not None:
         loader = DataLoader(loader.dataset, batch_size=2, collate_fn=loader.collate_fn)
     try:
         batch: Batch = next(iter(loader))

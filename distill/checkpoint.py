@@ -8,7 +8,7 @@ from typing import Any
 
 import torch
 from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
+from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from distill.atomic import written_whole
@@ -63,9 +63,7 @@ def load_network(network: nn.Module, path: str | Path) -> None:
     unexpected = [name for name in weights if name not in own]
     if missing or unexpected:
         differences = [_first_of("lacks", missing), _first_of("has the unexpected", unexpected)]
-        raise ValueError(
-            f"{path} does not fit {type(network).__name__}: it {' and '.join(filter(None, differences))}"
-        )
+        raise ValueError(f"{path} does not fit {type(network).__name__}: it {' and '.join(filter(None, differences))}")
     for name, tensor in own.items():
         if tensor.shape != weights[name].shape:
             raise ValueError(
@@ -79,7 +77,7 @@ def save_network(network: nn.Module, path: str | Path) -> None:
     """Writes a network's parameters and buffers as ``.safetensors``, whole or not at all."""
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
     with written_whole(path) as draft:
-        save_file(weights, draft)
+        draft.write_bytes(save(weights))
 
 
 def looks_untrained(network: nn.Module) -> bool:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from pathlib import Path
@@ -35,14 +36,15 @@ class Parser(LightningArgumentParser):
         """Raises a :class:`ConfigurationError`."""
         if os.environ.get("JSONARGPARSE_DEBUG"):
             super().error(message, ex)
-        raise ConfigurationError(message) from None
+        raise ConfigurationError(one_line(message)) from None
 
 
 class CLI(LightningCLI):
     """Fits, validates, tests and predicts from YAML.
 
     Beside what the configuration asks for, every run has a progress bar, a summary of the model, CSV and TensorBoard
-    logs, a monitor of the learning rate, the checkpoints ``best.ckpt`` (by the task's monitor) and ``last.ckpt``, and
+    logs, a monitor of the learning rate, the checkpoints ``best.ckpt`` (weights, by the task's monitor) and ``last.ckpt``
+    (all that a resumed run needs), and
     a table of predictions; ``trainer.callbacks`` and ``trainer.logger`` add to or replace them.
 
     Args:
@@ -76,7 +78,7 @@ class CLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Finds the checkpoint to start from and the folder to write to."""
         config = self.config[self.subcommand] if self.subcommand else self.config
-        runs = Path(config.logs_dir, config.name)
+        runs = Path(config.logs_dir, config.name).absolute()
         which = config.get("ckpt_path")
         if which in ("best", "last"):
             found = latest_checkpoint(runs, config.version, which)
@@ -97,6 +99,7 @@ class CLI(LightningCLI):
         return super().instantiate_trainer(
             callbacks=[*_as_list(config.callbacks), *self._standing_callbacks(config, bool(loggers))],
             logger=loggers,
+            default_root_dir=config.default_root_dir or str(self.folder),
             plugins=[*_as_list(config.plugins), WholeFileCheckpointIO()],
             **kwargs,
         )
@@ -115,10 +118,12 @@ class CLI(LightningCLI):
             standing.append(RichModelSummary())
         if self.subcommand == "predict":
             standing.append(PredictionWriter())
-        if self.subcommand in (None, "fit") and config.enable_checkpointing is not False:
+        if config.enable_checkpointing is not False:
             task = self.model.task
             if task is not None:
-                standing.append(ModelCheckpoint(filename="best", monitor=task.monitor, mode=task.mode))
+                standing.append(
+                    ModelCheckpoint(filename="best", monitor=task.monitor, mode=task.mode, save_weights_only=True)
+                )
             standing.append(ModelCheckpoint(filename="last", save_on_train_epoch_end=True))
         if self.subcommand in (None, "fit") and logs:
             standing.append(LearningRateMonitor())
@@ -133,6 +138,9 @@ class Configuration(CLI):
 
     def instantiate_classes(self) -> None:
         """Makes nothing."""
+
+    def _set_seed(self) -> None:
+        """Leaves the random state alone."""
 
 
 def main(args: list[str] | None = None) -> None:
@@ -153,16 +161,30 @@ def main(args: list[str] | None = None) -> None:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
     except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
-        if not _raised_here(error):
+        if not _is_a_sentence(error):
             raise
-        sys.stderr.write(f"error: {error.args[0] if isinstance(error, KeyError) else error}\n")
+        sys.stderr.write(f"error: {one_line(str(error.args[0]))}\n")
         sys.exit(1)
 
 
-def _raised_here(error: Exception) -> bool:
-    """Whether a ``raise`` of this project made the error, and not a library that was used wrongly."""
+def one_line(message: str) -> str:
+    """The keys and the causes in jsonargparse's tree of errors; other messages as they are, on one line."""
+    keys, causes = [], []
+    for line in (line.strip(" -") for line in message.splitlines()):
+        if match := re.match(r'Parser key "([^"]+)":\s*(.*)', line):
+            keys.append(match[1])
+            line = match[2]
+        if line and not re.match("Does not validate|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>", line):
+            causes.append(line.strip("\"'") if line[0] == line[-1] else line)
+    return ": ".join(filter(None, (".".join(keys), "; ".join(causes).replace(":;", ":"))))
+
+
+def _is_a_sentence(error: Exception) -> bool:
+    """Whether the error was raised on purpose: by this project, or by the parser that makes its classes."""
     frame = traceback.extract_tb(error.__traceback__)[-1]
-    return any(name in Path(frame.filename).parts for name in PACKAGES) and (frame.line or "").startswith("raise")
+    parts = Path(frame.filename).parts
+    ours = any(name in parts for name in PACKAGES)
+    return "jsonargparse" in parts or (ours and (frame.line or "").startswith("raise"))
 
 
 def _as_list(value: Any) -> list[Any]:

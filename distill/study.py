@@ -20,11 +20,12 @@ import yaml
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
 from distill.atomic import written_whole
-from distill.cli import CLI, Configuration, ConfigurationError, Parser
+from distill.cli import CLI, Configuration, ConfigurationError, Parser, one_line
 from distill.pool import run_with_dependencies
 from distill.table import Score, write_tables
 
-Config = dict[str, Any]
+# bare, or the parser of a study would make the classes that its parts name
+Config = dict  # type: ignore[type-arg]
 
 
 @dataclass
@@ -99,9 +100,13 @@ class Cell:
         arguments += ["--version", self.folder.name]
         arguments += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
         if self.teacher is not None:
-            best = self.teacher.folder / "checkpoints" / "best.ckpt"
-            arguments += ["--model.init_args.teacher_checkpoint", str(best)]
+            arguments += ["--model.init_args.teacher_checkpoint", str(self.teacher.best)]
         return arguments
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of its best epoch."""
+        return self.folder / "checkpoints" / "best.ckpt"
 
     def result(self) -> dict[str, Any] | None:
         """What the training gave, if it has ended with this very configuration."""
@@ -122,14 +127,15 @@ def study(arguments: list[str]) -> None:
     Args:
         arguments: The command line after ``study``; see ``python train.py study --help``.
     """
+    _be_quiet()
     parser = Parser(prog="train.py study", description="Trains a grid of runs and prints one table.")
     parser.add_argument("--config", action="config", help="The study file.")
     parser.add_class_arguments(Study)
-    fields = parser.instantiate(parser.parse_args(arguments))
+    fields = parser.parse_args(arguments).as_dict()
     del fields["config"]
-    plan = Study(**vars(fields))
+    plan = Study(**fields | {"scores": [Score(**score) for score in fields["scores"]]})
     cells = plan_cells(plan)
-    to_run = [cell for cell in cells if "scores" not in (cell.result() or {})]
+    to_run = cells_to_run(cells)
     with Progress(SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn()) as progress:
         bar = progress.add_task(plan.name, total=len(cells), completed=len(cells) - len(to_run))
         for cell, error in _train_on_cluster(plan, to_run) if plan.cluster else _train_here(plan, to_run):
@@ -182,6 +188,13 @@ def plan_cells(plan: Study) -> list[Cell]:
     return cells
 
 
+def cells_to_run(cells: list[Cell]) -> list[Cell]:
+    """Those without scores, and the teachers of such whose checkpoint is gone."""
+    undone = {cell for cell in cells if "scores" not in (cell.result() or {})}
+    wanted = {cell.teacher for cell in undone if cell.teacher is not None and not cell.teacher.best.is_file()}
+    return [cell for cell in cells if cell in undone | wanted]
+
+
 def train(cell: Cell) -> None:
     """Fits and tests one cell and writes its ``result.json``; goes on from its last checkpoint if it was stopped."""
     _be_quiet()
@@ -193,6 +206,7 @@ def train(cell: Cell) -> None:
     cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if last.is_file() else None)
     (scores,) = cli.trainer.test(datamodule=cli.datamodule, ckpt_path="best", verbose=False)
     _write_result(cell, {"scores": dict(scores), "seconds": round(time.monotonic() - started, 2)})
+    last.unlink(missing_ok=True)
 
 
 def train_group(cells: list[Cell]) -> None:
@@ -261,7 +275,7 @@ def _line(cell: Cell) -> dict[str, Any]:
 
 
 def _sentence(error: BaseException) -> str:
-    return str(error.args[0] if error.args else type(error).__name__).strip().splitlines()[0]
+    return one_line(str(error.args[0] if error.args else type(error).__name__))
 
 
 def _file_name(name: str) -> str:

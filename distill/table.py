@@ -48,9 +48,10 @@ def summarise(results: pd.DataFrame, scores: list[Score], reference: str | None)
 
     Returns:
         The columns ``column``, ``row``, ``runs``; for each metric ``<metric>`` and ``<metric> std`` (of the sample,
-        empty for a single run); ``difference`` and ``difference std``; ``error``, the first of the failed runs.
+        empty for a single run); ``difference`` and ``difference std``; ``failed``, the number of runs that did, and
+        ``error``, what ended the first of them.
     """
-    results = results.assign(**{score.metric: pd.NA for score in scores if score.metric not in results})
+    results = results.assign(**{score.metric: float("nan") for score in scores if score.metric not in results})
     if "error" not in results:
         results = results.assign(error=None)
     headline = scores[0].metric
@@ -66,7 +67,7 @@ def summarise(results: pd.DataFrame, scores: list[Score], reference: str | None)
             difference = runs.set_index("seed")[headline].astype(float) - by_seed
             line |= {"difference": difference.mean(), "difference std": difference.std()}
         errors = runs["error"].dropna()
-        summary.append(line | {"error": errors.iloc[0] if len(errors) else None})
+        summary.append(line | {"failed": len(errors), "error": errors.iloc[0] if len(errors) else ""})
     return pd.DataFrame(summary)
 
 
@@ -82,16 +83,25 @@ def write_tables(results: list[dict[str, Any]], scores: list[Score], reference: 
     runs = pd.DataFrame(results)
     summary = summarise(runs, scores, reference)
     headings, lines = _cells(summary, scores, reference)
+    failures = [
+        f"{line['column']} · {line['row']}: {line['failed']} failed: {line['error']}"
+        for line in summary.to_dict("records")
+        if line["failed"]
+    ]
     with written_whole(folder / "results.csv") as draft:
         runs.to_csv(draft, index=False)
     with written_whole(folder / "table.csv") as draft:
         summary.to_csv(draft, index=False)
     with written_whole(folder / "table.md") as draft:
         rules = ["---", "---", *["---:"] * (len(headings) - 2)]
-        draft.write_text("".join(f"| {' | '.join(cells)} |\n" for cells in [headings, rules, *lines]))
+        table = "".join(f"| {' | '.join(cells)} |\n" for cells in [headings, rules, *lines])
+        draft.write_text(table + "".join(f"\n{failure}\n" for failure in failures))
     with written_whole(folder / "figure.png") as draft:
         _figure(summary, scores[0], reference).savefig(draft, dpi=150, bbox_inches="tight")
-    Console().print(_rich_table(headings, lines, folder.name))
+    console = Console()
+    console.print(_rich_table(headings, lines, folder.name))
+    for failure in failures:
+        console.print(failure, style="red")
 
 
 def _cells(summary: pd.DataFrame, scores: list[Score], reference: str | None) -> tuple[list[str], list[list[str]]]:
@@ -102,15 +112,12 @@ def _cells(summary: pd.DataFrame, scores: list[Score], reference: str | None) ->
     headings += [score.heading for score in others]
     lines = []
     for line in summary.to_dict("records"):
-        if line["error"] and not line["runs"]:
-            lines.append([line["column"], line["row"], f"failed: {line['error']}", *[""] * (len(headings) - 3)])
-            continue
         cells = [line["column"], line["row"], _spread(line, first.metric, first)]
         if reference is not None:
             cells.append(_spread(line, "difference", first, sign="+"))
         cells += [_number(line[score.metric], score) for score in others]
-        if line["error"]:
-            cells[1] += f" ({line['runs']} runs, others failed: {line['error']})"
+        if line["failed"]:
+            cells[1] += f" ({line['failed']} failed)"
         lines.append(cells)
     return headings, lines
 

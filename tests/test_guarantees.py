@@ -67,7 +67,9 @@ def test_student_learns_and_its_buffers_move(method: str, tmp_path: Path) -> Non
     before = weights_of(module.network)
     quiet_trainer(tmp_path).fit(module, ToyData())
     after = weights_of(module.network)
-    assert not any(torch.equal(before[name], after[name]) for name in ("first.weight", "head.weight", "norm.running_mean"))
+    assert not any(
+        torch.equal(before[name], after[name]) for name in ("first.weight", "head.weight", "norm.running_mean")
+    )
 
 
 @every_method
@@ -336,7 +338,9 @@ def test_shapes_that_a_method_cannot_compare_are_one_sentence(tmp_path: Path) ->
     module = Subtract(
         **pair_arguments(teacher=Net(10, width=7).eval(), teacher_layers=["first"], student_layers=["first"])
     )
-    with pytest.raises(ValueError, match=r"Subtract cannot compare .* Net, .*features first \(2, 7\), .* first \(2, 6\)"):
+    with pytest.raises(
+        ValueError, match=r"Subtract cannot compare .* Net, .*features first \(2, 7\), .* first \(2, 6\)"
+    ):
         start(module, ToyData(), tmp_path)
 
 
@@ -392,7 +396,9 @@ def test_teacher_and_student_must_not_share_parameters() -> None:
         make("KD", teacher=net, student=net)
 
 
-def test_a_random_teacher_is_warned_of_and_a_loaded_one_is_not(tmp_path: Path, recwarn: pytest.WarningsRecorder) -> None:
+def test_a_random_teacher_is_warned_of_and_a_loaded_one_is_not(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
     with pytest.warns(UserWarning, match="teacher Net has random weights"):
         start(make("KD", teacher=Net(10)), ToyData(), tmp_path)
     torch.save(Net(10).state_dict(), tmp_path / "teacher.pt")

@@ -45,12 +45,12 @@ def decoupled_kd_terms(
         ignore_index: Both terms are 0 where the target is this.
 
     Returns:
-        ``(tckd, nckd)``, each ``(N, *)``; float32, or float64 for a float64 student.
+        ``(tckd, nckd)``, each ``(N, *)``; float32, or float64 where the logits are.
 
     Raises:
         ValueError: The temperature is not positive, there is one class only, or the shapes do not belong together.
 
-    Source: Zhao et al., Decoupled Knowledge Distillation, CVPR 2022, eqs. 5 and 6.
+    Source: Zhao et al., Decoupled Knowledge Distillation, CVPR 2022, Sec. 3.
     """
     check_temperature(temperature)
     check_logits(student, teacher, target)
@@ -86,13 +86,13 @@ def dkd_loss(
         teacher: The teacher's logits, of the same shape; no gradient flows to them.
         target: Class indices ``(N, *)`` in 0 to C - 1, or ``ignore_index``.
         alpha: Weight of the target class's term.
-        beta: Weight of the non-target classes' term; the paper takes 0.1 to 8, depending on the teacher's confidence.
+        beta: Weight of the non-target classes' term.
         temperature: T, above 0.
         ignore_index: Positions with this target are 0 and do not count in the mean.
         reduction: ``"none"``, ``"mean"`` over the positions that count (0 if none does), or ``"sum"``.
 
     Returns:
-        ``(N, *)`` for ``"none"``, else a scalar; float32, or float64 for a float64 student.
+        ``(N, *)`` for ``"none"``, else a scalar; float32, or float64 where the logits are.
 
     Raises:
         ValueError: As :func:`decoupled_kd_terms`, or the reduction is unknown.

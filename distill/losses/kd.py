@@ -42,7 +42,7 @@ def kd_loss(
         reduction: ``"none"``, ``"mean"`` over the positions that count (0 if none does), or ``"sum"``.
 
     Returns:
-        ``(N, *)`` for ``"none"``, else a scalar; float32, or float64 for a float64 student.
+        ``(N, *)`` for ``"none"``, else a scalar; float32, or float64 where the logits are.
 
     Raises:
         ValueError: The temperature is not positive, the reduction is unknown, or the shapes do not belong together.

@@ -83,9 +83,7 @@ def at_least_float32(logits: Tensor) -> Tensor:
 
 def kl_divergence(student: Tensor, teacher: Tensor) -> Tensor:
     """KL(softmax(teacher) || softmax(student)) over dim 1 in nats, ``(N, C, *)`` to ``(N, *)``."""
-    return F.kl_div(
-        F.log_softmax(student, 1), F.log_softmax(teacher, 1), reduction="none", log_target=True
-    ).sum(1)
+    return F.kl_div(F.log_softmax(student, 1), F.log_softmax(teacher, 1), reduction="none", log_target=True).sum(1)
 
 
 def split_target(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:

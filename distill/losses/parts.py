@@ -30,7 +30,7 @@ def by_parts(function: Callable[..., Tensor], *tensors: Tensor) -> Tensor:
     samples = max(1, PART_NUMEL * len(first) // max(1, first.numel()))
     if len(first) <= samples:
         return function(*tensors)
-    parts = zip(*(tensor.split(samples) for tensor in tensors), strict=True)
+    parts = zip(*(torch.split(tensor, samples) for tensor in tensors), strict=True)
     if not (torch.is_grad_enabled() and any(tensor.requires_grad for tensor in tensors)):
         return torch.cat([function(*part) for part in parts])
     return torch.cat(

@@ -12,8 +12,10 @@ from distill.weighting import NontargetSampleMask
 
 
 class NTDH(DistillationModule):
-    """Weight adjustment and sample mask of the non-target divergence hypothesis (Chen et al., "Non-target divergence
-    hypothesis", 2024, eqs. 17-20, Algorithm 2).
+    """Weight adjustment and sample mask of the non-target divergence hypothesis (eqs. 17-20, Algorithm 2).
+
+    Chen et al., "Non-target divergence hypothesis: toward understanding domain gaps in cross-modal knowledge
+    distillation", 2024.
 
     ``hard_weight * CE + alpha * TCKL + beta * NCKL``, on the samples that the mask leaves. The hypothesis says that
     distillation fails where teacher and student diverge on the non-target classes: then a larger ``beta`` harms, and

@@ -12,8 +12,10 @@ from distill.weighting import PerceptualSolutionSpaceMask
 
 
 class PSSM(DistillationModule):
-    """KD or DKD under the perceptual solution space mask ("Investigating the impact of data distribution shifts on
-    cross-modal knowledge distillation", anonymous submission, 2023, eqs. 5-9).
+    """KD or DKD under the perceptual solution space mask (PSSM, eqs. 5-9).
+
+    "Investigating the impact of data distribution shifts on cross-modal knowledge distillation", anonymous, under
+    review, 2023.
 
     ``hard_weight * CE + weight * mask * KD`` (eq. 8) or ``... * mask * (alpha TCKD + beta NCKD)`` (eq. 9). Where the
     teacher's prediction is wrong, a sample counts by the similarity of the two outputs. How eqs. 5-7 are read is told

@@ -21,9 +21,7 @@ class MLP(nn.Module):
         dropout: The share of hidden values that is dropped in training.
     """
 
-    def __init__(
-        self, in_features: int, num_classes: int, hidden: Sequence[int] = (), dropout: float = 0.0
-    ) -> None:
+    def __init__(self, in_features: int, num_classes: int, hidden: Sequence[int] = (), dropout: float = 0.0) -> None:
         super().__init__()
         widths = [in_features, *hidden]
         self.hidden = nn.ModuleList(

@@ -1,0 +1,77 @@
+"""Figures in a run's folder and in TensorBoard, drawn without pyplot and its global state."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from lightning.pytorch import Trainer
+from lightning.pytorch.loggers import TensorBoardLogger
+from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.figure import Figure
+from matplotlib.layout_engine import ConstrainedLayoutEngine
+from matplotlib.ticker import MaxNLocator
+
+from distill.atomic import written_whole
+
+COLOURS = {"all classes": "#333333", "target class": "#0072b2", "non-target classes": "#d55e00"}
+STYLES = {"train": "-", "val": "--"}
+
+
+def publish(figure: Figure, name: str, folder: Path, trainer: Trainer) -> None:
+    """Writes ``figures/<name>.png`` to the folder, and shows the figure in TensorBoard where that is a logger."""
+    canvas = FigureCanvasAgg(figure)
+    with written_whole(folder / "figures" / f"{name}.png") as draft:
+        figure.savefig(draft, dpi=150)
+    for logger in trainer.loggers:
+        if isinstance(logger, TensorBoardLogger):
+            canvas.draw()  # type: ignore[no-untyped-call]
+            pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
+            # not add_figure(), which imports pyplot
+            logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
+
+
+def divergence_figure(rows: Sequence[dict[str, Any]]) -> Figure:
+    """The curves of a fit: CMD of the outputs, and CMD and JSD of their target and non-target parts.
+
+    Args:
+        rows: Those of ``divergence.csv``.
+    """
+    figure = Figure(figsize=(12.5, 4.2), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
+    of_inputs = [f" (CMD of their inputs: {row['input_cmd']:.3g})" for row in rows if row["input_cmd"] is not None]
+    figure.suptitle("Divergence between teacher and student" + "".join(of_inputs[:1]))
+    outputs, cmd, jsd = figure.subplots(1, 3)
+    _draw(outputs, rows, {"all classes": "cmd"})
+    outputs.set(title="CMD of the output probabilities", ylabel="CMD")
+    _draw(cmd, rows, {"target class": "cmd_target", "non-target classes": "cmd_nontarget"})
+    cmd.set(title="CMD of their two parts", ylabel="CMD")
+    _draw(jsd, rows, {"target class": "tcjsd", "non-target classes": "ncjsd"})
+    jsd.set(title="JSD of their two parts", ylabel="Jensen-Shannon divergence (nats)")
+    return figure
+
+
+def _draw(axes: Axes, rows: Sequence[dict[str, Any]], parts: dict[str, str]) -> None:
+    for part, column in parts.items():
+        for stage, style in STYLES.items():
+            points = [(row["epoch"], row[column]) for row in rows if row["stage"] == stage]
+            if points:
+                marker = "o" if len(points) <= 30 else None
+                axes.plot(
+                    *zip(*points, strict=True),
+                    linestyle=style,
+                    color=COLOURS[part],
+                    marker=marker,
+                    markersize=4,
+                    markerfacecolor="white" if stage == "val" else COLOURS[part],
+                    label=f"{part}, {stage}",
+                )
+    epochs = [row["epoch"] for row in rows]
+    axes.set(xlabel="epoch", xlim=(min(epochs) - 0.5, max(epochs) + 0.5))
+    highest = max((row[column] for row in rows for column in parts.values() if row[column] > 0), default=1.0)
+    axes.set_ylim(0, 1.08 * highest)
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True, min_n_ticks=1))
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small")

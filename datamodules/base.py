@@ -1,0 +1,165 @@
+"""What every paired data set shares: its data loaders, and a data set that lives in memory."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Mapping, Sequence, Sized
+from typing import NamedTuple, cast
+
+import torch
+from lightning import LightningDataModule
+from torch import Tensor
+from torch.utils.data import DataLoader, Dataset, default_collate
+
+Batch = dict[str, Tensor]
+
+
+class TensorPairs(Dataset[Batch]):
+    """The modalities and targets of a split, in memory.
+
+    A batch costs one index operation a tensor, however many samples it has: :class:`~torch.utils.data.DataLoader`
+    asks ``__getitems__`` for whole batches, and :func:`collate` passes them through.
+
+    Args:
+        tensors: Modalities and ``target`` by name, ``(N, *)`` each. ``uint8`` tensors are images: they stay bytes in
+            memory and come back as ``float32`` from -1 (black) to 1 (white).
+
+    Raises:
+        ValueError: The tensors have different lengths, or one is called ``index``, which is added to every batch.
+    """
+
+    def __init__(self, tensors: Mapping[str, Tensor]) -> None:
+        lengths = {name: len(tensor) for name, tensor in tensors.items()}
+        if len(set(lengths.values())) != 1:
+            raise ValueError(f"paired tensors must have one length, got {lengths}")
+        if "index" in tensors:
+            raise ValueError("'index' is the position in the data set and cannot be given")
+        self.tensors = dict(tensors)
+
+    def __len__(self) -> int:
+        return len(next(iter(self.tensors.values())))
+
+    def __getitem__(self, index: int) -> Batch:
+        return {name: values[0] for name, values in self.__getitems__([index]).items()}
+
+    def __getitems__(self, indices: Sequence[int]) -> Batch:
+        positions = torch.tensor(indices, dtype=torch.int64)
+        batch = {name: _as_stored_or_float(tensor[positions]) for name, tensor in self.tensors.items()}
+        return {**batch, "index": positions}
+
+    def select(self, positions: Tensor) -> TensorPairs:
+        """A data set of the samples at ``positions``, ``(M,)`` ``int64``, whose ``index`` counts from 0 again."""
+        return TensorPairs({name: tensor[positions] for name, tensor in self.tensors.items()})
+
+
+def collate(samples: Batch | list[Batch]) -> Batch:
+    """Stacks samples into a batch; what is a batch already, as from :class:`TensorPairs`, passes through."""
+    return samples if isinstance(samples, dict) else cast(Batch, default_collate(samples))
+
+
+def check_counts(**counts: int) -> None:
+    """Refuses the first of the named counts that is below 1.
+
+    Raises:
+        ValueError: Names the argument and its value.
+    """
+    for name, count in counts.items():
+        if count < 1:
+            raise ValueError(f"{name} must be at least 1, got {count}")
+
+
+class Splits(NamedTuple):
+    """The three data sets of a data module."""
+
+    train: Dataset[Batch]
+    val: Dataset[Batch]
+    test: Dataset[Batch]
+
+
+class PairedDataModule(LightningDataModule, ABC):
+    """Base of the data modules: a subclass names its modalities and classes and makes the splits.
+
+    The training split is shuffled anew in every epoch, in an order that follows ``seed_everything``; ``predict`` sees
+    the test split. No sample is left out: the last batch may be smaller.
+
+    Args:
+        seed: Fixes the data and the splits, whatever the global random state is.
+        batch_size: Samples in a batch (of one process); ``None`` puts the whole split into one batch.
+        num_workers: Processes that load data; 0 loads in the main process.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    def __init__(self, seed: int = 0, batch_size: int | None = None, num_workers: int = 0) -> None:
+        super().__init__()
+        if not 0 <= seed < 2**32:
+            raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed}")
+        if batch_size is not None and batch_size < 1:
+            raise ValueError(f"batch_size must be at least 1, or None for the whole split, got {batch_size}")
+        if num_workers < 0:
+            raise ValueError(f"num_workers must not be negative, got {num_workers}")
+        self.seed = seed
+        self.batch_size = batch_size
+        self.num_workers = num_workers
+        self._splits: Splits | None = None
+
+    @property
+    @abstractmethod
+    def num_classes(self) -> int:
+        """How many classes ``target`` has."""
+
+    @property
+    @abstractmethod
+    def modalities(self) -> tuple[str, ...]:
+        """The names of the modalities in a batch."""
+
+    @abstractmethod
+    def make_splits(self) -> Splits:
+        """Makes the data sets, the same ones whenever it is called."""
+
+    @property
+    def splits(self) -> Splits:
+        """The data sets of training, validation and test.
+
+        Raises:
+            RuntimeError: ``setup`` has not been called.
+        """
+        if self._splits is None:
+            raise RuntimeError(f"{type(self).__name__} has no data yet: call setup() first")
+        return self._splits
+
+    def setup(self, stage: str | None = None) -> None:
+        """Makes the data sets of all stages on the first call; later calls keep them."""
+        if self._splits is None:
+            self._splits = self.make_splits()
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the training split, shuffled."""
+        return self._loader(self.splits.train, shuffle=True)
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the validation split, in order."""
+        return self._loader(self.splits.val)
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the test split, in order."""
+        return self._loader(self.splits.test)
+
+    def predict_dataloader(self) -> DataLoader[Batch]:
+        """The same batches as for the test."""
+        return self.test_dataloader()
+
+    def _loader(self, dataset: Dataset[Batch], *, shuffle: bool = False) -> DataLoader[Batch]:
+        return DataLoader(
+            dataset,
+            batch_size=len(cast(Sized, dataset)) if self.batch_size is None else self.batch_size,
+            shuffle=shuffle,
+            num_workers=self.num_workers,
+            collate_fn=collate,
+            persistent_workers=self.num_workers > 0,
+        )
+
+
+def _as_stored_or_float(values: Tensor) -> Tensor:
+    return values.float().div_(127.5).sub_(1) if values.dtype == torch.uint8 else values

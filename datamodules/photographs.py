@@ -1,0 +1,105 @@
+"""Photographs, and random crops of them."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image
+
+SUFFIXES = (".jpg", ".jpeg", ".png")
+# skimage.data would look into its download cache and the network; these lie in the wheels
+BUNDLED = {
+    "sklearn": ["datasets/images/china.jpg", "datasets/images/flower.jpg"],
+    "skimage": [
+        f"data/{name}" for name in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
+    ],
+}
+
+
+def bundled_photographs() -> list[Path]:
+    """Seven colour photographs from the wheels of scikit-learn and scikit-image.
+
+    Raises:
+        FileNotFoundError: An installed package lacks one of them.
+    """
+    paths = [Path(str(files(package))) / name for package, names in BUNDLED.items() for name in names]
+    for path in paths:
+        if not path.is_file():
+            raise FileNotFoundError(
+                f"the photograph {path} is not installed: give a folder of photographs as patches_dir"
+            )
+    return paths
+
+
+def find_photographs(folder: Path) -> list[Path]:
+    """All JPEG and PNG files below a folder, sorted; hidden files are left out.
+
+    Raises:
+        FileNotFoundError: There is no such folder, or none in it.
+    """
+    if not folder.is_dir():
+        raise FileNotFoundError(f"patches_dir {folder} is not a folder")
+    found = [
+        path
+        for path in folder.rglob("*")
+        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
+    ]
+    if not found:
+        raise FileNotFoundError(f"patches_dir {folder} holds no photographs ({', '.join(SUFFIXES)})")
+    return sorted(found)
+
+
+def random_crops(paths: Sequence[Path], count: int, side: int, rng: Generator) -> NDArray[np.uint8]:
+    """Square crops at random positions, all positions of all photographs being equally likely.
+
+    No position is taken twice, unless there are fewer than ``count``.
+
+    Args:
+        paths: The photographs; grey ones become coloured.
+        count: How many crops.
+        side: Their height and width in pixels.
+        rng: Draws the positions.
+
+    Returns:
+        ``(count, 3, side, side)``, RGB.
+
+    Raises:
+        ValueError: A photograph is smaller than a crop or cannot be read.
+    """
+    heights, widths = np.array([_size(path, side) for path in paths]).T
+    positions = (heights - side + 1) * (widths - side + 1)
+    ends = positions.cumsum()
+    drawn = rng.choice(ends[-1], count, replace=bool(count > ends[-1]))
+    photograph = np.searchsorted(ends, drawn, side="right")
+    row, column = np.divmod(drawn - (ends - positions)[photograph], (widths - side + 1)[photograph])
+
+    crops = np.empty((count, 3, side, side), np.uint8)
+    for number in np.unique(photograph):
+        here = photograph == number
+        windows = np.lib.stride_tricks.sliding_window_view(_pixels(paths[number]), (side, side), axis=(0, 1))
+        crops[here] = windows[row[here], column[here]]
+    return crops
+
+
+def _size(path: Path, side: int) -> tuple[int, int]:
+    try:
+        with Image.open(path) as image:
+            width, height = image.size
+    except (OSError, Image.DecompressionBombError) as error:
+        raise ValueError(f"the photograph {path} cannot be read ({error}): replace or remove it") from None
+    if min(width, height) < side:
+        raise ValueError(f"the photograph {path} is {width} x {height} pixels, crops need at least {side} x {side}")
+    return height, width
+
+
+def _pixels(path: Path) -> NDArray[np.uint8]:
+    try:
+        with Image.open(path) as image:
+            return np.asarray(image.convert("RGB"))
+    except (OSError, ValueError, SyntaxError) as error:
+        raise ValueError(f"the photograph {path} cannot be read ({error}): replace or remove it") from None

@@ -1,0 +1,179 @@
+"""Jensen-Shannon divergences between student and teacher, on the target class and among the non-target classes."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+from torchmetrics import Metric
+
+from distill.losses.logits import at_least_float32, check_logits, check_two_classes, split_target
+from distill.losses.parts import by_parts
+
+
+def target_jsd(student: Tensor, teacher: Tensor, target: Tensor, *, ignore_index: int = 255) -> Tensor:
+    r"""How far student and teacher differ in the target class's probability (TCJSD), in nats, at every position.
+
+    .. math::
+        \tfrac12 p_t^T \log(p_t^T / m) + \tfrac12 p_t^S \log(p_t^S / m), \quad m = \tfrac12 (p_t^T + p_t^S)
+
+    This is NTDH eq. 5 as printed: the target class's own term, without that of the other entry, 1 - p_t, of the
+    binary distribution, so it is no whole Jensen-Shannon divergence. By the log-sum inequality it is still 0 or more,
+    and 0 only where the two probabilities are equal; it is at most ln(2) / 2, where they are 0 and 1.
+
+    Args:
+        student: The student's logits, ``(N, C, *)``, C at least 2.
+        teacher: The teacher's logits, of the same shape.
+        target: Class indices t, ``(N, *)`` in 0 to C - 1, or ``ignore_index``.
+        ignore_index: The divergence is 0 where the target is this.
+
+    Returns:
+        ``(N, *)``; float32, or float64 where the logits are.
+
+    Raises:
+        ValueError: There is one class only, or the shapes do not belong together.
+
+    Source: Chen et al., the non-target divergence hypothesis (NTDH), eq. 5.
+
+    Example:
+        >>> student, teacher = torch.tensor([[0.0, 0.0]]), torch.tensor([[1.0, 0.0]])
+        >>> target_jsd(student, teacher, torch.tensor([0]))
+        tensor([0.0109])
+    """
+
+    def divergence(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+        student_binary, _ = split_target(at_least_float32(student), target)
+        teacher_binary, _ = split_target(at_least_float32(teacher), target)
+        return _jsd_terms(F.log_softmax(student_binary, 1)[:, 0], F.log_softmax(teacher_binary, 1)[:, 0])
+
+    return _at_counted(divergence, student, teacher, target, ignore_index)
+
+
+def nontarget_jsd(student: Tensor, teacher: Tensor, target: Tensor, *, ignore_index: int = 255) -> Tensor:
+    r"""The Jensen-Shannon divergence among the non-target classes (NCJSD), in nats, at every position.
+
+    .. math::
+        \sum_{i \ne t} \tfrac12 \hat p_i^T \log(\hat p_i^T / m_i) + \tfrac12 \hat p_i^S \log(\hat p_i^S / m_i),
+        \quad m_i = \tfrac12 (\hat p_i^T + \hat p_i^S)
+
+    with p-hat the softmax over the non-target classes only. It is 0 to ln(2), and exactly 0 with two classes.
+
+    Args:
+        student: The student's logits, ``(N, C, *)``, C at least 2.
+        teacher: The teacher's logits, of the same shape.
+        target: Class indices t, ``(N, *)`` in 0 to C - 1, or ``ignore_index``.
+        ignore_index: The divergence is 0 where the target is this.
+
+    Returns:
+        ``(N, *)``; float32, or float64 where the logits are.
+
+    Raises:
+        ValueError: There is one class only, or the shapes do not belong together.
+
+    Source: Chen et al., the non-target divergence hypothesis (NTDH), eq. 6.
+
+    Example:
+        >>> student, teacher = torch.tensor([[9.0, 0.0, 0.0]]), torch.tensor([[5.0, 1.0, 0.0]])
+        >>> nontarget_jsd(student, teacher, torch.tensor([0]))
+        tensor([0.0285])
+    """
+
+    def divergence(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+        _, student_others = split_target(at_least_float32(student), target)
+        _, teacher_others = split_target(at_least_float32(teacher), target)
+        return _jsd_terms(F.log_softmax(student_others, 1), F.log_softmax(teacher_others, 1)).sum(1)
+
+    return _at_counted(divergence, student, teacher, target, ignore_index)
+
+
+class _MeanJSD(Metric):
+    """The mean over all positions that count, of all batches and processes, summed in float64."""
+
+    is_differentiable = False
+    higher_is_better = False
+    full_state_update = False
+
+    total: Tensor
+    count: Tensor
+
+    def __init__(self, ignore_index: int = 255, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.ignore_index = ignore_index
+        self.add_state("total", torch.zeros((), dtype=torch.float64), dist_reduce_fx="sum")
+        self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def compute(self) -> Tensor:
+        """The mean over what counts of everything seen, a float64 scalar in nats."""
+        return self.total / self.count
+
+    def _add(self, divergences: Tensor, target: Tensor) -> None:
+        self.total = self.total + divergences.sum(dtype=torch.float64)
+        self.count = self.count + (target != self.ignore_index).sum()
+
+
+class TargetJSD(_MeanJSD):
+    """The mean of :func:`target_jsd` over all samples or pixels that count, in nats (NTDH eq. 5, TCJSD).
+
+    Sums and counts are kept, in float64, so it does not depend on how the positions are spread over batches and
+    processes. NaN where none was seen. It needs a device that has float64.
+
+    Args:
+        ignore_index: Positions with this target do not count.
+        kwargs: Further arguments of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> metric = TargetJSD()
+        >>> metric.update(torch.zeros(2, 2), torch.tensor([[1.0, 0.0], [0.0, 1.0]]), torch.tensor([0, 255]))
+        >>> metric.compute()
+        tensor(0.0109, dtype=torch.float64)
+    """
+
+    def update(self, student: Tensor, teacher: Tensor, target: Tensor) -> None:
+        """Adds a batch of logits ``(N, C, *)`` and targets ``(N, *)``; raises as :func:`target_jsd`."""
+        self._add(target_jsd(student, teacher, target, ignore_index=self.ignore_index), target)
+
+
+class NontargetJSD(_MeanJSD):
+    """The mean of :func:`nontarget_jsd` over all samples or pixels that count, in nats (NTDH eq. 6, NCJSD).
+
+    Sums and counts are kept, in float64, so it does not depend on how the positions are spread over batches and
+    processes. NaN where none was seen. It needs a device that has float64.
+
+    Args:
+        ignore_index: Positions with this target do not count.
+        kwargs: Further arguments of :class:`torchmetrics.Metric`.
+
+    Example:
+        >>> metric = NontargetJSD()
+        >>> metric.update(torch.tensor([[9.0, 0.0, 0.0]]), torch.tensor([[5.0, 1.0, 0.0]]), torch.tensor([0]))
+        >>> metric.compute()
+        tensor(0.0285, dtype=torch.float64)
+    """
+
+    def update(self, student: Tensor, teacher: Tensor, target: Tensor) -> None:
+        """Adds a batch of logits ``(N, C, *)`` and targets ``(N, *)``; raises as :func:`nontarget_jsd`."""
+        self._add(nontarget_jsd(student, teacher, target, ignore_index=self.ignore_index), target)
+
+
+def _at_counted(
+    divergence: Callable[[Tensor, Tensor, Tensor], Tensor],
+    student: Tensor,
+    teacher: Tensor,
+    target: Tensor,
+    ignore_index: int,
+) -> Tensor:
+    check_logits(student, teacher, target)
+    check_two_classes(student)
+    counted = target != ignore_index
+    return torch.where(counted, by_parts(divergence, student, teacher, torch.where(counted, target, 0)), 0)
+
+
+def _jsd_terms(log_p: Tensor, log_q: Tensor) -> Tensor:
+    """Each entry's term of the Jensen-Shannon divergence, from log-probabilities: finite where p or q is 0."""
+    high = torch.maximum(log_p, log_q)
+    # log((p + q) / 2) from the higher of the two: nothing overflows, and it is exactly log p where p = q
+    log_mean = high + torch.log1p(torch.expm1(torch.minimum(log_p, log_q) - high) / 2)
+    return (log_p.exp() * (log_p - log_mean) + log_q.exp() * (log_q - log_mean)) / 2

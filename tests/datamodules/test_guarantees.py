@@ -1,0 +1,250 @@
+"""What every paired data module promises."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable
+from typing import NamedTuple
+
+import numpy as np
+import pytest
+import torch
+from lightning import LightningModule, Trainer, seed_everything
+from torch import Tensor
+from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
+
+from datamodules import MNISTM, Batch, GaussianPair, PairedDataModule, SklearnPair, TensorPairs
+
+
+class Promise(NamedTuple):
+    """What a data module gives by default."""
+
+    make: Callable[..., PairedDataModule]
+    shapes: dict[str, tuple[int, ...]]
+    classes: int
+    sizes: tuple[int, int, int]
+
+
+PROMISES = [
+    Promise(GaussianPair, {"x_a": (25,), "x_b": (25,)}, 2, (200, 1000, 1000)),
+    Promise(SklearnPair, {"x_a": (25,), "x_b": (25,)}, 8, (500, 1000, 1000)),
+    Promise(MNISTM, {"image_a": (1, 28, 28), "image_b": (3, 28, 28)}, 10, (3500, 500, 1000)),
+]
+Make = Callable[..., PairedDataModule]
+every_module = pytest.mark.parametrize("make", [promise.make for promise in PROMISES])
+every_promise = pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.make.__name__)
+
+
+def ready(make: Make, **arguments: object) -> PairedDataModule:
+    module = make(**arguments)
+    module.setup()
+    return module
+
+
+def tensors(module: PairedDataModule) -> list[dict[str, Tensor]]:
+    splits: list[dict[str, Tensor]] = []
+    for split in module.splits:
+        assert isinstance(split, TensorPairs)
+        splits.append(split.tensors)
+    return splits
+
+
+def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
+    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+
+
+def whole(loader: DataLoader[Batch]) -> Batch:
+    batches = list(loader)
+    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+
+
+@every_promise
+def test_batches_hold_the_named_modalities_target_and_index(promise: Promise) -> None:
+    module = ready(promise.make, batch_size=100)
+    assert module.num_classes == promise.classes
+    assert module.modalities == tuple(promise.shapes)
+    loaders = [module.train_dataloader(), module.val_dataloader(), module.test_dataloader()]
+    for loader, size in zip(loaders, promise.sizes, strict=True):
+        batch = next(iter(loader))
+        assert set(batch) == {*promise.shapes, "target", "index"}
+        for name, shape in promise.shapes.items():
+            assert batch[name].shape == (100, *shape)
+            assert batch[name].dtype == torch.float32
+        for name in ("target", "index"):
+            assert batch[name].shape == (100,)
+            assert batch[name].dtype == torch.int64
+        everything = whole(loader)
+        assert sorted(everything["index"].tolist()) == list(range(size))
+        assert set(everything["target"].tolist()) == set(range(promise.classes))
+
+
+@every_module
+def test_index_is_the_position_in_the_split(make: Make) -> None:
+    module = ready(make, batch_size=64)
+    batch = next(iter(module.train_dataloader()))
+    assert batch["index"].tolist() != list(range(64))
+    for row, index in enumerate(batch["index"].tolist()):
+        sample = module.splits.train[index]
+        assert all(torch.equal(sample[name], batch[name][row]) for name in batch)
+
+
+@every_module
+def test_same_seed_gives_the_same_data_and_another_seed_other_data(make: Make) -> None:
+    first = tensors(ready(make, seed=3))
+    torch.manual_seed(99)
+    np.random.seed(99)  # noqa: NPY002  the global state is what must not matter
+    for one, two, other in zip(first, tensors(ready(make, seed=3)), tensors(ready(make, seed=4)), strict=True):
+        assert same(one, two)
+        assert not any(torch.equal(one[name], other[name]) for name in one if name != "target")
+        # classes that are balanced and in random order agree by chance only
+        assert (one["target"] == other["target"]).float().mean() < 0.7
+
+
+@every_module
+def test_setup_leaves_the_global_random_state_alone(make: Make) -> None:
+    seed_everything(1, verbose=False)
+    before = torch.get_rng_state(), np.random.get_state()[1].tolist(), random.getstate()  # type: ignore[index]  # noqa: NPY002
+    ready(make)
+    assert torch.equal(before[0], torch.get_rng_state())
+    assert before[1:] == (np.random.get_state()[1].tolist(), random.getstate())  # type: ignore[index]  # noqa: NPY002
+
+
+@every_module
+def test_setup_for_another_stage_keeps_the_data(make: Make) -> None:
+    module = make()
+    module.setup("fit")
+    splits = module.splits
+    module.setup("test")
+    assert module.splits is splits
+
+
+@every_module
+def test_no_sample_is_in_two_splits(make: Make) -> None:
+    for name in make().modalities:
+        samples = torch.cat([split[name] for split in tensors(ready(make))]).numpy()
+        assert len({sample.tobytes() for sample in samples}) == len(samples)
+
+
+@every_module
+def test_training_order_follows_seed_everything_and_changes_each_epoch(make: Make) -> None:
+    loader = ready(make, batch_size=50).train_dataloader()
+    orders = []
+    for _ in range(2):
+        seed_everything(5, verbose=False)
+        orders.append([whole(loader)["index"].tolist() for _ in range(2)])
+    assert orders[0] == orders[1]
+    assert orders[0][0] != orders[0][1]
+
+
+@every_module
+def test_evaluation_runs_in_order_and_predicts_on_the_test_split(make: Make) -> None:
+    module = ready(make, batch_size=300)
+    for loader in (module.val_dataloader(), module.test_dataloader(), module.predict_dataloader()):
+        assert isinstance(loader.sampler, SequentialSampler)
+    assert same(whole(module.predict_dataloader()), whole(module.test_dataloader()))
+
+
+@every_promise
+def test_no_batch_size_puts_the_split_into_one_batch(promise: Promise) -> None:
+    module = ready(promise.make, batch_size=None)
+    loaders = [module.train_dataloader(), module.val_dataloader(), module.test_dataloader()]
+    for loader, size in zip(loaders, promise.sizes, strict=True):
+        assert [len(batch["index"]) for batch in loader] == [size]
+
+
+@every_module
+def test_last_smaller_batch_is_kept(make: Make) -> None:
+    assert [len(batch["target"]) for batch in ready(make, batch_size=300).test_dataloader()] == [300, 300, 300, 100]
+
+
+@every_module
+def test_loader_rebuilt_from_dataset_and_collate_fn_gives_batches(make: Make) -> None:
+    loader = ready(make).test_dataloader()
+    batch: Batch = next(iter(DataLoader(loader.dataset, batch_size=2, collate_fn=loader.collate_fn)))
+    assert batch["index"].tolist() == [0, 1]
+    assert all(len(values) == 2 for values in batch.values())
+    assert loader.collate_fn is not None
+    stacked = loader.collate_fn([loader.dataset[0], loader.dataset[1]])
+    assert same(batch, stacked)
+
+
+@pytest.mark.parametrize("make", [GaussianPair, MNISTM])
+def test_two_workers_give_the_batches_of_none(make: Make) -> None:
+    alone = list(ready(make, batch_size=250).test_dataloader())
+    loader = ready(make, batch_size=250, num_workers=2).test_dataloader()
+    assert loader.persistent_workers
+    helped = list(loader)
+    assert len(alone) == len(helped) == 4
+    assert all(same(one, two) for one, two in zip(alone, helped, strict=True))
+
+
+def test_processes_of_a_distributed_run_share_the_split() -> None:
+    dataset = ready(GaussianPair).splits.train
+    shares = []
+    for rank in range(2):
+        sampler: DistributedSampler[Batch] = DistributedSampler(dataset, num_replicas=2, rank=rank, seed=0)
+        loader: DataLoader[Batch] = ready(GaussianPair).train_dataloader()
+        rebuilt: DataLoader[Batch] = DataLoader(
+            dataset, batch_size=loader.batch_size, sampler=sampler, collate_fn=loader.collate_fn
+        )
+        shares.append(set(whole(rebuilt)["index"].tolist()))
+    assert shares[0] | shares[1] == set(range(200))
+    assert not shares[0] & shares[1]
+
+
+class Recorder(LightningModule):
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = torch.nn.Linear(25, 2)
+        self.seen: dict[str, list[int]] = {"train": [], "val": [], "test": []}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        self.seen["train"].append(len(batch["index"]))
+        return torch.nn.functional.cross_entropy(self.layer(batch["x_b"]), batch["target"])
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        self.seen["val"].append(len(batch["index"]))
+
+    def test_step(self, batch: Batch, batch_idx: int) -> None:
+        self.seen["test"].append(len(batch["index"]))
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), 0.1)
+
+
+def test_trainer_fits_and_tests_on_whole_splits() -> None:
+    module, data = Recorder(), GaussianPair()
+    trainer = Trainer(
+        max_epochs=2,
+        num_sanity_val_steps=0,
+        accelerator="cpu",
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+    )
+    trainer.fit(module, datamodule=data)
+    trainer.test(module, datamodule=data, verbose=False)
+    assert module.seen == {"train": [200, 200], "val": [1000, 1000], "test": [1000]}
+
+
+@every_module
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"seed": -1}, r"seed must be from 0 to 2\*\*32 - 1, got -1"),
+        ({"batch_size": 0}, "batch_size must be at least 1, or None for the whole split, got 0"),
+        ({"num_workers": -1}, "num_workers must not be negative, got -1"),
+        ({"val_size": 0}, "val_size must be at least 1, got 0"),
+        ({"test_size": -5}, "test_size must be at least 1, got -5"),
+    ],
+)
+def test_arguments_out_of_range_are_refused(make: Make, arguments: dict[str, int], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        make(**arguments)
+
+
+@every_module
+def test_data_before_setup_is_one_clear_error(make: Make) -> None:
+    with pytest.raises(RuntimeError, match=r"has no data yet: call setup\(\) first"):
+        make().train_dataloader()

@@ -1,0 +1,54 @@
+"""Runs a function in several processes that form a process group."""
+
+from __future__ import annotations
+
+import multiprocessing
+import tempfile
+from collections.abc import Callable
+from datetime import timedelta
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch.multiprocessing.spawn import start_processes
+
+
+def run_in_processes(function: Callable[..., Any], count: int, *args: Any) -> list[Any]:
+    """Calls ``function(rank, world_size, *args)`` in ``count`` fresh processes of one gloo group.
+
+    Args:
+        function: Defined at the top level of a module, so that the processes can import it.
+        count: The number of processes.
+        args: Passed on; they must be picklable.
+
+    Returns:
+        What the processes returned, in the order of their ranks: anything that ``torch.load`` reads with
+        ``weights_only=True``, such as tensors and containers of them.
+
+    Raises:
+        torch.multiprocessing.ProcessRaisedException: A process failed; the message holds its traceback.
+    """
+    # a server that has imported the package once forks the processes: importing it takes each of them seconds
+    multiprocessing.set_forkserver_preload(["distill"])
+    with tempfile.TemporaryDirectory() as folder:
+        start: Callable[..., Any] = start_processes  # torch leaves it untyped
+        start(_join_group_and_call, args=(count, folder, function, args), nprocs=count, start_method="forkserver")
+        return [torch.load(Path(folder, f"{rank}.pt"), weights_only=True) for rank in range(count)]
+
+
+def _join_group_and_call(
+    rank: int, count: int, folder: str, function: Callable[..., Any], args: tuple[Any, ...]
+) -> None:
+    torch.set_num_threads(1)
+    dist.init_process_group(
+        "gloo",
+        init_method=Path(folder, "rendezvous").as_uri(),
+        rank=rank,
+        world_size=count,
+        timeout=timedelta(seconds=60),
+    )
+    try:
+        torch.save(function(rank, count, *args), Path(folder, f"{rank}.pt"))
+    finally:
+        dist.destroy_process_group()
