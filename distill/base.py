@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -15,12 +15,12 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, Reduce
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.parsing import collect_init_args
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
 from lightning.pytorch.utilities.seed import isolate_rng
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 from torch.utils.data import DataLoader
-from torchmetrics import MeanMetric
+from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from distill.checkpoint import load_network, looks_untrained
 from distill.distributed import mean
@@ -73,9 +73,12 @@ class Supervised(LightningModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self._rng_states: dict[str, Any] | None = None
-        stages = ("val", "test") if task is not None else ()
-        self.scores = nn.ModuleDict({stage: task.metrics().clone(prefix=f"{stage}/") for stage in stages})
-        self.hard = nn.ModuleDict({stage: MeanMetric() for stage in stages})
+        self.scores = nn.ModuleDict()
+        self.hard = nn.ModuleDict()
+        if task is not None:
+            for stage in ("val", "test"):
+                self.scores[stage] = task.metrics().clone(prefix=f"{stage}/")
+                self.hard[stage] = MeanMetric()
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The prediction of the deployed network for the modalities it was trained on."""
@@ -99,7 +102,7 @@ class Supervised(LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The prediction for a batch, with the ``index`` and ``target`` of its samples where the batch has them."""
         known = {key: batch[key] for key in ("index", "target") if key in batch}
-        return {"prediction": self._see(batch), **known}
+        return {"prediction": self._see(batch)} | known
 
     def configure_optimizers(self) -> Any:
         """The optimiser over all trained parameters, and the schedule if one is asked for."""
@@ -134,7 +137,7 @@ class Supervised(LightningModule):
             raise ValueError(
                 f"{data} has {classes} classes, but the task is {type(self.task).__name__}(num_classes={expected})"
             )
-        loops = {
+        loops: dict[str, Any] = {
             "fit": self.trainer.fit_loop,
             "validate": self.trainer.validate_loop,
             "test": self.trainer.test_loop,
@@ -193,11 +196,12 @@ class Supervised(LightningModule):
         return {"prediction": prediction, "inputs": self._inputs(self.inputs, batch)}
 
     def _score(self, prediction: Tensor, batch: Batch, stage: str) -> None:
+        scores, hard = cast(MetricCollection, self.scores[stage]), cast(Metric, self.hard[stage])
         target = batch["target"]
-        self.scores[stage].update(prediction, target)
-        self.hard[stage].update(self._task.loss(prediction, target), self._task.counts(target))
-        self.log_dict(self.scores[stage], batch_size=len(target), prog_bar=stage == "val")
-        self.log(f"{stage}/hard", self.hard[stage], batch_size=len(target))
+        scores.update(prediction, target)
+        hard.update(self._task.loss(prediction, target), self._task.counts(target))
+        self.log_dict(scores, batch_size=len(target), prog_bar=stage == "val")
+        self.log(f"{stage}/hard", hard, batch_size=len(target))
 
     def _log_losses(self, loss: Tensor, terms: dict[str, Tensor], batch: Batch) -> None:
         size = len(next(iter(batch.values())))
@@ -319,7 +323,7 @@ class DistillationModule(Supervised, ABC):
     @property
     def student(self) -> nn.Module | None:
         """The network that is trained and deployed."""
-        return self.network  # type: ignore[return-value]
+        return self.network
 
     @property
     def student_inputs(self) -> tuple[str, ...]:
@@ -399,7 +403,7 @@ class DistillationModule(Supervised, ABC):
         teacher.eval().requires_grad_(False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> DistillationModule:
-        super()._apply(fn, recurse)
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.teacher is not None:
             self.teacher._apply(fn)
         return self
@@ -411,7 +415,7 @@ def _prediction_of(output: Any) -> Tensor:
     if isinstance(output, Mapping):
         for key in ("logits", "out"):
             if key in output:
-                return output[key]
+                return cast(Tensor, output[key])
     raise TypeError(f"a network must return a tensor, or a mapping with logits or out, got {type(output).__name__}")
 
 

@@ -13,7 +13,7 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichModelSummary, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import TensorBoardLogger
-from lightning.pytorch.utilities.rank_zero import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
 import datamodules  # noqa: F401  the command line finds a class by its bare name once its package is imported
 import distill.methods
@@ -43,9 +43,9 @@ class CLI(LightningCLI):
     """Fits, validates, tests and predicts from YAML.
 
     Beside what the configuration asks for, every run has a progress bar, a summary of the model, CSV and TensorBoard
-    logs, a monitor of the learning rate, the checkpoints ``best.ckpt`` (weights, by the task's monitor) and ``last.ckpt``
-    (all that a resumed run needs), and
-    a table of predictions; ``trainer.callbacks`` and ``trainer.logger`` add to or replace them.
+    logs, a monitor of the learning rate, the checkpoints ``best.ckpt`` (weights, by the task's monitor) and
+    ``last.ckpt`` (all that a resumed run needs), and a table of predictions. ``trainer.callbacks`` add to these,
+    ``trainer.logger`` replaces the loggers.
 
     Args:
         args: The command line; that of the process by default.

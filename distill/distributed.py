@@ -31,7 +31,7 @@ def gather(local: Tensor) -> Tensor:
         return local
     counts = _row_counts(local)
     padding = local.new_zeros(max(counts) - len(local), *local.shape[1:])
-    gathered: Tensor = _AllGather.apply(torch.cat([local, padding]))  # type: ignore[no-untyped-call]
+    gathered: Tensor = _AllGather.apply(torch.cat([local, padding]))
     return torch.cat([rows[:count] for rows, count in zip(gathered, counts, strict=True)])
 
 
@@ -75,7 +75,7 @@ def mean(values: Tensor, weights: Tensor) -> Tensor:
 
 
 class _AllGather(torch.autograd.Function):
-    """Stacks equally shaped tensors of all processes, ``(world_size, *)``; the gradient of a part goes to its origin."""
+    """Stacks the equally shaped tensors of all processes, ``(world_size, *)``; gradients go back to each origin."""
 
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:

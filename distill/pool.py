@@ -71,7 +71,8 @@ def run_with_dependencies(
                         failed[item] = error
                     yield item, failed.get(item)
                 if broken:
-                    waiting = {item: None for item in running.values()} | waiting
+                    again: dict[Item, Item | None] = dict.fromkeys(running.values())
+                    waiting = again | waiting
                     break
 
 

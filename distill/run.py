@@ -10,7 +10,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
-from lightning.pytorch.utilities.rank_zero import rank_zero_only
+from lightning_utilities.core.rank_zero import rank_zero_only
 
 from distill.atomic import written_whole
 
@@ -37,9 +37,9 @@ def run_folder(runs: Path, version: str | None, ckpt_path: str | Path | None) ->
         return runs / version
     if ckpt_path is not None and Path(ckpt_path).parent.name == "checkpoints":
         return Path(ckpt_path).parents[1]
-    taken = [int(number) for path in runs.glob("version_*") if (number := path.name.split("_")[1]).isdigit()]
-    number = max(taken, default=-1) + 1
-    while rank_zero_only.rank == 0:
+    taken = [version_of(path) for path in runs.glob("version_*")]
+    number = max((version for version in taken if isinstance(version, int)), default=-1) + 1
+    while _is_first_rank():
         try:
             (runs / f"version_{number}").mkdir(parents=True)
             break
@@ -52,6 +52,10 @@ def version_of(folder: Path) -> int | str:
     """What a logger takes as the version of a run: N for ``version_N``, else the folder's name."""
     number = folder.name.removeprefix("version_")
     return int(number) if number.isdigit() and number != folder.name else folder.name
+
+
+def _is_first_rank() -> bool:
+    return getattr(rank_zero_only, "rank", 0) == 0
 
 
 class MetricsCSV(CSVLogger):
@@ -69,7 +73,7 @@ class MetricsCSV(CSVLogger):
     @property
     def experiment(self) -> Any:
         """The writer behind the logger, made when it is first needed; on other ranks than 0 one that does nothing."""
-        if rank_zero_only.rank == 0 and self._experiment is None:
+        if _is_first_rank() and self._experiment is None:
             self._experiment = _ContinuingWriter(self.log_dir, self.file_name)
         return super().experiment
 

@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 import yaml
@@ -24,8 +24,10 @@ from distill.cli import CLI, Configuration, ConfigurationError, Parser, one_line
 from distill.pool import run_with_dependencies
 from distill.table import Score, write_tables
 
-# bare, or the parser of a study would make the classes that its parts name
-Config = dict  # type: ignore[type-arg]
+if TYPE_CHECKING:
+    Config = dict[str, Any]
+else:  # bare, or the parser of a study would make the classes that its parts name
+    Config = dict
 
 
 @dataclass

@@ -13,7 +13,7 @@ from rich.table import Table
 
 from distill.atomic import written_whole
 
-NONE = "–"
+NONE = "-"
 
 
 @dataclass(frozen=True)
@@ -108,7 +108,7 @@ def _cells(summary: pd.DataFrame, scores: list[Score], reference: str | None) ->
     first, *others = scores
     headings = ["setting", "run", first.heading]
     if reference is not None:
-        headings.append(f"− {reference}")
+        headings.append(f"vs. {reference}")
     headings += [score.heading for score in others]
     lines = []
     for line in summary.to_dict("records"):

@@ -15,7 +15,7 @@ from torch.utils.data import DataLoader, Dataset
 import distill.methods
 from distill import Batch, Classification, DistillationModule, NetworkOutput
 from distill.distributed import gather
-from distill.methods import DKD, KD, NTDH, PSSM, Combined
+from distill.methods import DKD, KD, NTDH, PSSM
 from distill.weighting import NontargetSampleMask, PerceptualSolutionSpaceMask
 
 CLASSES = 4

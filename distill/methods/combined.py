@@ -34,7 +34,7 @@ class Combined(DistillationModule):
         weights: dict[str, float] | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(
+        super().__init__(  # type: ignore[misc]
             *args,
             teacher_layers=[layer for method in methods.values() for layer in method.teacher_layers],
             student_layers=[layer for method in methods.values() for layer in method.student_layers],

@@ -35,7 +35,7 @@ class KD(DistillationModule):
         weighting: SampleWeighting | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, hard_weight=hard_weight, **kwargs)
+        super().__init__(*args, hard_weight=hard_weight, **kwargs)  # type: ignore[misc]
         self.temperature = temperature
         self.weight = weight
         self.weighting = weighting

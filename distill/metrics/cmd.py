@@ -123,8 +123,12 @@ class CentralMomentDiscrepancy(Metric):
 
     def _add(self, power_sums: Tensor, rows: Tensor) -> Tensor:
         shifted = rows.double() - self._shift
-        sums = torch.stack([(shifted**k).sum(0) for k in range(self.moments + 1)])
-        return power_sums + sums if power_sums.shape[1] else sums
+        power = torch.ones_like(shifted)
+        sums = [power.sum(0)]
+        for _ in range(self.moments):
+            power.mul_(shifted)
+            sums.append(power.sum(0))
+        return power_sums + torch.stack(sums) if power_sums.shape[1] else torch.stack(sums)
 
     def _moments_of(self, power_sums: Tensor) -> list[Tensor]:
         raw = power_sums / power_sums[0]

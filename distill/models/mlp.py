@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 from torch import Tensor, nn
 
@@ -26,7 +27,7 @@ class MLP(nn.Module):
         widths = [in_features, *hidden]
         self.hidden = nn.ModuleList(
             nn.Sequential(nn.Linear(before, after), nn.ReLU(), *([nn.Dropout(dropout)] if dropout else []))
-            for before, after in zip(widths, widths[1:], strict=False)
+            for before, after in pairwise(widths)
         )
         self.classifier = nn.Linear(widths[-1], num_classes)
 
