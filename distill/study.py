@@ -13,7 +13,7 @@ import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 import torch
 import yaml
@@ -24,10 +24,8 @@ from distill.cli import CLI, Configuration, ConfigurationError, Parser, one_line
 from distill.pool import run_with_dependencies
 from distill.table import Score, write_tables
 
-if TYPE_CHECKING:
-    Config = dict[str, Any]
-else:  # bare, or the parser of a study would make the classes that its parts name
-    Config = dict
+# parts of configurations are bare dicts, or the parser of a study would make the classes that they name
+# mypy: disable-error-code="type-arg"
 
 
 @dataclass
@@ -54,10 +52,10 @@ class Study:
         slurm: Parameters of the jobs by submitit's names, such as ``slurm_partition`` and ``timeout_min``.
     """
 
-    base: Config
-    rows: dict[str, Config]
-    teacher: Config | None = None
-    columns: dict[str, Config] = field(default_factory=lambda: {"": {}})
+    base: dict
+    rows: dict[str, dict]
+    teacher: dict | None = None
+    columns: dict[str, dict] = field(default_factory=lambda: {"": {}})
     seeds: int | list[int] = 1
     reference: str | None = None
     scores: list[Score] = field(default_factory=lambda: [Score("test/accuracy", "accuracy [%]", scale=100, digits=1)])
