@@ -81,6 +81,7 @@ def write_tables(results: list[dict[str, Any]], scores: list[Score], reference: 
         folder: Where the files are written, each whole or not at all.
     """
     runs = pd.DataFrame(results)
+    runs = runs.reindex(columns=[*runs, *(score.metric for score in scores if score.metric not in runs)])
     summary = summarise(runs, scores, reference)
     headings, lines = _cells(summary, scores, reference)
     failures = [
@@ -97,7 +98,7 @@ def write_tables(results: list[dict[str, Any]], scores: list[Score], reference: 
         table = "".join(f"| {' | '.join(cells)} |\n" for cells in [headings, rules, *lines])
         draft.write_text(table + "".join(f"\n{failure}\n" for failure in failures))
     with written_whole(folder / "figure.png") as draft:
-        _figure(summary, scores[0], reference).savefig(draft, dpi=150, bbox_inches="tight")
+        _figure(runs, summary, scores[0], reference).savefig(draft, dpi=150, bbox_inches="tight")
     console = Console()
     console.print(_rich_table(headings, lines, folder.name))
     for failure in failures:
@@ -140,7 +141,8 @@ def _rich_table(headings: list[str], lines: list[list[str]], title: str) -> Tabl
     return table
 
 
-def _figure(summary: pd.DataFrame, score: Score, reference: str | None) -> Figure:
+def _figure(runs: pd.DataFrame, summary: pd.DataFrame, score: Score, reference: str | None) -> Figure:
+    """The runs as dots, their mean with one standard deviation, and a line at the reference; a panel a column."""
     columns = list(dict.fromkeys(summary["column"]))
     rows = list(dict.fromkeys(summary["row"]))
     figure = Figure(figsize=(1.5 + 3.2 * len(columns), 0.9 + 0.42 * len(rows)), layout="constrained")
@@ -148,13 +150,14 @@ def _figure(summary: pd.DataFrame, score: Score, reference: str | None) -> Figur
     for panel, column in zip(panels, columns, strict=True):
         lines = summary[summary["column"] == column].set_index("row").reindex(rows)
         means, stds = (lines[key].astype(float) * score.scale for key in (score.metric, f"{score.metric} std"))
-        colours = ["0.75" if row in (reference, "teacher") else "tab:blue" for row in rows]
-        panel.barh(range(len(rows)), means, xerr=stds.fillna(0), color=colours, capsize=3)
+        single = runs[runs["column"] == column]
+        panel.scatter(single[score.metric] * score.scale, [rows.index(row) for row in single["row"]], s=9, color="0.7")
+        for position, row in enumerate(rows):
+            colour = "0.3" if row in (reference, "teacher") else "tab:blue"
+            panel.errorbar(means[row], position, xerr=stds.fillna(0)[row], fmt="o", color=colour, capsize=3)
         if reference is not None:
             panel.axvline(means[reference], color="0.3", linestyle="--", linewidth=1)
-        low, high = (means - stds.fillna(0)).min(), (means + stds.fillna(0)).max()
-        if pd.notna(low) and high > low:
-            panel.set_xlim(low - 0.15 * (high - low), high + 0.05 * (high - low))
         panel.set(title=column, xlabel=score.heading, yticks=range(len(rows)), yticklabels=rows)
-        panel.invert_yaxis()
+        panel.grid(axis="x", alpha=0.3)
+    panels[0].invert_yaxis()
     return figure
