@@ -165,7 +165,7 @@ def _as_onnx(student: Supervised, samples: tuple[Tensor, ...]) -> bytes:
             verbose=False,
             input_names=list(student.inputs),
             output_names=["prediction"],
-            dynamic_shapes=(tuple({0: "batch"} for _ in samples),),
+            dynamic_shapes=(tuple({0: torch.export.Dim("batch")} for _ in samples),),
         )
     assert program is not None
     model: bytes = program.model_proto.SerializeToString()

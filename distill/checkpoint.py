@@ -42,8 +42,9 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
             f"{path} is not a file of plain weights, and loading anything else could run its code; "
             "save its state_dict with torch.save or as .safetensors"
         ) from None
-    except (RuntimeError, EOFError) as error:
-        raise ValueError(f"{path} is not a whole checkpoint: {str(error).splitlines()[0]}") from None
+    except Exception as error:  # of many classes, whatever the bytes of a cut or foreign file lead torch's reader to
+        reason = "".join(str(error).splitlines()[:1])
+        raise ValueError(f"{path} is not a whole checkpoint: {type(error).__name__}: {reason}") from None
     return _network_weights(content, path)
 
 
@@ -55,7 +56,9 @@ def load_network(network: nn.Module, path: str | Path) -> None:
         path: As in :func:`load_weights`.
 
     Raises:
-        ValueError: Names differ (tells the first missing and unexpected one and counts the rest) or shapes do.
+        FileNotFoundError: As :func:`load_weights`.
+        ValueError: As :func:`load_weights`; or names differ (tells the first missing and unexpected one and counts the
+            rest) or shapes do.
     """
     weights = load_weights(path)
     own = network.state_dict()
@@ -98,7 +101,7 @@ def _network_weights(content: Any, path: Path) -> dict[str, Tensor]:
     if isinstance(content, dict) and "pytorch-lightning_version" in content:
         weights = {
             name.removeprefix(NETWORK_PREFIX): tensor
-            for name, tensor in content["state_dict"].items()
+            for name, tensor in content.get("state_dict", {}).items()
             if name.startswith(NETWORK_PREFIX)
         }
         if weights:

@@ -60,14 +60,14 @@ def mean(values: Tensor, weights: Tensor) -> Tensor:
 
     Args:
         values: One value a position, ``(*)``.
-        weights: What each position counts, 0 or more, of the same shape.
+        weights: What each position counts, 0 or more, of the same shape; no gradient flows to them.
 
     Returns:
         A scalar; 0, with zero gradient, where nothing counts.
     """
+    weights = weights.detach().to(values.dtype)
     total = weights.sum()
     if world_size() > 1:
-        total = total.detach().clone()
         dist.all_reduce(total)
     # where(): a position that does not count may hold inf or NaN, and 0 * inf is NaN
     counted = torch.where(weights > 0, values * weights, torch.zeros_like(values))

@@ -4,17 +4,22 @@ from __future__ import annotations
 
 import multiprocessing
 import os
+import pickle
 import signal
 import threading
 from collections.abc import Callable, Hashable, Iterator, Sequence
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
-from concurrent.futures.process import BrokenProcessPool
-from typing import TypeVar
+from contextlib import suppress
+from multiprocessing.connection import Connection, wait
+from types import TracebackType
+from typing import Any, Generic, TypeVar
 
 Item = TypeVar("Item", bound=Hashable)
 
-# an item that was at work twice when its process died is taken to be the cause
 ATTEMPTS = 2
+
+
+class ProcessDiedError(RuntimeError):
+    """The process that worked on an item was killed, by the system when it is out of memory."""
 
 
 def run_with_dependencies(
@@ -23,11 +28,11 @@ def run_with_dependencies(
     *,
     workers: int,
     preload: Sequence[str] = (),
-) -> Iterator[tuple[Item, Exception | None]]:
-    """Calls ``work`` on every item in a pool of processes, on an item only after the one that it depends on.
+) -> Iterator[tuple[Item, BaseException | None]]:
+    """Calls ``work`` on every item in one of several processes, on an item only after the one that it depends on.
 
-    The processes import ``preload`` once and serve item after item. When one dies (killed, out of memory) the pool is
-    made anew and what was at work is tried once more.
+    The processes import ``preload`` once and serve item after item. When one dies, another tries its item once more.
+    When the caller stops early, as by Ctrl-C, all are killed.
 
     Args:
         work: A function that can be pickled.
@@ -38,45 +43,116 @@ def run_with_dependencies(
     Yields:
         Each item when it has ended, with the exception that ended it, if one did. An item whose dependency failed
         ends with that exception without being tried.
+
+    Raises:
+        ValueError: An item depends on itself, or on something that is no item.
     """
     waiting = dict(after)
-    attempts: dict[Item, int] = {}
-    failed: dict[Item, Exception] = {}
-    while waiting:
-        running: dict[Future[None], Item] = {}
-        with ProcessPoolExecutor(workers, _context(preload), _follow_parent) as pool:
-            while waiting or running:
-                for item in [item for item, other in waiting.items() if other in failed]:
-                    failed[item] = failed[waiting.pop(item)]  # type: ignore[index]
-                    yield item, failed[item]
-                # no more than the workers hold, so that a broken pool tells what was at work
-                pending = [*waiting, *running.values()]
-                ready = [item for item, other in waiting.items() if other not in pending]
-                for item in ready[: workers - len(running)]:
-                    attempts[item] = attempts.get(item, 0) + 1
-                    running[pool.submit(work, item)] = item
-                    del waiting[item]
-                if not running:
-                    continue
-                broken = False
-                for future in wait(running, return_when=FIRST_COMPLETED).done:
-                    item, error = running.pop(future), future.exception()
-                    if isinstance(error, BrokenProcessPool):
-                        broken = True
-                        if attempts[item] < ATTEMPTS:
-                            waiting = {item: after[item] if after[item] in failed else None} | waiting
-                            continue
-                        error = RuntimeError("its process died, killed or out of memory")
-                    if isinstance(error, Exception):
-                        failed[item] = error
-                    yield item, failed.get(item)
-                if broken:
-                    again: dict[Item, Item | None] = dict.fromkeys(running.values())
-                    waiting = again | waiting
-                    break
+    attempts = dict.fromkeys(after, 0)
+    ended: dict[Item | None, BaseException | None] = {None: None}
+    with _Crew(work, preload) as crew:
+        while waiting or crew.busy:
+            while doomed := [item for item, other in waiting.items() if ended.get(other) is not None]:
+                for item in doomed:
+                    ended[item] = ended[waiting.pop(item)]
+                    yield item, ended[item]
+            ready = [item for item, other in waiting.items() if other in ended]
+            if waiting and not ready and not crew.busy:
+                raise ValueError(f"{next(iter(waiting))!r} depends on itself, or on something that is no item")
+            for item in ready[: workers - len(crew.busy)]:
+                del waiting[item]
+                attempts[item] += 1
+                crew.begin(item)
+            for item, error in crew.wait_for_some():
+                if isinstance(error, ProcessDiedError) and attempts[item] < ATTEMPTS:
+                    waiting = {item: None, **waiting}
+                else:
+                    ended[item] = error
+                    yield item, error
 
 
-def _context(preload: Sequence[str]) -> multiprocessing.context.BaseContext:
+class _Crew(Generic[Item]):
+    """Processes, hired when they are needed."""
+
+    def __init__(self, work: Callable[[Item], None], preload: Sequence[str]) -> None:
+        self.work = work
+        self.context = _context(preload)
+        self.busy: list[_Worker[Item]] = []
+        self.idle: list[_Worker[Item]] = []
+
+    def begin(self, item: Item) -> None:
+        self.idle = [worker for worker in self.idle if worker.process.is_alive()]
+        worker = self.idle.pop() if self.idle else _Worker(self.context, self.work)
+        self.busy.append(worker)
+        worker.begin(item)
+
+    def wait_for_some(self) -> list[tuple[Item, BaseException | None]]:
+        """The items that have ended, at least one if any is at work."""
+        signs = {sign: worker for worker in self.busy for sign in (worker.connection, worker.process.sentinel)}
+        ended = {worker: worker.error() for worker in {signs[sign] for sign in wait(list(signs))}} if signs else {}
+        self.busy = [worker for worker in self.busy if worker not in ended]
+        self.idle += [worker for worker, error in ended.items() if not isinstance(error, ProcessDiedError)]
+        return [(worker.item, error) for worker, error in ended.items()]
+
+    def __enter__(self) -> _Crew[Item]:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
+        for worker in [*self.busy, *self.idle]:
+            if error is not None:
+                worker.process.kill()
+            worker.connection.close()  # which ends it
+            worker.process.join()
+
+
+class _Worker(Generic[Item]):
+    """A process at work on one item at a time."""
+
+    item: Item
+
+    def __init__(self, context: Any, work: Callable[[Item], None]) -> None:
+        self.connection, theirs = context.Pipe()
+        self.process = context.Process(target=_serve, args=(theirs, work))
+        self.process.start()
+        theirs.close()
+
+    def begin(self, item: Item) -> None:
+        self.item = item
+        with suppress(OSError):  # it has just died, as error() will tell
+            self.connection.send(item)
+
+    def error(self) -> BaseException | None:
+        """What the work on the item ended with."""
+        with suppress(EOFError, OSError):
+            if self.connection.poll():
+                error: BaseException | None = self.connection.recv()
+                return error
+        return ProcessDiedError("its process died, killed or out of memory")
+
+
+def _serve(connection: Connection, work: Callable[[Item], None]) -> None:
+    _follow_parent()
+    with suppress(EOFError):
+        while True:
+            item = connection.recv()
+            try:
+                work(item)
+            except BaseException as error:
+                connection.send(_portable(error))
+            else:
+                connection.send(None)
+
+
+def _portable(error: BaseException) -> BaseException:
+    """The error as it is where it survives the way to another process, else its message."""
+    try:
+        pickle.loads(pickle.dumps(error))
+    except Exception:
+        return RuntimeError(f"{type(error).__name__}: {error}")
+    return error
+
+
+def _context(preload: Sequence[str]) -> Any:
     if "forkserver" not in multiprocessing.get_all_start_methods():
         return multiprocessing.get_context("spawn")
     context = multiprocessing.get_context("forkserver")

@@ -28,10 +28,11 @@ class FeatureTaps:
         self.layers = tuple(dict.fromkeys(layers))
         self._heard: dict[str, Tensor] = {}
         self._listening = False
-        modules = dict(network.named_modules())
+        modules = dict(network.named_modules(remove_duplicate=False))
         for layer in self.layers:
             if layer not in modules:
                 raise KeyError(_unknown_layer(layer, network, modules))
+        for layer in self.layers:
             modules[layer].register_forward_hook(_Tap(self, layer))
 
     def __call__(self, *inputs: Tensor) -> tuple[Any, dict[str, Tensor]]:
@@ -39,6 +40,7 @@ class FeatureTaps:
 
         Raises:
             KeyError: A layer took no part in the forward pass.
+            TypeError: A layer returns neither a tensor nor a tuple that starts with one.
         """
         self._listening = True
         try:
@@ -51,10 +53,17 @@ class FeatureTaps:
             self._listening = False
             self._heard.clear()
 
-    def hear(self, layer: str, feature: Tensor) -> None:
+    def hear(self, layer: str, output: Any) -> None:
         """Keeps a layer's output while the network runs for its taps."""
-        if self._listening:
-            self._heard[layer] = feature
+        if not self._listening:
+            return
+        feature = output[0] if isinstance(output, tuple) and output else output
+        if not isinstance(feature, Tensor):
+            # no first item of a list: in the pyramid of an smp encoder that is the input image
+            raise TypeError(
+                f"layer {layer!r} returns {type(output).__name__}, but only tensors can be tapped: name a layer in it"
+            )
+        self._heard[layer] = feature
 
 
 class _Tap:
@@ -65,10 +74,7 @@ class _Tap:
         self.layer = layer
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        feature = output[0] if isinstance(output, (tuple, list)) else output
-        if not isinstance(feature, Tensor):
-            raise TypeError(f"layer {self.layer!r} returns {type(output).__name__}, but only tensors can be tapped")
-        self.taps.hear(self.layer, feature)
+        self.taps.hear(self.layer, output)
 
 
 def _unknown_layer(layer: str, network: nn.Module, modules: dict[str, nn.Module]) -> str:

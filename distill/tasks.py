@@ -94,7 +94,7 @@ class Classification(Task):
                 f"{model} returns a prediction of shape {tuple(prediction.shape)}, but Classification(num_classes="
                 f"{self.num_classes}) takes logits of shape (N, {self.num_classes})"
             )
-        if target.shape != prediction.shape[:1] or target.is_floating_point():
+        if target.shape != prediction.shape[:1] or target.dtype != torch.int64:
             raise ValueError(
                 f"{data}: target must hold one class index a sample, int64 of shape ({len(prediction)},), got "
                 f"{target.dtype} of shape {tuple(target.shape)}"

@@ -50,5 +50,7 @@ def _join_group_and_call(
     )
     try:
         torch.save(function(rank, count, *args), Path(folder, f"{rank}.pt"))
+        # torch 2.6 hangs now and then when one process leaves the group while another is at work in it
+        dist.barrier()
     finally:
         dist.destroy_process_group()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -24,7 +24,8 @@ class Combined(DistillationModule):
         **kwargs: As in :class:`~distill.base.DistillationModule`.
 
     Raises:
-        ValueError: A weight is for no part, or a part has a network or a task of its own.
+        ValueError: There is no part, a weight is for none of them, or a part has a network, a task or an optimiser of
+            its own.
     """
 
     def __init__(
@@ -40,21 +41,23 @@ class Combined(DistillationModule):
             student_layers=[layer for method in methods.values() for layer in method.student_layers],
             **kwargs,
         )
+        if not methods:
+            raise ValueError("Combined has no methods: give it one or more under model.init_args.methods")
         unknown = [name for name in weights or {} if name not in methods]
         if unknown:
             raise ValueError(f"weights names {unknown[0]!r}, but the methods are {', '.join(map(repr, methods))}")
         for name, method in methods.items():
-            if method.teacher is not None or method.student is not None or method.task is not None:
-                raise ValueError(
-                    f"method {name!r} has a teacher, student or task of its own: give them to Combined alone"
-                )
-            method.ignore_index = self.ignore_index
+            own = [part for part in ("teacher", "student", "task", "optimizer") if getattr(method, part) is not None]
+            if own:
+                raise ValueError(f"method {name!r} has a {own[0]} of its own: give it to Combined alone")
         self.weights = {name: (weights or {}).get(name, 1.0) for name in methods}
         self.methods = nn.ModuleDict(methods)
+        for method in self._all_parts():
+            method.ignore_index = self.ignore_index
 
     def setup(self, stage: str) -> None:
         """As in the base class; the parts follow the same trainer, for schedules over epochs."""
-        for method in self._parts().values():
+        for method in self._all_parts():
             method.trainer = self.trainer
         super().setup(stage)
 
@@ -70,6 +73,10 @@ class Combined(DistillationModule):
 
     def _parts(self) -> Mapping[str, DistillationModule]:
         return dict(self.methods.items())  # type: ignore[arg-type]
+
+    def _all_parts(self) -> Iterator[DistillationModule]:
+        """The parts, and those of parts that are ``Combined`` themselves."""
+        return (module for module in self.methods.modules() if isinstance(module, DistillationModule))
 
 
 def _only(output: NetworkOutput, layers: tuple[str, ...]) -> NetworkOutput:

@@ -32,6 +32,9 @@ class PSSM(DistillationModule):
         threshold: tau of eq. 6; the paper names no value.
         predictor: Whose prediction eq. 7 compares with the label.
         **kwargs: As in :class:`~distill.base.DistillationModule`.
+
+    Raises:
+        ValueError: ``loss`` is neither ``kd`` nor ``dkd``; and as the mask does.
     """
 
     def __init__(
@@ -48,6 +51,8 @@ class PSSM(DistillationModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        if loss not in ("kd", "dkd"):
+            raise ValueError(f"loss must be kd or dkd, got {loss!r}")
         self.loss = loss
         self.alpha = alpha
         self.beta = beta

@@ -1,0 +1,218 @@
+from __future__ import annotations
+
+import copy
+import pickle
+from collections.abc import Callable
+from typing import Any, cast
+
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+from torch import Tensor, nn
+
+from distill.taps import FeatureTaps
+from tests.toys import Net
+
+
+class Odd(nn.Module):
+    """Layers that return a tuple, a list and nothing, one that runs twice, one never, and one with two names."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.twice = nn.Linear(3, 3)
+        self.pair = Returning(lambda x: (x + 1, x + 2))
+        self.pyramid = Returning(lambda x: [x, x[:, :1]])
+        self.nothing = Returning(lambda x: None)
+        self.empty = Returning(lambda x: ())
+        self.unused = nn.Linear(3, 3)
+        self.alias = self.twice
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.pair(x), self.pyramid(x), self.nothing(x), self.empty(x)
+        out: Tensor = self.twice(self.twice(x))
+        return out
+
+
+class Returning(nn.Module):
+    def __init__(self, function: Callable[[Tensor], Any]) -> None:
+        super().__init__()
+        self.function = function
+
+    def forward(self, x: Tensor) -> Any:
+        return self.function(x)
+
+
+x = torch.randn(5, 3, generator=torch.Generator().manual_seed(0))
+
+
+def test_features_are_what_the_layers_return_beside_the_networks_output() -> None:
+    net = Net(3).eval()
+    output, features = FeatureTaps(net, ["first", "norm"])(x)
+    assert torch.equal(output, net(x))
+    assert torch.equal(features["first"], net.first(x))
+    assert torch.equal(features["norm"], net.norm(net.first(x)))
+
+
+def test_features_come_in_the_order_in_which_layers_were_named_each_once() -> None:
+    _, features = FeatureTaps(Net(3), ["head", "first", "head", "norm", "first"])(x)
+    assert list(features) == ["head", "first", "norm"]
+
+
+def test_gradients_flow_through_features() -> None:
+    net = Net(3)
+    _, features = FeatureTaps(net, ["first"])(x)
+    features["first"].sum().backward()
+    assert net.get_parameter("first.weight").grad is not None
+    assert net.get_parameter("head.weight").grad is None
+
+
+def test_without_layers_there_are_no_features() -> None:
+    assert FeatureTaps(Net(3), [])(x)[1] == {}
+
+
+def test_the_network_itself_can_be_tapped() -> None:
+    net = Net(3).eval()
+    assert torch.equal(FeatureTaps(net, [""])(x)[1][""], net(x))
+
+
+def test_several_inputs_are_passed_on() -> None:
+    net = Net(6).eval()
+    output, _ = FeatureTaps(net, ["first"])(x, x + 1)
+    assert torch.equal(output, net(x, x + 1))
+
+
+def test_of_a_layer_that_runs_twice_the_last_output_is_kept_and_its_other_name_works_as_well() -> None:
+    net = Odd()
+    output, features = FeatureTaps(net, ["twice", "alias"])(x)
+    assert torch.equal(features["twice"], output)
+    assert torch.equal(features["alias"], output)
+
+
+def test_of_a_tuple_the_first_tensor_is_kept() -> None:
+    assert torch.equal(FeatureTaps(Odd(), ["pair"])(x)[1]["pair"], x + 1)
+
+
+@pytest.mark.parametrize(("layer", "kind"), [("pyramid", "list"), ("nothing", "NoneType"), ("empty", "tuple")])
+def test_a_layer_without_one_tensor_is_refused_and_spoils_no_other_call(layer: str, kind: str) -> None:
+    net = Odd()
+    taps = FeatureTaps(net, [layer])
+    with pytest.raises(TypeError, match=f"layer '{layer}' returns {kind}, but only tensors can be tapped"):
+        taps(x)
+    assert net(x).shape == (5, 3)
+    assert FeatureTaps(net, ["twice"])(x)[1]["twice"].shape == (5, 3)
+
+
+def test_a_layer_that_does_not_run_is_named() -> None:
+    with pytest.raises(KeyError, match="layer 'unused' took no part in the forward pass"):
+        FeatureTaps(Odd(), ["twice", "unused"])(x)
+
+
+@pytest.mark.parametrize(
+    ("layer", "suggestion"),
+    [
+        ("fist", "did you mean one of 'first'"),
+        ("heads", "did you mean one of 'head'"),
+        ("encoder.stage9", "did you mean one of 'first', 'norm', 'dropout', 'head'"),  # nothing like it: what there is
+    ],
+)
+def test_an_unknown_layer_is_answered_with_similar_ones(layer: str, suggestion: str) -> None:
+    with pytest.raises(KeyError, match=f"Net has no layer '{layer}'; {suggestion}"):
+        FeatureTaps(Net(3), ["first", layer])
+
+
+def test_an_unknown_layer_leaves_no_hook_behind() -> None:
+    net = Net(3)
+    with pytest.raises(KeyError):
+        FeatureTaps(net, ["first", "fist"])
+    assert not net.first._forward_hooks
+
+
+def test_nothing_is_kept_of_other_calls_of_the_network() -> None:
+    net = Net(3).eval()
+    taps = FeatureTaps(net, ["first"])
+    net(x)
+    assert taps._heard == {}
+    _, features = taps(x)
+    net(2 * x)
+    assert torch.equal(features["first"], net.first(x))
+    assert taps._heard == {}
+
+
+def test_a_failed_call_leaves_nothing_behind() -> None:
+    net = Net(3).eval()
+    taps = FeatureTaps(net, ["first"])
+    hook = net.norm.register_forward_hook(lambda *_: pytest.fail("stopped"))
+    with pytest.raises(pytest.fail.Exception, match="stopped"):
+        taps(x)
+    assert taps._heard == {}
+    hook.remove()
+    net(x)
+    assert taps._heard == {}
+
+
+def test_two_taps_on_one_network_hear_their_own_layers_and_calls() -> None:
+    net = Net(3).eval()
+    first, both = FeatureTaps(net, ["first"]), FeatureTaps(net, ["head", "first"])
+    assert list(first(x)[1]) == ["first"]
+    assert list(both(x)[1]) == ["head", "first"]
+    assert first._heard == {}
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda taps: pickle.loads(pickle.dumps(taps))])
+def test_a_copy_is_wired_to_its_own_network(copied: Callable[[FeatureTaps], FeatureTaps]) -> None:
+    taps = FeatureTaps(Net(3).eval(), ["first"])
+    twin = copied(taps)
+    assert twin.network is not taps.network
+    nn.init.zeros_(twin.network.get_parameter("first.weight"))
+    nn.init.zeros_(twin.network.get_parameter("first.bias"))
+    assert not twin(x)[1]["first"].any()
+    assert taps(x)[1]["first"].all()
+    assert taps._heard == twin._heard == {}
+
+
+def test_a_compiled_network_is_tapped_also_after_calls_without_taps() -> None:
+    net = Net(3).eval()
+    compiled = cast(nn.Module, torch.compile(net, backend="eager"))
+    taps = FeatureTaps(compiled, ["_orig_mod.first"])
+    for scale in (1, 2, 3):
+        _, features = taps(scale * x)
+        assert torch.equal(features["_orig_mod.first"], net.first(scale * x))
+        compiled(x)
+
+
+images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+
+
+def test_stages_of_a_timm_network() -> None:
+    net: Any = timm.create_model("test_resnet", pretrained=False, num_classes=4).eval()
+    logits, features = FeatureTaps(net, ["layer2", "layer4"])(images)
+    assert torch.equal(logits, net(images))
+    assert torch.equal(features["layer4"], net.forward_features(images))
+    assert features["layer2"].shape[2:] == (4, 4)
+
+
+def test_layers_of_an_smp_u_net() -> None:
+    net: Any = smp.Unet("resnet18", encoder_weights=None, classes=3, decoder_channels=(32, 16, 16, 8, 8)).eval()
+    logits, features = FeatureTaps(net, ["decoder", "encoder.layer3"])(images)
+    assert torch.equal(logits, net.segmentation_head(features["decoder"]))
+    assert features["encoder.layer3"].shape == (2, 256, 2, 2)
+    # the first of the encoder's maps is the image itself, which is no feature
+    with pytest.raises(TypeError, match="layer 'encoder' returns list"):
+        FeatureTaps(net, ["encoder"])(images)
+
+
+def test_blocks_of_a_hugging_face_network() -> None:
+    transformers = pytest.importorskip("transformers")
+    config = transformers.ViTConfig(
+        hidden_size=16, num_hidden_layers=2, num_attention_heads=2, intermediate_size=32, image_size=32, patch_size=16
+    )
+    net = transformers.ViTForImageClassification(config).eval()
+    names = [name for name, _ in net.named_modules()]
+    block = "vit.layers.1" if "vit.layers.1" in names else "vit.encoder.layer.1"  # the latter before transformers 5
+    output, features = FeatureTaps(net, [block, "vit.layernorm"])(images)
+    assert torch.equal(output.logits, net(images).logits)
+    assert features[block].shape == (2, 5, 16)  # the class token and 2 x 2 patches
+    assert torch.equal(features["vit.layernorm"], net.vit.layernorm(features[block]))
+    with pytest.raises(TypeError, match=r"layer 'vit' returns BaseModelOutput.*: name a layer in it"):
+        FeatureTaps(net, ["vit"])(images)
