@@ -7,7 +7,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, NamedTuple, cast
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -24,22 +24,21 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from distill.checkpoint import load_network, looks_untrained
 from distill.distributed import mean
+from distill.outputs import (
+    Batch,
+    NetworkOutput,
+    autocast_off,
+    full_precision,
+    network_output,
+    prediction_of,
+    shapes,
+)
 from distill.randomness import rng_states, set_rng_states
 from distill.taps import FeatureTaps
 from distill.tasks import Task
+from distill.weighting import SampleWeighting
 
-Batch = dict[str, Tensor]
-
-
-class NetworkOutput(NamedTuple):
-    """What a network makes of a batch.
-
-    ``prediction`` holds logits ``(N, C, *spatial)``, or depth in metres ``(N, 1, H, W)``; ``features`` the outputs of
-    the tapped layers by name, in the order in which they were asked for. Half precision is cast to float32.
-    """
-
-    prediction: Tensor
-    features: dict[str, Tensor]
+__all__ = ["Batch", "DistillationModule", "NetworkOutput", "Supervised"]
 
 
 class Supervised(LightningModule):
@@ -82,7 +81,7 @@ class Supervised(LightningModule):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The prediction of the deployed network for the modalities it was trained on."""
-        return _prediction_of(self._require("network")(*inputs))
+        return prediction_of(self._require("network")(*inputs))
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """The hard loss of a batch."""
@@ -128,6 +127,9 @@ class Supervised(LightningModule):
         """
         for argument in ("network", "task", *(["optimizer"] if stage == "fit" else [])):
             self._require(argument)
+        for metric in self.modules():
+            if isinstance(metric, Metric):
+                metric.reset()  # validate() leaves states made in inference mode, which a fit cannot update
         if stage == "predict":
             return
         classes = getattr(self.trainer.datamodule, "num_classes", None)  # type: ignore[attr-defined]
@@ -142,6 +144,8 @@ class Supervised(LightningModule):
             "validate": self.trainer.validate_loop,
             "test": self.trainer.test_loop,
         }
+        # Lightning moves the module only after this; collectives and some layers need its device already
+        self.to(self.trainer.strategy.root_device)
         modes = {module: module.training for module in self.modules()}
         self.eval()
         # the random numbers taken here are given back, so that the probe does not change what follows
@@ -161,15 +165,34 @@ class Supervised(LightningModule):
 
     def on_fit_start(self) -> None:
         """Goes on with the random numbers of the checkpoint, before the first epoch is shuffled."""
-        if self._rng_states is not None:
+        if self._rng_states is not None and self.trainer.ckpt_path is not None:
             set_rng_states(self._rng_states)
-            self._rng_states = None
+        self._rng_states = None
+        if self.network is not None and not self.network.training:
+            self.network.train()  # from_pretrained of Hugging Face leaves networks in eval mode
+        if self.dtype in (torch.float16, torch.bfloat16):  # as with precision bf16-true, but losses stay in float32
+            for part in self.children():
+                if part is not self.network:
+                    part.float()
 
     def _probe(self, batch: Batch) -> None:
-        self._task.check(self._see(batch), batch["target"], model=self._described("network"), data="data")
+        with self._explaining("network", self.inputs, batch):
+            prediction = self._see(batch)
+        self._task.check(prediction, batch["target"], model=self._described("network"), data="data")
+
+    @contextmanager
+    def _explaining(self, argument: str, inputs: Sequence[str], batch: Batch) -> Iterator[None]:
+        """Makes what a network raises on inputs that it was not made for one sentence."""
+        try:
+            yield
+        except (RuntimeError, TypeError) as error:
+            shapes = ", ".join(f"{name} {tuple(batch[name].shape)}" for name in inputs)
+            raise ValueError(
+                f"the {self._described(argument)} cannot take {shapes}: {str(error).splitlines()[0]}"
+            ) from error
 
     def _see(self, batch: Batch) -> Tensor:
-        return _full_precision(self(*self._inputs(self.inputs, batch)))
+        return full_precision(self(*self._inputs(self.inputs, batch)))
 
     def _inputs(self, names: Sequence[str], batch: Batch) -> tuple[Tensor, ...]:
         lacking = [name for name in names if name not in batch]
@@ -178,16 +201,23 @@ class Supervised(LightningModule):
         return tuple(batch[name] for name in names)
 
     def _hard_loss(self, prediction: Tensor, batch: Batch) -> Tensor:
-        with _autocast_off(prediction):
+        with autocast_off(prediction):
             return self._mean(self._task.loss(prediction, batch["target"]), batch)
 
     def _mean(self, values: Tensor, batch: Batch) -> Tensor:
         """The mean over the positions that count, on all processes; a scalar is its own mean."""
         if values.ndim == 0:
             return values
+        if "target" not in batch:  # pairs without labels all count
+            return mean(values, torch.ones_like(values))
         counts = self._task.counts(batch["target"]).to(values.dtype)
         if counts.ndim > values.ndim:  # one value a sample, labels a pixel
             counts = counts.flatten(values.ndim).amax(dim=-1)
+        if counts.shape != values.shape:
+            raise ValueError(
+                f"{type(self).__name__} has a term of shape {tuple(values.shape)}, but terms are scalars or hold one "
+                f"value a position, {tuple(counts.shape)}"
+            )
         return mean(values, counts)
 
     def _evaluate(self, batch: Batch, stage: str) -> dict[str, Any]:
@@ -199,7 +229,8 @@ class Supervised(LightningModule):
         scores, hard = cast(MetricCollection, self.scores[stage]), cast(Metric, self.hard[stage])
         target = batch["target"]
         scores.update(prediction, target)
-        hard.update(self._task.loss(prediction, target), self._task.counts(target))
+        with autocast_off(prediction):
+            hard.update(self._task.loss(prediction, target), self._task.counts(target))
         self.log_dict(scores, batch_size=len(target), prog_bar=stage == "val")
         self.log(f"{stage}/hard", hard, batch_size=len(target))
 
@@ -232,12 +263,14 @@ class Supervised(LightningModule):
             self.save_hyperparameters(logger=False)
             return
         frame = inspect.currentframe()
+        # of the outermost constructor alone: what it hands on under other names, the class itself does not take
+        while frame is not None and frame.f_back is not None and frame.f_back.f_locals.get("self") is self:
+            frame = frame.f_back
         assert frame is not None
-        assert frame.f_back is not None
-        scopes = collect_init_args(frame.f_back, [], classes=(LightningModule,))
+        scopes = collect_init_args(frame, [], classes=(LightningModule,))
         arguments = {name: value for scope in scopes for name, value in scope.items()}
         ignored = [name for name, value in arguments.items() if not _is_plain(value)]
-        self.save_hyperparameters(ignore=ignored, frame=frame.f_back, logger=False)
+        self.save_hyperparameters(ignore=ignored, frame=frame, logger=False)
 
 
 class DistillationModule(Supervised, ABC):
@@ -245,7 +278,8 @@ class DistillationModule(Supervised, ABC):
 
     A method is a subclass with its own ``distillation_step``. The loss is ``hard_weight`` times the task's hard loss
     plus all terms of that step. ``self(*inputs)`` is the student alone. Steps return ``prediction`` (the student's),
-    ``teacher_prediction``, ``inputs`` and ``teacher_inputs`` for the callbacks, and ``loss`` in training.
+    ``teacher_prediction``, ``inputs``, ``teacher_inputs`` and ``ignore_index`` for the callbacks, and ``loss`` in
+    training.
 
     The teacher stays out of everything but the forward pass: always in eval mode, without gradients, in no checkpoint,
     unknown to the optimiser and to DDP.
@@ -260,7 +294,8 @@ class DistillationModule(Supervised, ABC):
         student_layers: The same for the student.
         teacher_checkpoint: Weights for the teacher: a checkpoint of :class:`Supervised` or of any method (then its
             student), a plain ``state_dict`` file, or ``.safetensors``.
-        hard_weight: The weight of the hard loss; with 0 no labels are used in training.
+        hard_weight: The weight of the hard loss; with 0 no labels are used in training, and
+            methods that compare predictions alone (such as KD) take batches without ``target``.
         optimizer: Given the trained parameters, makes the optimiser.
         lr_scheduler: Given the optimiser, makes the schedule; stepped each epoch, cyclic ones each step.
 
@@ -320,6 +355,11 @@ class DistillationModule(Supervised, ABC):
             half the batch each agree with one that has it whole.
         """
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name == "teacher":
+            raise AttributeError("the teacher is an argument of the constructor, which freezes it")
+        super().__setattr__(name, value)
+
     @property
     def student(self) -> nn.Module | None:
         """The network that is trained and deployed."""
@@ -343,6 +383,9 @@ class DistillationModule(Supervised, ABC):
 
     def setup(self, stage: str) -> None:
         """As in :class:`Supervised`, through the teacher and ``distillation_step`` as well."""
+        for part in self.modules():
+            if isinstance(part, SampleWeighting):
+                part.ignore_index = self.ignore_index
         if stage == "fit":
             self._require("teacher")
             if self._untrained_teacher:
@@ -355,28 +398,41 @@ class DistillationModule(Supervised, ABC):
     def _probe(self, batch: Batch) -> None:
         if self.teacher is None:
             return super()._probe(batch)
-        teacher, student = self._see_both(batch)
-        for model, output in {"teacher": teacher, "student": student}.items():
+        with self._explaining("teacher", self.teacher_inputs, batch):
+            teacher = self._teacher_output(batch)
+        with self._explaining("student", self.inputs, batch):
+            student = self._student_output(batch)
+        labelled = "target" in batch
+        if self.hard_weight and not labelled:
+            raise KeyError("the batch has no 'target', which only a method with hard_weight=0 can do without")
+        for model, output in {"teacher": teacher, "student": student}.items() if labelled else ():
             self._task.check(output.prediction, batch["target"], model=self._described(model), data="data")
         try:
             self._distil(teacher, student, batch)
         except (RuntimeError, IndexError) as error:
             raise ValueError(
                 f"{type(self).__name__} cannot compare the {self._described('teacher')}, which has "
-                f"{_shapes(teacher)}, with the {self._described('student')}, which has {_shapes(student)}: "
+                f"{shapes(teacher)}, with the {self._described('student')}, which has {shapes(student)}: "
                 f"{str(error).splitlines()[0]}"
             ) from error
         return None
 
     def _see_both(self, batch: Batch) -> tuple[NetworkOutput, NetworkOutput]:
-        with torch.no_grad():
-            teacher = _network_output(self._teacher_taps, self._inputs(self.teacher_inputs, batch))
-        return teacher, _network_output(self._student_taps, self._inputs(self.inputs, batch))
+        return self._teacher_output(batch), self._student_output(batch)
+
+    @torch.no_grad()
+    def _teacher_output(self, batch: Batch) -> NetworkOutput:
+        return network_output(self._teacher_taps, self._inputs(self.teacher_inputs, batch))
+
+    def _student_output(self, batch: Batch) -> NetworkOutput:
+        return network_output(self._student_taps, self._inputs(self.inputs, batch))
 
     def _distil(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
-        with _autocast_off(student.prediction):
+        with autocast_off(student.prediction):
             terms = self.distillation_step(teacher, student, batch)
-            return {name: self._mean(values, batch) for name, values in terms.items()}
+            if not terms:
+                raise ValueError(f"{type(self).__name__}.distillation_step returns no term to train on")
+            return {name: self._mean(full_precision(values), batch) for name, values in terms.items()}
 
     def _evaluate(self, batch: Batch, stage: str) -> dict[str, Any]:
         if self.teacher is None:
@@ -407,38 +463,6 @@ class DistillationModule(Supervised, ABC):
         if self.teacher is not None:
             self.teacher._apply(fn)
         return self
-
-
-def _prediction_of(output: Any) -> Tensor:
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, Mapping):
-        for key in ("logits", "out"):
-            if key in output:
-                return cast(Tensor, output[key])
-    raise TypeError(f"a network must return a tensor, or a mapping with logits or out, got {type(output).__name__}")
-
-
-def _shapes(output: NetworkOutput) -> str:
-    features = ", ".join(f"{name} {tuple(feature.shape)}" for name, feature in output.features.items())
-    return f"features {features}" if features else f"predictions {tuple(output.prediction.shape)}"
-
-
-def _full_precision(tensor: Tensor) -> Tensor:
-    return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
-
-
-def _network_output(taps: FeatureTaps, inputs: tuple[Tensor, ...]) -> NetworkOutput:
-    output, features = taps(*inputs)
-    return NetworkOutput(
-        _full_precision(_prediction_of(output)), {name: _full_precision(value) for name, value in features.items()}
-    )
-
-
-@contextmanager
-def _autocast_off(tensor: Tensor) -> Iterator[None]:
-    with torch.autocast(tensor.device.type, enabled=False):
-        yield
 
 
 def _small_batch(loader: Any, stage: str) -> Batch:

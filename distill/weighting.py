@@ -21,7 +21,12 @@ MaskMode = Literal["true", "false", "random"]
 
 
 class SampleWeighting(nn.Module, ABC):
-    """Weights in [0, 1], without gradient, that multiply the unreduced value of any logit loss."""
+    """Weights in [0, 1], without gradient, that multiply the unreduced value of any logit loss.
+
+    ``ignore_index`` is the target of positions to ignore; a method sets it to its task's.
+    """
+
+    ignore_index: int
 
     @abstractmethod
     def forward(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:

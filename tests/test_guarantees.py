@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import copy
+import subprocess
+import sys
 import warnings
 from pathlib import Path
 from typing import Any
@@ -420,3 +422,52 @@ def test_copies_of_a_module_are_wired_to_themselves() -> None:
     torch.nn.init.zeros_(twin.network.get_parameter("first.bias"))
     _, student = twin._see_both(make_batch())
     assert not student.features["first"].any()
+
+
+@every_method
+def test_half_precision_weights_train_with_losses_in_float32(method: str, tmp_path: Path) -> None:
+    module = make(method)
+    trainer = quiet_trainer(tmp_path, precision="bf16-true", max_epochs=1)
+    trainer.fit(module, ToyData())
+    assert module.network is not None
+    assert {parameter.dtype for parameter in module.network.parameters()} == {torch.bfloat16}
+    assert torch.isfinite(trainer.callback_metrics["train/loss"])
+    assert trainer.callback_metrics["train/loss"].dtype == torch.float32
+
+
+@every_method
+def test_a_module_that_was_validated_can_be_fitted_and_predicts(method: str, tmp_path: Path) -> None:
+    module = make(method)
+    trainer = quiet_trainer(tmp_path, max_epochs=1)
+    trainer.validate(module, ToyData(), verbose=False)
+    trainer.fit(module, ToyData())
+    predictions = trainer.predict(module, ToyData())
+    assert predictions is not None
+    assert [sorted(batch) for batch in predictions] == [["index", "prediction", "target"]] * 3
+
+
+@pytest.mark.parametrize("model", ["teacher", "student"])
+def test_a_network_that_cannot_take_its_inputs_is_named_with_their_shapes(model: str, tmp_path: Path) -> None:
+    network = Net(3).eval() if model == "teacher" else Net(3)
+    inputs = r"x_a \(2, 6\), x_b \(2, 4\)" if model == "teacher" else r"x_b \(2, 4\)"
+    with pytest.raises(ValueError, match=f"the {model} Net cannot take {inputs}: "):
+        start(make("KD", **{model: network}), ToyData(), tmp_path)
+
+
+def test_a_method_without_terms_is_named_before_the_first_step(tmp_path: Path) -> None:
+    class Silent(DistillationModule):
+        def distillation_step(self, teacher: Any, student: Any, batch: Batch) -> dict[str, Tensor]:
+            return {}
+
+    with pytest.raises(ValueError, match="distillation_step returns no term"):
+        start(Silent(**pair_arguments()), ToyData(), tmp_path)
+
+
+def test_a_teacher_cannot_slip_in_after_construction() -> None:
+    with pytest.raises(AttributeError, match="argument of the constructor"):
+        make("KD").teacher = Net(10)
+
+
+def test_losses_and_metrics_need_no_lightning() -> None:
+    code = "import sys, distill.losses, distill.metrics; sys.exit('lightning' in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

@@ -142,10 +142,10 @@ class ToyData(LightningDataModule):
         self.batch_size = batch_size
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        return DataLoader(self.samples, self.batch_size, shuffle=True)
+        return DataLoader(self.samples, batch_size=self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        return DataLoader(self.samples, self.batch_size)
+        return DataLoader(self.samples, batch_size=self.batch_size)
 
     test_dataloader = val_dataloader
     predict_dataloader = val_dataloader

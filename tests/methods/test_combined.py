@@ -121,7 +121,6 @@ def test_all_parts_leave_out_what_the_task_ignores() -> None:
         assert (term == 0).tolist() == [False, True, False, False, False], name
 
 
-@pytest.mark.xfail(strict=True, reason="a mask keeps an ignore_index of its own, whatever the task's is")
 def test_masks_leave_out_what_the_task_ignores(tmp_path: Path) -> None:
     batch = make_batch(10)
     batch["target"][5] = -100
@@ -132,7 +131,6 @@ def test_masks_leave_out_what_the_task_ignores(tmp_path: Path) -> None:
     assert trainer.global_step == 6
 
 
-@pytest.mark.xfail(raises=TypeError, strict=True, reason="the base class keeps arguments that the class does not take")
 def test_a_checkpoint_knows_the_weights_of_the_parts(tmp_path: Path) -> None:
     trainer = quiet_trainer(tmp_path)
     trainer.fit(combined({"hint": hint(), "kd": KD()}, weights={"hint": 0.25}), ToyData())

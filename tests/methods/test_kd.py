@@ -85,7 +85,6 @@ class Unlabelled(ToyData):
         return torch.utils.data.DataLoader(pairs, batch_size=4)  # type: ignore[arg-type]
 
 
-@pytest.mark.xfail(raises=KeyError, strict=True, reason="the base class asks each batch for a target")
 def test_without_a_hard_weight_pairs_need_no_labels(tmp_path: Path) -> None:
     trainer = quiet_trainer(tmp_path, max_epochs=1)
     trainer.fit(make("KD", hard_weight=0.0), Unlabelled())
@@ -183,7 +182,6 @@ def test_networks_of_timm_smp_and_hugging_face_serve_unchanged(family: str, tmp_
     assert module(image).shape == (4, 3, *data.samples.batch["target"].shape[1:])
 
 
-@pytest.mark.xfail(strict=True, reason="the base class leaves a student in the mode in which it arrives")
 def test_a_pretrained_hugging_face_student_arrives_in_eval_mode_and_trains_in_train_mode(tmp_path: Path) -> None:
     net: Any = vit()
     net.save_pretrained(tmp_path / "vit")
