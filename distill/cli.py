@@ -9,10 +9,12 @@ import traceback
 from pathlib import Path
 from typing import Any, NoReturn
 
+from lightning.fabric.utilities.exceptions import MisconfigurationException
+from lightning.fabric.utilities.seed import seed_everything
 from lightning.pytorch import Callback, LightningDataModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, ModelCheckpoint, RichModelSummary, RichProgressBar
+from lightning.pytorch.callbacks import LearningRateMonitor, RichModelSummary, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
-from lightning.pytorch.loggers import TensorBoardLogger
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 import datamodules  # noqa: F401  the command line finds a class by its bare name once its package is imported
@@ -20,9 +22,26 @@ import distill.methods
 import distill.models  # noqa: F401
 from callbacks import PredictionWriter
 from distill.base import Supervised
-from distill.run import MetricsCSV, WholeFileCheckpointIO, latest_checkpoint, run_folder, version_of
+from distill.run import (
+    BestCheckpoint,
+    LastCheckpoint,
+    MetricsCSV,
+    WholeFileCheckpointIO,
+    check_checkpoint,
+    latest_checkpoint,
+    run_folder,
+    version_of,
+)
 
-PACKAGES = ("distill", "datamodules", "callbacks")
+OURS = tuple(Path(__file__).parents[1] / name for name in ("distill", "datamodules", "callbacks"))
+# in these, the classes that a configuration names are made of its values
+MAKING = ("instantiate_classes", "instantiate_trainer", "configure_optimizers")
+
+# what jsonargparse tells of every union, beside the causes
+NOISE = re.compile(
+    "Does not validate against|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|Not a valid subclass of"
+    "|Expected a path but .* either not accessible or invalid$|Subclass types expect one of|a class path|a dict with"
+)
 
 
 class ConfigurationError(Exception):
@@ -31,6 +50,10 @@ class ConfigurationError(Exception):
 
 class Parser(LightningArgumentParser):
     """Says in one line what is wrong with a configuration; all details with ``JSONARGPARSE_DEBUG=true``."""
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        # or the typo --trainer.max_epoch would pass for an abbreviation
+        super().__init__(*args, allow_abbrev=False, **kwargs)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises a :class:`ConfigurationError`."""
@@ -45,7 +68,7 @@ class CLI(LightningCLI):
     Beside what the configuration asks for, every run has a progress bar, a summary of the model, CSV and TensorBoard
     logs, a monitor of the learning rate, the checkpoints ``best.ckpt`` (weights, by the task's monitor) and
     ``last.ckpt`` (all that a resumed run needs), and a table of predictions. ``trainer.callbacks`` add to these,
-    ``trainer.logger`` replaces the loggers.
+    ``trainer.logger`` takes the place of TensorBoard, or with ``false`` of both loggers.
 
     Args:
         args: The command line; that of the process by default.
@@ -59,6 +82,7 @@ class CLI(LightningCLI):
             args=args,
             run=run,
             parser_class=Parser,
+            parser_kwargs={"description": "Trains, tests and applies; train.py study --help tells of whole tables."},
             seed_everything_default=0,
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -75,42 +99,69 @@ class CLI(LightningCLI):
         """As Lightning does, without its warning when a program rather than a shell gives the arguments."""
         self.config = parser.parse_args(args)
 
-    def before_instantiate_classes(self) -> None:
-        """Finds the checkpoint to start from and the folder to write to."""
-        config = self.config[self.subcommand] if self.subcommand else self.config
-        runs = Path(config.logs_dir, config.name).absolute()
-        which = config.get("ckpt_path")
+    def _parse_ckpt_path(self) -> None:
+        """Finds the checkpoint to start from, and takes its hyper-parameters as Lightning does."""
+        command = self.config.get("subcommand")
+        if command and self.config[command].ckpt_path:
+            config = self.config[command]
+            config.ckpt_path = self._find_checkpoint(command, config)
+        super()._parse_ckpt_path()
+
+    def _find_checkpoint(self, command: str, config: Any) -> str | None:
+        which = str(config.ckpt_path)
         if which in ("best", "last"):
+            runs = Path(config.logs_dir, config.name).absolute()
             found = latest_checkpoint(runs, config.version, which)
-            if found is None and self.subcommand != "fit":
+            if found is None and command != "fit":
                 raise FileNotFoundError(f"there is no run with a checkpoint {which}.ckpt under {runs}")
             if found is None:
                 rank_zero_warn(f"no run under {runs} has a checkpoint to continue from: training starts anew")
-            config.ckpt_path = str(found) if found else None
+                return None
+            which = str(found)
+        if "://" not in which:
+            check_checkpoint(Path(which), continues=command == "fit")
+        return which
+
+    def _set_seed(self) -> None:
+        """As Lightning does, without a word: an error in a configuration stays the only line."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        if config.seed_everything is not False:
+            seed = None if config.seed_everything is True else config.seed_everything
+            config.seed_everything = seed_everything(seed, workers=True, verbose=False)
+
+    def before_instantiate_classes(self) -> None:
+        """Finds the folder to write to."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
         if self.subcommand == "predict" and config.model.init_args.get("teacher_checkpoint"):
             config.model.init_args.teacher_checkpoint = None  # the student predicts alone
-        self.folder = run_folder(runs, config.version, config.get("ckpt_path"))
+        self.folder = run_folder(Path(config.logs_dir, config.name).absolute(), config.version, config.get("ckpt_path"))
         self.save_config_kwargs = {"config_filename": f"{self.subcommand or 'fit'}.yaml", "overwrite": True}
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds the standing loggers, callbacks and the writer of whole checkpoints to what the configuration names."""
         config = self._get(self.config_init, "trainer")
-        loggers = self._loggers() if config.logger in (None, True) else config.logger
+        if self.subcommand == "fit":
+            self.config.fit.ckpt_path = None  # fit.yaml is to repeat the run, not to continue it
+        loggers = self._loggers(config.logger)
         return super().instantiate_trainer(
-            callbacks=[*_as_list(config.callbacks), *self._standing_callbacks(config, bool(loggers))],
+            callbacks=[*_as_list(config.callbacks), *self._standing_callbacks(config, logs=bool(loggers))],
             logger=loggers,
             default_root_dir=config.default_root_dir or str(self.folder),
             plugins=[*_as_list(config.plugins), WholeFileCheckpointIO()],
             **kwargs,
         )
 
-    def _loggers(self) -> Any:
+    def _loggers(self, asked: Any) -> list[Logger]:
+        if asked is False:
+            return []
         if self.subcommand not in (None, "fit"):
             return [MetricsCSV(self.folder, f"{self.subcommand}.csv")]
-        tensorboard = TensorBoardLogger(str(self.folder.parent), name="", version=version_of(self.folder))
-        return [MetricsCSV(self.folder, "metrics.csv"), tensorboard]
+        table = MetricsCSV(self.folder, "metrics.csv")  # the first one, whose folder is the run's to all callbacks
+        if asked in (None, True):
+            return [table, TensorBoardLogger(str(self.folder.parent), name="", version=version_of(self.folder))]
+        return [table, *_as_list(asked)]
 
-    def _standing_callbacks(self, config: Any, logs: bool) -> list[Callback]:
+    def _standing_callbacks(self, config: Any, *, logs: bool) -> list[Callback]:
         standing: list[Callback] = []
         if config.enable_progress_bar is not False:
             standing.append(RichProgressBar())
@@ -121,10 +172,8 @@ class CLI(LightningCLI):
         if config.enable_checkpointing is not False:
             task = self.model.task
             if task is not None:
-                standing.append(
-                    ModelCheckpoint(filename="best", monitor=task.monitor, mode=task.mode, save_weights_only=True)
-                )
-            standing.append(ModelCheckpoint(filename="last", save_on_train_epoch_end=True))
+                standing.append(BestCheckpoint(self.folder, task.monitor, task.mode))
+            standing.append(LastCheckpoint(self.folder))
         if self.subcommand in (None, "fit") and logs:
             standing.append(LearningRateMonitor())
         return standing
@@ -160,7 +209,7 @@ def main(args: list[str] | None = None) -> None:
     except ConfigurationError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
-    except (FileNotFoundError, KeyError, TypeError, ValueError) as error:
+    except (FileNotFoundError, KeyError, MisconfigurationException, TypeError, ValueError) as error:
         if not _is_a_sentence(error):
             raise
         sys.stderr.write(f"error: {one_line(str(error.args[0]))}\n")
@@ -168,23 +217,37 @@ def main(args: list[str] | None = None) -> None:
 
 
 def one_line(message: str) -> str:
-    """The keys and the causes in jsonargparse's tree of errors; other messages as they are, on one line."""
-    keys, causes = [], []
+    """The keys, the causes and the value in jsonargparse's tree of errors; other messages as they are, on one line."""
+    keys, causes, value = [], [], ""
     for line in (line.strip(" -") for line in message.splitlines()):
         if match := re.match(r'Parser key "([^"]+)":\s*(.*)', line):
             keys.append(match[1])
             line = match[2]
-        if line and not re.match("Does not validate|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>", line):
-            causes.append(line.strip("\"'") if line[0] == line[-1] else line)
-    return ": ".join(filter(None, (".".join(keys), "; ".join(causes).replace(":;", ":"))))
+        if match := re.match(r"Given value: ([^\s{[(]+)$", line):
+            value = match[1]
+        elif line and not NOISE.match(line):
+            causes.append(_readable(line))
+    whole = "; ".join(dict.fromkeys(causes)).replace(":;", ":") or " ".join(message.split())
+    if value and value not in whole:
+        whole += f". Got value: {value}"
+    return ": ".join(filter(None, (".".join(keys), whole)))
+
+
+def _readable(cause: str) -> str:
+    cause = re.sub(r"Expected an? <class '(?:\w+\.)*(\w+)'>", r"Expected \1", cause)
+    cause = re.sub(r"Expected an? typing\.Literal\[(.*?)\]", r"Expected one of \1", cause)
+    return cause[1:-1] if re.fullmatch(r"'[^']*'|\"[^\"]*\"", cause) else cause
 
 
 def _is_a_sentence(error: Exception) -> bool:
-    """Whether the error was raised on purpose: by this project, or by the parser that makes its classes."""
-    frame = traceback.extract_tb(error.__traceback__)[-1]
-    parts = Path(frame.filename).parts
-    ours = any(name in parts for name in PACKAGES)
-    return "jsonargparse" in parts or (ours and (frame.line or "").startswith("raise"))
+    """Whether it was raised on purpose, by this project, or by what refuses the values of a configuration."""
+    frames = traceback.extract_tb(error.__traceback__)
+    last = Path(frames[-1].filename)
+    if "jsonargparse" in last.parts:
+        return True
+    ours = any(folder in last.parents for folder in OURS)
+    making = any(frame.name in MAKING for frame in frames)
+    return (ours or making) and (frames[-1].line or "").startswith("raise")
 
 
 def _as_list(value: Any) -> list[Any]:

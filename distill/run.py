@@ -4,10 +4,14 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
+from lightning.pytorch import LightningModule, Trainer
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning_utilities.core.rank_zero import rank_zero_only
@@ -19,6 +23,29 @@ def latest_checkpoint(runs: Path, version: str | None, which: str) -> Path | Non
     """The checkpoint ``best`` or ``last`` of the newest run in a folder of runs, or of the one version named."""
     found = runs.glob(f"{version or 'version_*'}/checkpoints/{which}.ckpt")
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
+
+
+def check_checkpoint(path: Path, *, continues: bool) -> None:
+    """Refuses what is no checkpoint of a run.
+
+    Args:
+        path: The file.
+        continues: Whether a fit is to go on from it, which takes more than weights.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is something else, or is damaged, or holds too little.
+    """
+    if not path.exists():
+        raise FileNotFoundError(f"there is no checkpoint {path}")
+    try:
+        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
+    except (RuntimeError, EOFError, UnpicklingError):
+        content = None
+    if not isinstance(content, dict) or "pytorch-lightning_version" not in content:
+        raise ValueError(f"{path} is no whole checkpoint of a run")
+    if continues and "optimizer_states" not in content:
+        raise ValueError(f"{path} holds weights only, but a fit goes on from all that last.ckpt holds")
 
 
 def run_folder(runs: Path, version: str | None, ckpt_path: str | Path | None) -> Path:
@@ -36,7 +63,7 @@ def run_folder(runs: Path, version: str | None, ckpt_path: str | Path | None) ->
     if version is not None:
         return runs / version
     if ckpt_path is not None and Path(ckpt_path).parent.name == "checkpoints":
-        return Path(ckpt_path).parents[1]
+        return Path(ckpt_path).absolute().parents[1]
     taken = [version_of(path) for path in runs.glob("version_*")]
     number = max((version for version in taken if isinstance(version, int)), default=-1) + 1
     while _is_first_rank():
@@ -51,7 +78,7 @@ def run_folder(runs: Path, version: str | None, ckpt_path: str | Path | None) ->
 def version_of(folder: Path) -> int | str:
     """What a logger takes as the version of a run: N for ``version_N``, else the folder's name."""
     number = folder.name.removeprefix("version_")
-    return int(number) if number.isdigit() and number != folder.name else folder.name
+    return int(number) if number.isdigit() and folder.name == f"version_{int(number)}" else folder.name
 
 
 def _is_first_rank() -> bool:
@@ -82,33 +109,118 @@ class _ContinuingWriter(ExperimentWriter):
     def __init__(self, log_dir: str, file_name: str) -> None:
         self.NAME_METRICS_FILE = file_name
         super().__init__(log_dir)
-        self._continued = False
+        self._latest: str | None = None
 
     def log_metrics(self, metrics_dict: dict[str, float], step: int | None = None) -> None:
-        if not self._continued:
+        if self._latest is None:
             self._keep_rows_before(step or 0)
-            self._continued = True
-        super().log_metrics(metrics_dict, step)
+        row = repr((sorted(metrics_dict.items()), step))  # as text, for NaN does not equal itself
+        if row != self._latest:  # LastCheckpoint has logged the end of the epoch already
+            super().log_metrics(metrics_dict, step)
+        self._latest = row
 
     def _keep_rows_before(self, step: int) -> None:
         path = Path(self.metrics_file_path)
-        if not path.is_file():
-            return
-        with path.open(newline="") as file:
-            reader = csv.DictReader(file)
-            self.metrics_keys = list(reader.fieldnames or [])
-            rows = [row for row in reader if int(row["step"]) < step]
-        with written_whole(path) as draft, draft.open("w", newline="") as file:
-            writer = csv.DictWriter(file, fieldnames=self.metrics_keys)
-            writer.writeheader()
-            writer.writerows(rows)
+        if path.is_file():
+            rows, self.metrics_keys = _read(path)
+            rows = [row for row in rows if (row["step"] or "").isdigit() and int(row["step"]) < step]
+            _write(path, rows, self.metrics_keys)
+
+    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
+        """As Lightning's, but whole or not at all."""
+        path = Path(self.metrics_file_path)
+        _write(path, _read(path)[0], fieldnames)
 
     def _check_log_dir_exists(self) -> None:
         """Unlike Lightning's, deletes nothing."""
 
 
+def _read(path: Path) -> tuple[list[dict[str, str]], list[str]]:
+    with path.open(newline="") as file:
+        reader = csv.DictReader(file)
+        return list(reader), list(reader.fieldnames or [])
+
+
+def _write(path: Path, rows: list[dict[str, str]], columns: list[str]) -> None:
+    with written_whole(path) as draft, draft.open("w", newline="") as file:
+        writer = csv.DictWriter(file, columns)
+        writer.writeheader()
+        writer.writerows(rows)
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps ``checkpoints/best.ckpt``: the weights of the epoch that is best by a metric.
+
+    Args:
+        folder: The run's folder.
+        monitor: The metric.
+        mode: ``max`` or ``min``.
+    """
+
+    def __init__(self, folder: Path, monitor: str, mode: str) -> None:
+        super().__init__(
+            folder / "checkpoints",
+            "best",
+            monitor=monitor,
+            mode=mode,
+            save_weights_only=True,
+            enable_version_counter=False,
+        )
+
+
+class LastCheckpoint(ModelCheckpoint):
+    """Keeps ``checkpoints/last.ckpt``, from which a fit goes on as if it had never stopped.
+
+    It is written when an epoch ends. Two things that Lightning does only after that, and not when the fit goes on, are
+    done here: the epoch's row in ``metrics.csv``, and the step of a schedule that waits for a plateau.
+
+    Args:
+        folder: The run's folder.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        super().__init__(folder / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False)
+        self._plateaus: list[float | None] = []
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Writes the row, then the checkpoint."""
+        seen = trainer.callback_metrics
+        self._plateaus = [
+            float(seen[config.monitor]) if config.reduce_on_plateau and config.monitor in seen else None
+            for config in trainer.lr_scheduler_configs
+        ]
+        _log_end_of_epoch(trainer)
+        super().on_train_epoch_end(trainer, pl_module)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Makes up for the step on a plateau."""
+        super().on_train_start(trainer, pl_module)
+        for config, value in zip(trainer.lr_scheduler_configs, self._plateaus, strict=False):
+            if value is not None:
+                pl_module.lr_scheduler_step(config.scheduler, value)
+        self._plateaus = []
+
+    def state_dict(self) -> dict[str, Any]:
+        """As of Lightning, and what the plateau is told by."""
+        return super().state_dict() | {"plateaus": self._plateaus}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        """As of Lightning, and what the plateau is told by."""
+        super().load_state_dict(state_dict)
+        self._plateaus = state_dict["plateaus"]
+
+
+def _log_end_of_epoch(trainer: Trainer) -> None:
+    metrics = convert_tensors_to_scalars(trainer._logger_connector.metrics["log"])
+    step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
+    for logger in trainer.loggers:
+        if isinstance(logger, MetricsCSV) and metrics:
+            logger.log_metrics({"epoch": trainer.current_epoch, **metrics}, step)
+            logger.save()
+
+
 class WholeFileCheckpointIO(TorchCheckpointIO):
-    """Lightning's checkpoint files, but a kill while one is written leaves the previous one whole.
+    """Lightning's checkpoint files, but written whole or not at all, and read without running code from them.
 
     Lightning writes to the system's temporary folder and moves the file, which copies it where that folder lies on
     another disk.
@@ -121,3 +233,9 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
             return
         with written_whole(path) as draft:
             torch.save(checkpoint, draft)
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Reads plain data only, unless ``weights_only`` is false."""
+        return super().load_checkpoint(path, map_location, weights_only is not False)

@@ -5,10 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import logging
-import os
 import re
 import shutil
 import time
+import traceback
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -17,6 +17,7 @@ from typing import Any, Literal
 
 import torch
 import yaml
+from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
 from distill.atomic import written_whole
@@ -41,7 +42,8 @@ class Study:
         rows: What sets each row apart, by the row's name; mostly ``model``.
         teacher: What sets the teacher's run apart; without it rows that need a teacher name their own checkpoint.
         columns: What sets each column apart, by the column's name; mostly ``data``.
-        seeds: The seeds of the runs, or how many, counted from 0.
+        seeds: The seeds of the runs, or how many, counted from 0. A data module with an argument ``seed`` is given the
+            same one, so that every seed is new data as well, unless base, row or column set it.
         reference: The row that the others are compared with: the student without distillation.
         scores: The columns of numbers in the table, the most important first.
         name: The study's folder is ``logs_dir/name``.
@@ -49,7 +51,8 @@ class Study:
         workers: How many runs train at once.
         cluster: Where runs train: in ``workers`` processes of this machine; as an array of SLURM jobs, one for each
             column and seed; or, to try that out, as such jobs on this machine (``local``).
-        slurm: Parameters of the jobs by submitit's names, such as ``slurm_partition`` and ``timeout_min``.
+        slurm: Parameters of the jobs by submitit's names, such as ``slurm_partition`` and ``timeout_min`` (a day
+            unless said otherwise).
     """
 
     base: dict
@@ -66,6 +69,11 @@ class Study:
     slurm: dict[str, Any] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
+        for part in ("rows", "columns", "scores", "seeds"):
+            if not getattr(self, part):
+                raise ValueError(f"a study needs {part}, got {getattr(self, part)!r}")
+        if len(set(self.all_seeds)) < len(self.all_seeds):
+            raise ValueError(f"every seed must be named once, got {self.seeds}")
         if self.reference is not None and self.reference not in self.rows:
             raise ValueError(f"reference {self.reference!r} is no row; the rows are {', '.join(map(repr, self.rows))}")
         if self.teacher is not None and "teacher" in self.rows:
@@ -78,6 +86,11 @@ class Study:
         """Where the runs and the tables are written."""
         return Path(self.logs_dir, self.name)
 
+    @property
+    def all_seeds(self) -> list[int]:
+        """The seeds one by one."""
+        return self.seeds if isinstance(self.seeds, list) else list(range(self.seeds))
+
 
 @dataclass(frozen=True)
 class Cell:
@@ -89,7 +102,8 @@ class Cell:
     folder: Path
     configs: tuple[Path, ...]
     fingerprint: str
-    threads: int
+    seeds_data: bool
+    threads: int | None
     teacher: Cell | None = None
 
     def arguments(self) -> list[str]:
@@ -97,8 +111,10 @@ class Cell:
         study, name = self.folder.parents[2], self.folder.parent.relative_to(self.folder.parents[2])
         arguments = [part for path in self.configs for part in ("--config", str(path))]
         arguments += ["--seed_everything", str(self.seed), "--logs_dir", str(study), "--name", str(name)]
-        arguments += ["--version", self.folder.name]
+        arguments += ["--version", self.folder.name, "--trainer.default_root_dir", str(self.folder)]
         arguments += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+        if self.seeds_data:
+            arguments += ["--data.init_args.seed", str(self.seed)]
         if self.teacher is not None:
             arguments += ["--model.init_args.teacher_checkpoint", str(self.teacher.best)]
         return arguments
@@ -122,12 +138,11 @@ def study(arguments: list[str]) -> None:
     """Runs what a study file describes and writes its tables and its figure beside the runs.
 
     Runs that have a result already are not repeated, so a study that was stopped goes on. One that fails is named in
-    the table with its error; the others go on.
+    the table with its error, of which ``error.txt`` in its folder tells more; the others go on.
 
     Args:
         arguments: The command line after ``study``; see ``python train.py study --help``.
     """
-    _be_quiet()
     parser = Parser(prog="train.py study", description="Trains a grid of runs and prints one table.")
     parser.add_argument("--config", action="config", help="The study file.")
     parser.add_class_arguments(Study)
@@ -136,13 +151,15 @@ def study(arguments: list[str]) -> None:
     plan = Study(**fields | {"scores": [Score(**score) for score in fields["scores"]]})
     cells = plan_cells(plan)
     to_run = cells_to_run(cells)
+    for cell in to_run:
+        (cell.folder / "result.json").unlink(missing_ok=True)  # or an old error would pass for a new one
     with Progress(SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn()) as progress:
         bar = progress.add_task(plan.name, total=len(cells), completed=len(cells) - len(to_run))
         for cell, error in _train_on_cluster(plan, to_run) if plan.cluster else _train_here(plan, to_run):
-            progress.update(bar, advance=1, description=str(cell))
+            progress.update(bar, advance=1, description=escape(str(cell)))
             if error is not None:
-                progress.console.print(f"{cell} failed: {error}", style="red")
-                _write_result(cell, {"error": str(error)})
+                progress.console.print(f"{cell} failed: {error}", style="red", markup=False)
+                _write_result(cell, {"error": error})
     write_tables([_line(cell) for cell in cells], plan.scores, plan.reference, plan.folder)
 
 
@@ -153,33 +170,38 @@ def plan_cells(plan: Study) -> list[Cell]:
         ConfigurationError: A row, a column or the teacher is no configuration of a fit; names it.
         ValueError: Two rows or columns would share a folder.
     """
-    parts = {"base": plan.base, **{f"columns/{name}": part for name, part in plan.columns.items()}}
     rows = ({"teacher": plan.teacher} if plan.teacher is not None else {}) | plan.rows
-    parts |= {f"rows/{name}": part for name, part in rows.items()}
-    files = {name: plan.folder / "configs" / f"{_file_name(name)}.yaml" for name in parts}
-    if len(set(files.values())) < len(files):
-        raise ValueError("two rows or two columns have names that differ only in special characters: rename one")
+    for names in (rows, plan.columns):
+        if len({_file_name(name) for name in names}) < len(names):
+            raise ValueError(f"of {', '.join(map(repr, names))} two differ only in special characters: rename one")
+    parts = {"base": plan.base}
+    parts |= {f"columns/{_file_name(name)}": part for name, part in plan.columns.items()}
+    parts |= {f"rows/{_file_name(name)}": part for name, part in rows.items()}
+    files = {name: plan.folder / "configs" / f"{name}.yaml" for name in parts}
     for name, path in files.items():
         with written_whole(path) as draft:
             draft.write_text(yaml.safe_dump(parts[name], sort_keys=False))
-    seeds = plan.seeds if isinstance(plan.seeds, list) else list(range(plan.seeds))
     cells = []
     for column, part in plan.columns.items():
         teachers: dict[int, Cell] = {}
         for row in rows:
-            configs = tuple(files[name] for name in ("base", f"rows/{row}", f"columns/{column}"))
-            learns = row != "teacher" and _check(column, row, configs, has_teacher=plan.teacher is not None)
-            for seed in seeds:
-                teacher = teachers.get(seed) if learns else None
-                content = [plan.base, rows[row], part, seed, teacher.fingerprint if teacher else None]
+            merged = ("base", f"rows/{_file_name(row)}", f"columns/{_file_name(column)}")
+            configs = tuple(files[name] for name in merged)
+            config = _parse(column, row, configs)
+            learns = plan.teacher is not None and row != "teacher" and _lacks_teacher_weights(config.model)
+            seeds_data = "seed" in config.data.get("init_args", {}) and not _set_data_seed(plan.base, rows[row], part)
+            for seed in plan.all_seeds:
+                teacher = teachers[seed] if learns else None
+                content = [plan.base, rows[row], part, seed, seeds_data, teacher.fingerprint if teacher else None]
                 cell = Cell(
                     column=column,
                     row=row,
                     seed=seed,
-                    folder=plan.folder / _file_name(column or "runs") / _file_name(row) / f"seed_{seed}",
+                    folder=plan.folder / _file_name(column) / _file_name(row) / f"seed_{seed}",
                     configs=configs,
                     fingerprint=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16],
-                    threads=max(1, (os.cpu_count() or 1) // plan.workers),
+                    seeds_data=seeds_data,
+                    threads=None if plan.cluster else max(1, torch.get_num_threads() // plan.workers),
                     teacher=teacher,
                 )
                 if row == "teacher":
@@ -198,15 +220,18 @@ def cells_to_run(cells: list[Cell]) -> list[Cell]:
 def train(cell: Cell) -> None:
     """Fits and tests one cell and writes its ``result.json``; goes on from its last checkpoint if it was stopped."""
     _be_quiet()
-    torch.set_num_threads(cell.threads)
+    if cell.threads is not None:
+        torch.set_num_threads(cell.threads)
     started = time.monotonic()
     _clear_unless_same(cell)
-    cli = CLI(cell.arguments(), run=False)
-    last = cell.folder / "checkpoints" / "last.ckpt"
-    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if last.is_file() else None)
-    (scores,) = cli.trainer.test(datamodule=cli.datamodule, ckpt_path="best", verbose=False)
-    _write_result(cell, {"scores": dict(scores), "seconds": round(time.monotonic() - started, 2)})
-    last.unlink(missing_ok=True)
+    try:
+        scores = _fit_and_test(cell)
+    except Exception:
+        (cell.folder / "error.txt").write_text(traceback.format_exc())
+        raise
+    _write_result(cell, {"scores": scores, "seconds": round(time.monotonic() - started, 2)})
+    for name in ("error.txt", "checkpoints/last.ckpt"):
+        (cell.folder / name).unlink(missing_ok=True)
 
 
 def train_group(cells: list[Cell]) -> None:
@@ -218,6 +243,16 @@ def train_group(cells: list[Cell]) -> None:
             train(cell)
         except Exception as error:
             _write_result(cell, {"error": _sentence(error)})
+
+
+def _fit_and_test(cell: Cell) -> dict[str, float]:
+    cli = CLI(cell.arguments(), run=False)
+    last = cell.folder / "checkpoints" / "last.ckpt"
+    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if last.is_file() else None)
+    if not cell.best.is_file():
+        raise ValueError("no epoch was validated, so there is no best one: check_val_every_n_epoch exceeds max_epochs")
+    (scores,) = cli.trainer.test(datamodule=cli.datamodule, ckpt_path=str(cell.best), verbose=False)
+    return dict(scores)
 
 
 def _train_here(plan: Study, cells: list[Cell]) -> Iterator[tuple[Cell, str | None]]:
@@ -235,23 +270,31 @@ def _train_on_cluster(plan: Study, cells: list[Cell]) -> Iterator[tuple[Cell, st
     for cell in cells:
         groups.setdefault((cell.column, cell.seed), []).append(cell)
     executor = submitit.AutoExecutor(folder=plan.folder / "jobs", cluster=plan.cluster)
-    executor.update_parameters(**plan.slurm)
+    executor.update_parameters(**{"timeout_min": 24 * 60, **plan.slurm})
     jobs = dict(zip(executor.map_array(train_group, list(groups.values())), groups.values(), strict=True))
-    for job in submitit.helpers.as_completed(list(jobs)):
+    for job in submitit.helpers.as_completed(list(jobs), poll_frequency=1):
         error = job.exception()
         for cell in jobs[job]:
             result = cell.result() or {"error": _sentence(error) if error else "its job left no result"}
             yield cell, result.get("error")
 
 
-def _check(column: str, row: str, configs: tuple[Path, ...], *, has_teacher: bool) -> bool:
-    """Parses a cell's configuration; tells whether it takes the study's teacher."""
+def _parse(column: str, row: str, configs: tuple[Path, ...]) -> Any:
     arguments = [part for path in configs for part in ("--config", str(path))]
     try:
-        model = Configuration(arguments, run=False).config.model
+        return Configuration(arguments, run=False).config
     except ConfigurationError as error:
         raise ConfigurationError(f"row {row!r}, column {column!r}: {error}") from None
-    return has_teacher and "teacher_checkpoint" in model.init_args and model.init_args.teacher_checkpoint is None
+
+
+def _lacks_teacher_weights(model: Any) -> bool:
+    return "teacher_checkpoint" in model.init_args and model.init_args.teacher_checkpoint is None
+
+
+def _set_data_seed(*parts: dict) -> bool:
+    """Whether one of the parts of a configuration names the seed of the data."""
+    data = [part["data"] for part in parts if isinstance(part.get("data"), dict)]
+    return any("seed" in (part.get("init_args") or {}) for part in data)
 
 
 def _clear_unless_same(cell: Cell) -> None:
@@ -275,11 +318,12 @@ def _line(cell: Cell) -> dict[str, Any]:
 
 
 def _sentence(error: BaseException) -> str:
-    return one_line(str(error.args[0] if error.args else type(error).__name__))
+    message = one_line(str(error.args[0])) if error.args else ""
+    return message if " " in message else f"{type(error).__name__} {message}".strip()
 
 
 def _file_name(name: str) -> str:
-    return "/".join(re.sub(r"[^\w.+-]+", "_", part) for part in name.split("/", 1))
+    return re.sub(r"^\.|[^\w.+-]+", "_", name) or "runs"
 
 
 def _be_quiet() -> None:

@@ -9,6 +9,7 @@ from typing import Any
 import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from distill.atomic import written_whole
@@ -95,14 +96,15 @@ def write_tables(results: list[dict[str, Any]], scores: list[Score], reference: 
         summary.to_csv(draft, index=False)
     with written_whole(folder / "table.md") as draft:
         rules = ["---", "---", *["---:"] * (len(headings) - 2)]
-        table = "".join(f"| {' | '.join(cells)} |\n" for cells in [headings, rules, *lines])
+        escaped = [[cell.replace("|", r"\|") for cell in cells] for cells in [headings, rules, *lines]]
+        table = "".join(f"| {' | '.join(cells)} |\n" for cells in escaped)
         draft.write_text(table + "".join(f"\n{failure}\n" for failure in failures))
     with written_whole(folder / "figure.png") as draft:
         _figure(runs, summary, scores[0], reference).savefig(draft, dpi=150, bbox_inches="tight")
     console = Console()
     console.print(_rich_table(headings, lines, folder.name))
     for failure in failures:
-        console.print(failure, style="red")
+        console.print(failure, style="red", markup=False)
 
 
 def _cells(summary: pd.DataFrame, scores: list[Score], reference: str | None) -> tuple[list[str], list[list[str]]]:
@@ -133,11 +135,11 @@ def _number(value: Any, score: Score, sign: str = "") -> str:
 
 
 def _rich_table(headings: list[str], lines: list[list[str]], title: str) -> Table:
-    table = Table(title=title)
+    table = Table(title=escape(title))
     for position, heading in enumerate(headings):
-        table.add_column(heading, justify="left" if position < 2 else "right")
+        table.add_column(escape(heading), justify="left" if position < 2 else "right")
     for line, following in zip(lines, [*lines[1:], None], strict=True):
-        table.add_row(*line, end_section=following is None or following[0] != line[0])
+        table.add_row(*map(escape, line), end_section=following is None or following[0] != line[0])
     return table
 
 

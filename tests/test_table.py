@@ -1,0 +1,69 @@
+"""What a study shows of its runs."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+from PIL import Image
+
+from distill.table import Score, summarise, write_tables
+
+SCORES = [Score("test/accuracy", "accuracy [%]", scale=100, digits=1), Score("test/cmd", digits=2)]
+ACCURACIES = {"student": [0.5, 0.6, 0.7], "KD": [0.6, 0.8, 0.7]}
+
+
+def results() -> list[dict[str, Any]]:
+    return [
+        {"column": "noise 0", "row": row, "seed": seed, "test/accuracy": accuracy, "test/cmd": 0.25}
+        for row, accuracies in ACCURACIES.items()
+        for seed, accuracy in enumerate(accuracies)
+    ]
+
+
+def test_mean_sample_deviation_and_paired_difference() -> None:
+    summary = summarise(pd.DataFrame(results()), SCORES, "student").set_index("row")
+    difference = np.subtract(ACCURACIES["KD"], ACCURACIES["student"])
+    assert summary.loc["KD", "test/accuracy"] == pytest.approx(np.mean(ACCURACIES["KD"]))
+    assert summary.loc["KD", "test/accuracy std"] == pytest.approx(np.std(ACCURACIES["KD"], ddof=1))
+    assert summary.loc["KD", "difference"] == pytest.approx(difference.mean())
+    assert summary.loc["KD", "difference std"] == pytest.approx(difference.std(ddof=1))
+    assert pd.isna(summary.loc["student", "difference"])
+    assert summary.loc["KD", "runs"] == 3
+
+
+def test_differences_are_taken_over_the_seeds_that_both_have() -> None:
+    runs = pd.DataFrame(results())
+    runs = runs[(runs["row"] == "KD") | (runs["seed"] != 1)]
+    summary = summarise(runs, SCORES, "student").set_index("row")
+    assert summary.loc["KD", "difference"] == pytest.approx(np.mean([0.1, 0.0]))
+
+
+def test_files_hold_every_run_and_the_table(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tables(results(), SCORES, "student", tmp_path)
+    assert len(pd.read_csv(tmp_path / "results.csv")) == 6
+    assert len(pd.read_csv(tmp_path / "table.csv")) == 2
+    lines = (tmp_path / "table.md").read_text().splitlines()
+    assert lines[0] == "| setting | run | accuracy [%] | vs. student | cmd |"
+    assert lines[3] == "| noise 0 | KD | 70.0 ± 10.0 | +10.0 ± 10.0 | 0.25 |"
+    assert min(Image.open(tmp_path / "figure.png").size) > 150
+    assert "70.0 ± 10.0" in capsys.readouterr().out
+
+
+def test_failed_runs_are_named_and_do_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    failed = {"column": "noise 0", "row": "DKD", "error": "the student MLP cannot take x_b (2, 25)"}
+    part = {"column": "noise 0", "row": "KD", "seed": 3, "error": "its process died"}
+    write_tables([*results(), failed | {"seed": 0}, part], SCORES, "student", tmp_path)
+    table = (tmp_path / "table.md").read_text()
+    assert "| noise 0 | KD (1 failed) | 70.0 ± 10.0 |" in table
+    assert "| noise 0 | DKD (1 failed) | - | - | - |" in table
+    for text in (table, capsys.readouterr().out.replace("\n", " ")):
+        assert "the student MLP cannot take" in text
+
+
+def test_a_study_of_which_all_runs_failed_still_writes_its_files(tmp_path: Path) -> None:
+    write_tables([{"column": "", "row": "KD", "seed": 0, "error": "no"}], SCORES, "KD", tmp_path)
+    assert {path.name for path in tmp_path.iterdir()} == {"results.csv", "table.csv", "table.md", "figure.png"}
