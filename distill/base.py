@@ -455,7 +455,10 @@ class DistillationModule(Supervised, ABC):
         if any(id(parameter) in own for parameter in teacher.parameters()):
             raise ValueError("teacher and student share parameters: give the student a network of its own")
         if self.teacher_checkpoint is not None:
-            load_network(teacher, self.teacher_checkpoint)
+            try:
+                load_network(teacher, self.teacher_checkpoint)
+            except ValueError as error:
+                raise ValueError(f"the teacher_checkpoint {error}") from None
         teacher.eval().requires_grad_(False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> DistillationModule:

@@ -6,6 +6,7 @@ import os
 import re
 import sys
 import traceback
+import warnings
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -105,7 +106,10 @@ class CLI(LightningCLI):
         if command and self.config[command].ckpt_path:
             config = self.config[command]
             config.ckpt_path = self._find_checkpoint(command, config)
-        super()._parse_ckpt_path()
+            asked = config.model.class_path
+            super()._parse_ckpt_path()
+            if (saved := self.config[command].model.class_path) != asked:
+                raise ValueError(f"{config.ckpt_path} is a run of {saved}, but the configuration asks for {asked}")
 
     def _find_checkpoint(self, command: str, config: Any) -> str | None:
         which = str(config.ckpt_path)
@@ -198,6 +202,7 @@ def main(args: list[str] | None = None) -> None:
     Args:
         args: The command line; that of the process by default.
     """
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # of Lightning, on newer torch
     command, *rest = [*(sys.argv[1:] if args is None else args), ""]
     try:
         if command == "study":

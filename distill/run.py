@@ -40,7 +40,7 @@ def check_checkpoint(path: Path, *, continues: bool) -> None:
         raise FileNotFoundError(f"there is no checkpoint {path}")
     try:
         content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (RuntimeError, EOFError, UnpicklingError):
+    except (EOFError, OSError, RuntimeError, UnpicklingError):
         content = None
     if not isinstance(content, dict) or "pytorch-lightning_version" not in content:
         raise ValueError(f"{path} is no whole checkpoint of a run")

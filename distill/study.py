@@ -148,7 +148,7 @@ def study(arguments: list[str]) -> None:
     parser.add_class_arguments(Study)
     fields = parser.parse_args(arguments).as_dict()
     del fields["config"]
-    plan = Study(**fields | {"scores": [Score(**score) for score in fields["scores"]]})
+    plan = Study(**fields | {"scores": [_score(score) for score in fields["scores"]]})
     cells = plan_cells(plan)
     to_run = cells_to_run(cells)
     for cell in to_run:
@@ -161,6 +161,10 @@ def study(arguments: list[str]) -> None:
                 progress.console.print(f"{cell} failed: {error}", style="red", markup=False)
                 _write_result(cell, {"error": error})
     write_tables([_line(cell) for cell in cells], plan.scores, plan.reference, plan.folder)
+
+
+def _score(asked: Score | dict) -> Score:
+    return asked if isinstance(asked, Score) else Score(**asked)
 
 
 def plan_cells(plan: Study) -> list[Cell]:

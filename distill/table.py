@@ -82,11 +82,14 @@ def write_tables(results: list[dict[str, Any]], scores: list[Score], reference: 
         folder: Where the files are written, each whole or not at all.
     """
     runs = pd.DataFrame(results)
-    runs = runs.reindex(columns=[*runs, *(score.metric for score in scores if score.metric not in runs)])
+    logged = [name for name in runs if "/" in name]
+    missing = [score.metric for score in scores if score.metric not in runs]
+    runs = runs.reindex(columns=[*runs, *missing])
     summary = summarise(runs, scores, reference)
     headings, lines = _cells(summary, scores, reference)
-    failures = [
-        f"{line['column']} · {line['row']}: {line['failed']} failed: {line['error']}"
+    remarks = [f"no run logged {metric}; there are {', '.join(logged)}" for metric in missing if logged]
+    remarks += [
+        f"{' · '.join(filter(None, (line['column'], line['row'])))}: {line['failed']} failed: {line['error']}"
         for line in summary.to_dict("records")
         if line["failed"]
     ]
@@ -98,13 +101,13 @@ def write_tables(results: list[dict[str, Any]], scores: list[Score], reference: 
         rules = ["---", "---", *["---:"] * (len(headings) - 2)]
         escaped = [[cell.replace("|", r"\|") for cell in cells] for cells in [headings, rules, *lines]]
         table = "".join(f"| {' | '.join(cells)} |\n" for cells in escaped)
-        draft.write_text(table + "".join(f"\n{failure}\n" for failure in failures))
+        draft.write_text(table + "".join(f"\n{remark}\n" for remark in remarks))
     with written_whole(folder / "figure.png") as draft:
         _figure(runs, summary, scores[0], reference).savefig(draft, dpi=150, bbox_inches="tight")
     console = Console()
     console.print(_rich_table(headings, lines, folder.name))
-    for failure in failures:
-        console.print(failure, style="red", markup=False)
+    for remark in remarks:
+        console.print(remark, style="red", markup=False)
 
 
 def _cells(summary: pd.DataFrame, scores: list[Score], reference: str | None) -> tuple[list[str], list[list[str]]]:
@@ -157,7 +160,7 @@ def _figure(runs: pd.DataFrame, summary: pd.DataFrame, score: Score, reference: 
         for position, row in enumerate(rows):
             colour = "0.3" if row in (reference, "teacher") else "tab:blue"
             panel.errorbar(means[row], position, xerr=stds.fillna(0)[row], fmt="o", color=colour, capsize=3)
-        if reference is not None:
+        if reference in rows:
             panel.axvline(means[reference], color="0.3", linestyle="--", linewidth=1)
         panel.set(title=column, xlabel=score.heading, yticks=range(len(rows)), yticklabels=rows)
         panel.grid(axis="x", alpha=0.3)

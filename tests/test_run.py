@@ -29,6 +29,10 @@ from distill.run import (
 from tests.toys import ToyData, make, quiet_trainer
 
 
+class KilledError(RuntimeError):
+    """Stands for a kill."""
+
+
 def test_runs_that_start_at_once_have_folders_of_their_own(tmp_path: Path) -> None:
     with ThreadPoolExecutor(8) as pool:
         folders = list(pool.map(lambda _: run_folder(tmp_path, None, None), range(24)))
@@ -75,9 +79,14 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
         draft.write_text("old")
         assert not path.exists()
         assert draft.suffix == ".csv"
-    with pytest.raises(RuntimeError, match="in the middle"), written_whole(path) as draft:
-        draft.write_text("ne")
-        raise RuntimeError("in the middle")
+
+    def stop_in_the_middle() -> None:
+        with written_whole(path) as draft:
+            draft.write_text("ne")
+            raise KilledError
+
+    with pytest.raises(KilledError):
+        stop_in_the_middle()
     assert path.read_text() == "old"
     assert [file.name for file in path.parent.iterdir()] == ["table.csv"]
 
@@ -98,7 +107,7 @@ def rows_of(folder: Path) -> list[dict[str, str]]:
         return list(csv.DictReader(file))
 
 
-def log(folder: Path, *rows: tuple[int, dict[str, float]]) -> None:
+def log(folder: Path, *rows: tuple[int, dict[str, Tensor | float]]) -> None:
     """As a process that ends after these rows."""
     logger = MetricsCSV(folder, "metrics.csv")
     for step, metrics in rows:
@@ -136,10 +145,6 @@ def test_the_same_row_twice_is_one_row(tmp_path: Path) -> None:
     assert [row["step"] for row in rows_of(tmp_path)] == ["4", "5"]
 
 
-class Pause(RuntimeError):
-    """Stands for a kill."""
-
-
 class KilledAfter(LastCheckpoint):
     """Stops a fit at the worst time: the checkpoint of an epoch is written, and what follows it is not done."""
 
@@ -148,7 +153,7 @@ class KilledAfter(LastCheckpoint):
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         super().on_train_epoch_end(trainer, pl_module)
         if trainer.current_epoch == self.epoch:
-            raise Pause
+            raise KilledError
 
     @property
     def state_key(self) -> str:
@@ -174,7 +179,7 @@ def fit(folder: Path, schedule: Any, *, stop_after: int = -1, goes_on: bool = Fa
 
 SCHEDULES = {
     "by epochs": lambda optimizer: torch.optim.lr_scheduler.StepLR(optimizer, 2, 0.5),
-    "on a plateau": lambda optimizer: ReduceLROnPlateau(optimizer, monitor="train/loss", factor=0.5, patience=0),
+    "on a plateau": lambda optimizer: ReduceLROnPlateau(optimizer, monitor="val/accuracy", factor=0.5, patience=0),
 }
 
 
@@ -184,7 +189,7 @@ def test_a_kill_right_after_the_checkpoint_loses_no_row_and_no_step_of_the_sched
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = fit(whole, SCHEDULES[schedule])
-    with pytest.raises(Pause):
+    with pytest.raises(KilledError):
         fit(parts, SCHEDULES[schedule], stop_after=2)
     torch.rand(3)
     resumed = fit(parts, SCHEDULES[schedule], goes_on=True)

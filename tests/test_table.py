@@ -67,3 +67,34 @@ def test_failed_runs_are_named_and_do_not_count(tmp_path: Path, capsys: pytest.C
 def test_a_study_of_which_all_runs_failed_still_writes_its_files(tmp_path: Path) -> None:
     write_tables([{"column": "", "row": "KD", "seed": 0, "error": "no"}], SCORES, "KD", tmp_path)
     assert {path.name for path in tmp_path.iterdir()} == {"results.csv", "table.csv", "table.md", "figure.png"}
+
+
+def test_runs_without_one_of_the_scores_have_a_dash_there(tmp_path: Path) -> None:
+    alone = [{"column": "noise 0", "row": "teacher", "seed": seed, "test/accuracy": 0.9} for seed in range(3)]
+    write_tables([*alone, *results()], SCORES, "student", tmp_path)
+    assert "| noise 0 | teacher | 90.0 ± 0.0 | - | - |" in (tmp_path / "table.md").read_text()
+
+
+def test_a_single_seed_has_no_deviation(tmp_path: Path) -> None:
+    write_tables([run for run in results() if run["seed"] == 0], SCORES, "student", tmp_path)
+    assert "| noise 0 | KD | 60.0 | +10.0 | 0.25 |" in (tmp_path / "table.md").read_text()
+
+
+def test_a_score_that_no_run_logged_is_named_with_those_there_are(tmp_path: Path) -> None:
+    write_tables(results(), [*SCORES, Score("test/acuracy")], "student", tmp_path)
+    table = (tmp_path / "table.md").read_text()
+    assert "no run logged test/acuracy; there are test/accuracy, test/cmd" in table
+
+
+def test_a_reference_without_runs_leaves_the_differences_empty(tmp_path: Path) -> None:
+    write_tables(results(), SCORES, "nobody", tmp_path)
+    assert "| noise 0 | KD | 70.0 ± 10.0 | - | 0.25 |" in (tmp_path / "table.md").read_text()
+
+
+def test_names_and_errors_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    odd = {"column": "noise 0", "row": "a|b [red]", "seed": 0, "error": "keys [bold] and [/x] differ"}
+    write_tables([*results(), odd], SCORES, "student", tmp_path)
+    assert r"| noise 0 | a\|b [red] (1 failed) |" in (tmp_path / "table.md").read_text()
+    printed = capsys.readouterr().out
+    assert "keys [bold] and [/x] differ" in printed
+    assert "a|b [red]" in printed
