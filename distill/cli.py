@@ -211,20 +211,23 @@ def main(args: list[str] | None = None) -> None:
             study(rest[:-1])
         else:
             CLI(args)
+    except KeyboardInterrupt:
+        sys.stderr.write("stopped\n")
+        sys.exit(130)
     except ConfigurationError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
     except (FileNotFoundError, KeyError, MisconfigurationException, TypeError, ValueError) as error:
         if not _is_a_sentence(error):
             raise
-        sys.stderr.write(f"error: {one_line(str(error.args[0]))}\n")
+        sys.stderr.write(f"error: {one_line(str(error.args[0] if error.args else error))}\n")
         sys.exit(1)
 
 
 def one_line(message: str) -> str:
     """The keys, the causes and the value in jsonargparse's tree of errors; other messages as they are, on one line."""
     keys, causes, value = [], [], ""
-    for line in (line.strip(" -") for line in message.splitlines()):
+    for line in (line.strip(" -\t") for line in message.splitlines()):
         if match := re.match(r'Parser key "([^"]+)":\s*(.*)', line):
             keys.append(match[1])
             line = match[2]
@@ -233,7 +236,7 @@ def one_line(message: str) -> str:
         elif line and not NOISE.match(line):
             causes.append(_readable(line))
     whole = "; ".join(dict.fromkeys(causes)).replace(":;", ":") or " ".join(message.split())
-    if value and value not in whole:
+    if value and not re.search(rf"(?<!\w){re.escape(value)}(?!\w)", whole):
         whole += f". Got value: {value}"
     return ": ".join(filter(None, (".".join(keys), whole)))
 

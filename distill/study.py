@@ -231,7 +231,8 @@ def train(cell: Cell) -> None:
     try:
         scores = _fit_and_test(cell)
     except Exception:
-        (cell.folder / "error.txt").write_text(traceback.format_exc())
+        with written_whole(cell.folder / "error.txt") as draft:
+            draft.write_text(traceback.format_exc())
         raise
     _write_result(cell, {"scores": scores, "seconds": round(time.monotonic() - started, 2)})
     for name in ("error.txt", "checkpoints/last.ckpt"):

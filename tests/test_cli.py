@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import re
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -12,6 +15,7 @@ import torch
 import yaml
 from torch import Tensor, nn
 
+from datamodules import MNISTM
 from distill import Classification
 from distill.cli import CLI, main, one_line
 from distill.methods import KD, PSSM
@@ -22,10 +26,24 @@ QUIET = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summa
 
 
 class Broken(nn.Module):
-    """A network with a fault of its own."""
+    """A network with a fault of its own, in ``__init__`` or later."""
+
+    def __init__(self, fault: str) -> None:
+        super().__init__()
+        if fault == "init":
+            raise ValueError(f"fault must be another, got {fault}")
+        self.fault = fault
 
     def forward(self, x: Tensor) -> Tensor:
-        return x.no_such_attribute  # type: ignore[no-any-return,attr-defined]
+        if self.fault == "attribute":
+            return x.no_such_attribute  # type: ignore[no-any-return,attr-defined]
+        if self.fault == "library":
+            sample: Tensor = torch.distributions.Normal(x, -torch.ones_like(x)).sample()
+            return sample
+        raise ValueError("no value of the configuration is to blame for this")
+
+
+BROKEN = ["--model.student", f"{__name__}.Broken", "--model.student.fault"]
 
 
 @pytest.fixture(scope="module")
@@ -71,6 +89,32 @@ def test_predictions_are_one_line_a_test_sample_in_order(runs: Path) -> None:
     assert (table["target"] == table["prediction"]).mean() == pytest.approx(scores["test/accuracy"].dropna().iloc[0])
 
 
+def test_best_stands_for_the_checkpoint_of_the_newest_run_with_its_hyper_parameters(runs: Path) -> None:
+    scores = runs / "mnistm/dkd_pssm/version_0/test.csv"
+    before = scores.read_text()
+    scores.unlink()
+    main(["test", "--config", STUDENT, "--ckpt_path", "best", "--logs_dir", str(runs), *QUIET])
+    assert scores.read_text() == before
+
+
+def test_fit_yaml_repeats_the_run(runs: Path, tmp_path: Path) -> None:
+    run = runs / "mnistm/teacher/version_0"
+    main(["fit", "--config", str(run / "fit.yaml"), "--logs_dir", str(tmp_path)])
+    for name in ("metrics.csv", "fit.yaml"):
+        text = (tmp_path / "mnistm/teacher/version_0" / name).read_text()
+        assert text == (run / name).read_text().replace(str(runs), str(tmp_path))
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_fit_yaml_of_a_continued_run_repeats_it_from_its_start(runs: Path) -> None:
+    run = runs / "mnistm/teacher/version_0"
+    metrics = (run / "metrics.csv").read_text()
+    common = ["--logs_dir", str(runs), "--trainer.max_epochs", "1", *QUIET]
+    main(["fit", "--config", TEACHER, "--ckpt_path", "last", *common])
+    assert yaml.safe_load((run / "fit.yaml").read_text())["ckpt_path"] is None
+    assert (run / "metrics.csv").read_text() == metrics  # there was no epoch left
+
+
 def test_predict_needs_no_teacher_file(runs: Path, tmp_path: Path) -> None:
     checkpoint = torch.load(runs / "mnistm/dkd_pssm/version_0/checkpoints/best.ckpt", weights_only=True)
     checkpoint["hyper_parameters"]["teacher_checkpoint"] = "gone.ckpt"
@@ -89,53 +133,128 @@ def test_a_checkpoint_of_the_command_line_rebuilds_its_module(runs: Path) -> Non
     assert torch.equal(module.state_dict()["network.classifier.weight"], trained["network.classifier.weight"])
     assert module.teacher is not None
     assert torch.equal(module.teacher.state_dict()["classifier.weight"], teacher["network.classifier.weight"])
+    data = MNISTM()
+    data.setup()
+    with torch.no_grad():
+        predictions = torch.cat([module.eval()(batch["image_b"]).argmax(1) for batch in data.predict_dataloader()])
+    assert predictions.tolist() == list(pd.read_csv(path.parents[1] / "predictions.csv")["prediction"])
 
 
 def test_a_checkpoint_from_python_keeps_plain_hyper_parameters_and_no_modules(tmp_path: Path) -> None:
     trainer = quiet_trainer(tmp_path, max_epochs=1)
-    trainer.fit(make("KD", hard_weight=0.5), ToyData())
+    trainer.fit(make("KD", hard_weight=0.5, temperature=7.5), ToyData())
     trainer.save_checkpoint(tmp_path / "kd.ckpt")
     saved = torch.load(tmp_path / "kd.ckpt", weights_only=True)["hyper_parameters"]
     assert saved["hard_weight"] == 0.5
     assert not {"teacher", "student", "task", "optimizer"} & set(saved)
     networks: dict[str, Any] = {"teacher": Net(10).eval(), "student": Net(4), "task": Classification(4)}
-    assert KD.load_from_checkpoint(tmp_path / "kd.ckpt", **networks).hard_weight == 0.5
+    module = KD.load_from_checkpoint(tmp_path / "kd.ckpt", **networks)
+    assert (module.hard_weight, module.temperature) == (0.5, 7.5)
 
 
+# what is noticed while the configuration is read or its classes are made: nothing else is printed
 WRONG = {
-    "a typo in a key": (["--model.init_args.alhpa", "3"], "alhpa"),
-    "an unknown class": (["--model.class_path", "distill.methods.DKDD"], "DKDD"),
-    "a wrong type": (["--model.init_args.alpha", "abc"], "alpha.*abc"),
-    "an unknown choice": (["--model.init_args.reading", "foo"], "reading.*foo"),
+    "a typo in a key": (["--model.init_args.alhpa", "3"], "model.*alhpa"),
     "a typo in a network": (["--model.init_args.teacher.init_args.in_featurez", "4"], "teacher.*in_featurez"),
     "a typo of the trainer": (["--trainer.max_epochz", "3"], "max_epochz"),
+    "a key cut short": (["--trainer.max_epoch", "3"], "--trainer.max_epoch 3"),
+    "an unknown class": (["--model.class_path", "distill.methods.DKDD"], "'distill.methods' has no attribute 'DKDD'"),
+    "an unknown network": (["--model.student", "distill.models.MPL"], "student: .*'distill.models.MPL'"),
+    "an unknown optimiser": (["--model.optimizer", "torch.optim.Adma"], "optimizer: .*'Adma'"),
+    "a class of another kind": (["--model.student", "torch.optim.SGD"], "student: .* of Module.*torch.optim.SGD"),
+    "an unknown callback": (["--trainer.callbacks+=callbacks.Tracker"], "trainer.callbacks: .*'Tracker'"),
+    "a wrong type": (["--model.init_args.alpha", "abc"], "alpha: Expected float. Got value: abc"),
+    "a wrong type of the trainer": (["--trainer.max_epochs", "x"], "trainer.max_epochs: Expected int. Got value: x"),
+    "an unknown choice": (["--model.init_args.reading", "foo"], "reading: Expected one of 'text', .* Got value: foo"),
     "a missing file": (["--config", "nofile.yaml"], "nofile.yaml"),
     "a missing teacher": (["--model.teacher_checkpoint", "nofile.ckpt"], "there is no checkpoint nofile.ckpt"),
+    "a teacher that is none": (["--model.teacher_checkpoint", "README.md"], "README.md is not a file of plain weights"),
     "a wrong value": (["--data.init_args.noise_level", "-1"], "noise_level .* -1"),
+    "a wrong value of a task": (["--model.task.num_classes", "1"], "num_classes must be at least 2, got 1"),
+    "a wrong value of a user's class": ([*BROKEN, "init"], "fault must be another, got init"),
+    "a wrong value of the trainer": (["--trainer.accelerator", "foo"], "accelerator='foo'"),
+    "a missing checkpoint": (["--ckpt_path", "no/last.ckpt"], "there is no checkpoint no/last.ckpt"),
+    "a checkpoint that is none": (["--ckpt_path", "README.md"], "README.md is no whole checkpoint"),
+}
+# Lightning has said a word before these
+WRONG_LATER = {
+    "a share that is none": (["--trainer.limit_val_batches", "3.5"], "3.5 for limit_val_batches"),
     "a wrong layer": (["--model.init_args.student_layers", "[foo]"], "no layer 'foo'"),
     "a missing modality": (["--model.init_args.student_inputs", "[radar]"], "no modality 'radar'"),
-    "no checkpoint to test": (["--ckpt_path", "last"], "no run with a checkpoint last"),
+    "a wrong rate": (["--model.optimizer.lr", "-1"], "learning rate: -1"),
 }
 
 
-@pytest.mark.parametrize("case", WRONG)
+@pytest.mark.parametrize("case", [*WRONG, *WRONG_LATER])
 @pytest.mark.filterwarnings("ignore:the teacher .* has random weights")
-def test_what_the_user_can_mend_is_one_line(case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    arguments, sentence = WRONG[case]
-    command = "test" if "--ckpt_path" in arguments else "fit"
+def test_what_the_user_can_mend_is_one_line(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.delenv("JSONARGPARSE_DEBUG", raising=False)
+    arguments, sentence = (WRONG | WRONG_LATER)[case]
     with pytest.raises(SystemExit) as exit_:
-        main([command, "--config", STUDENT, "--logs_dir", str(tmp_path), *QUIET, *arguments])
+        main(["fit", "--config", STUDENT, "--logs_dir", str(tmp_path), *QUIET, *arguments])
     assert exit_.value.code in (1, 2)
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    lines = capsys.readouterr().err.splitlines()
+    if case in WRONG_LATER:
+        lines = [line for line in lines if line.startswith("error: ")]
+    (line,) = lines
     assert re.search(sentence, line)
     assert len(line) < 300
 
 
+@pytest.mark.parametrize(
+    ("text", "sentence"),
+    [
+        ("model: {init_args: {alhpa: 3}}", "alhpa"),
+        ("modle: {class_path: distill.methods.KD}", "modle"),
+        ("model: {init_args: {student: {init_args: {hiden: [3]}}}}", "student: Option 'hiden' is not accepted"),
+        ("model: {init_args: {optimizer: {init_args: {rate: 3}}}}", "optimizer: Option 'rate' is not accepted"),
+        ("trainer: {callbacks: [{class_path: callbacks.DivergenceTracker, init_args: {moment: 2}}]}", "moment"),
+        ("data: {init_args: {noise_level: much}}", "noise_level: Expected float. Got value: much"),
+        ("model: {", "Problems parsing config"),
+    ],
+)
+def test_what_is_wrong_in_a_file_is_one_line(
+    text: str, sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "more.yaml").write_text(text)
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", "--config", STUDENT, "--config", str(tmp_path / "more.yaml")])
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert sentence in line
+    assert len(line) < 300
+
+
+def test_a_process_says_nothing_but_that_line_and_exits_with_an_error() -> None:
+    command = [sys.executable, "train.py", "fit", "--config", STUDENT, "--model.alhpa", "3"]
+    environment = {name: value for name, value in os.environ.items() if name != "JSONARGPARSE_DEBUG"}
+    ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
+    assert ended.returncode == 2
+    assert (ended.stdout, ended.stderr) == ("", "error: model: Option 'alhpa' is not accepted\n")
+
+
+def test_a_checkpoint_to_test_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["test", "--config", STUDENT, "--logs_dir", str(tmp_path), "--ckpt_path", "best"])
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == f"error: there is no run with a checkpoint best.ckpt under {tmp_path}/mnistm/dkd_pssm"
+
+
+def test_a_fit_does_not_go_on_from_weights_alone(runs: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--config", STUDENT, "--logs_dir", str(runs), "--ckpt_path", "best"])
+    assert "best.ckpt holds weights only" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(
+    ("fault", "error"), [("attribute", AttributeError), ("value", ValueError), ("library", ValueError)]
+)
 @pytest.mark.filterwarnings("ignore:the teacher .* has random weights")
-def test_a_fault_in_a_users_class_keeps_its_traceback(tmp_path: Path) -> None:
-    broken = ["--model.init_args.student", f"{Broken.__module__}.Broken"]
-    with pytest.raises(AttributeError, match="no_such_attribute"):
-        main(["fit", "--config", STUDENT, "--logs_dir", str(tmp_path), *QUIET, *broken])
+def test_a_fault_in_a_users_class_keeps_its_traceback(fault: str, error: type[Exception], tmp_path: Path) -> None:
+    with pytest.raises(error):
+        main(["fit", "--config", STUDENT, "--logs_dir", str(tmp_path), *QUIET, *BROKEN, fault])
 
 
 def test_configurations_merge_from_left_to_right_and_callbacks_append(
@@ -145,13 +264,15 @@ def test_configurations_merge_from_left_to_right_and_callbacks_append(
     first.write_text("model: {init_args: {alpha: 3}}\ntrainer: {max_epochs: 7}\n")
     second.write_text("trainer: {max_epochs: 8, callbacks+: [{class_path: callbacks.PredictionWriter}]}\n")
     configs = [part for path in (STUDENT, first, second) for part in ("--config", str(path))]
-    with pytest.raises(SystemExit):
-        main(["fit", *configs, "--print_config"])
+    more = "--trainer.callbacks+=lightning.pytorch.callbacks.DeviceStatsMonitor"
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", *configs, more, "--print_config"])
+    assert exit_.value.code == 0
     merged = yaml.safe_load(capsys.readouterr().out)
     assert merged["model"]["init_args"]["alpha"] == 3
     assert merged["trainer"]["max_epochs"] == 8
     names = [callback["class_path"].rpartition(".")[2] for callback in merged["trainer"]["callbacks"]]
-    assert names == ["DivergenceTracker", "StudentExport", "PredictionWriter"]
+    assert names == ["DivergenceTracker", "StudentExport", "PredictionWriter", "DeviceStatsMonitor"]
 
 
 def test_help_of_a_method_tells_its_hyper_parameters(capsys: pytest.CaptureFixture[str]) -> None:
@@ -162,12 +283,40 @@ def test_help_of_a_method_tells_its_hyper_parameters(capsys: pytest.CaptureFixtu
         assert option in out
 
 
-def test_arguments_of_one_optimiser_do_not_leak_into_another(tmp_path: Path) -> None:
-    arguments = ["--config", STUDENT, "--logs_dir", str(tmp_path), "--model.init_args.optimizer", "torch.optim.SGD"]
-    cli = CLI([*arguments, "--model.init_args.optimizer.init_args.lr", "0.1", *QUIET], run=False)
+def test_help_tells_of_studies(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["--help"])
+    assert "train.py study --help" in capsys.readouterr().out
+
+
+def test_no_default_of_an_optimiser_leaks_into_another(tmp_path: Path) -> None:
+    content = yaml.safe_load(Path(STUDENT).read_text())
+    content["model"]["init_args"]["optimizer"] = {"class_path": "torch.optim.AdamW", "init_args": {"lr": 0.001}}
+    (tmp_path / "adam.yaml").write_text(yaml.safe_dump(content))
+    arguments = ["--config", str(tmp_path / "adam.yaml"), "--logs_dir", str(tmp_path), *QUIET]
+    cli = CLI([*arguments, "--model.optimizer", "torch.optim.SGD", "--model.optimizer.lr", "0.1"], run=False)
     optimiser = cli.model.configure_optimizers()
     assert type(optimiser) is torch.optim.SGD
-    assert optimiser.defaults["lr"] == 0.1
+    assert optimiser.defaults == torch.optim.SGD([nn.Parameter(torch.ones(1))], lr=0.1).defaults
+
+
+def test_a_logger_of_the_users_own_stands_beside_the_table(tmp_path: Path) -> None:
+    steps = ["--trainer.max_steps", "1", "--trainer.limit_val_batches", "1"]
+    own = ["--trainer.logger", "lightning.pytorch.loggers.CSVLogger", "--trainer.logger.save_dir"]
+    main(["fit", "--config", TEACHER, "--logs_dir", str(tmp_path / "logs"), *own, str(tmp_path), *steps, *QUIET])
+    run = tmp_path / "logs/mnistm/teacher/version_0"
+    assert {path.name for path in run.iterdir()} >= {"fit.yaml", "metrics.csv", "checkpoints"}
+    assert (tmp_path / "lightning_logs/version_0/metrics.csv").is_file()
+
+
+def test_without_a_logger_all_else_is_in_the_runs_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    steps = ["--trainer.max_steps", "1", "--trainer.limit_val_batches", "1", "--trainer.logger", "false"]
+    config = str(Path(TEACHER).absolute())
+    monkeypatch.chdir(tmp_path)
+    main(["fit", "--config", config, *steps, *QUIET])
+    assert [path.name for path in tmp_path.iterdir()] == ["logs"]
+    run = tmp_path / "logs/mnistm/teacher/version_0"
+    assert {path.name for path in run.iterdir()} == {"fit.yaml", "checkpoints"}
 
 
 def test_nothing_to_continue_starts_anew_with_a_warning(tmp_path: Path) -> None:
@@ -177,9 +326,26 @@ def test_nothing_to_continue_starts_anew_with_a_warning(tmp_path: Path) -> None:
     assert len(list(tmp_path.rglob("last.ckpt"))) == 1
 
 
-def test_errors_of_unions_name_the_key_and_the_cause() -> None:
-    message = (
-        'Parser key "seeds":\n  Does not validate against any of the Union subtypes\n  Subtypes: [int, list[int]]\n'
-        "  Errors:\n    - Expected a <class 'int'>\n    - Expected a <class 'list'>\n  Given value type: <class 'str'>"
-    )
-    assert one_line(message) == "seeds: Expected int; Expected list"
+UNION = """Parser key "seeds":
+  Does not validate against any of the Union subtypes
+  Subtypes: [<class 'int'>, list[int]]
+  Errors:
+    - Expected a <class 'int'>
+    - Expected a <class 'list'>
+  Given value type: <class 'str'>
+  Given value: few"""
+
+
+@pytest.mark.parametrize(
+    ("message", "line"),
+    [
+        (
+            UNION,
+            "seeds: Expected int; Expected list. Got value: few",
+        ),
+        ("'image' is not there, but 'depth'", "'image' is not there, but 'depth'"),
+        ("Error(s) in loading:\n\tMissing key: a", "Error(s) in loading: Missing key: a"),
+    ],
+)
+def test_errors_of_unions_name_key_cause_and_value_and_others_stay_as_they_are(message: str, line: str) -> None:
+    assert one_line(message) == line

@@ -46,5 +46,5 @@ def test_all_runs_of_a_study_have_a_valid_configuration(config: Path, tmp_path: 
     plan = Study(**content, scores=scores, logs_dir=str(tmp_path))
     cells = plan_cells(plan)
     rows = len(plan.rows) + (plan.teacher is not None)
-    assert len(cells) == rows * len(plan.columns) * int(str(plan.seeds))
+    assert len(cells) == rows * len(plan.columns) * len(plan.all_seeds)
     assert len({cell.fingerprint for cell in cells}) == len(cells)

@@ -7,6 +7,7 @@ import json
 import shutil
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -187,9 +188,11 @@ def test_a_killed_study_goes_on_and_leaves_no_process_behind(tmp_path: Path) -> 
     finally:
         process.kill()
         process.wait()
+    time.sleep(0.5)  # a process that outlives the study would go on for seconds
     finished = results_in(tmp_path)
     assert 1 <= len(finished) < 4
     wait_until(lambda: not group_is_running(process.pid), 20)
+    assert results_in(tmp_path) == finished
 
     main(arguments)
     after = results_in(tmp_path)
