@@ -5,14 +5,23 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distill.base import Batch, DistillationModule, NetworkOutput, Supervised
-    from distill.tasks import Classification, Task
+    from distill.tasks import Classification, SemanticSegmentation, Task
 
-__all__ = ["Batch", "Classification", "DistillationModule", "NetworkOutput", "Supervised", "Task"]
+__all__ = [
+    "Batch",
+    "Classification",
+    "DistillationModule",
+    "NetworkOutput",
+    "SemanticSegmentation",
+    "Supervised",
+    "Task",
+]
+TASKS = ("Classification", "SemanticSegmentation", "Task")
 
 
 def __getattr__(name: str) -> Any:
     """Imports Lightning only for those who train: ``distill.losses`` and ``distill.metrics`` need torch alone."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "distill.tasks" if name in ("Classification", "Task") else "distill.base"
+    module = "distill.tasks" if name in TASKS else "distill.base"
     return getattr(import_module(module), name)

@@ -98,6 +98,14 @@ class Supervised(LightningModule):
         """Scores a batch of the test split."""
         return self._evaluate(batch, "test")
 
+    def on_validation_epoch_end(self) -> None:
+        """Logs the scores of the validation split."""
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the scores of the test split."""
+        self._log_scores("test")
+
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The prediction for a batch, with the ``index`` and ``target`` of its samples where the batch has them."""
         known = {key: batch[key] for key in ("index", "target") if key in batch}
@@ -192,7 +200,12 @@ class Supervised(LightningModule):
             ) from error
 
     def _see(self, batch: Batch) -> Tensor:
-        return full_precision(self(*self._inputs(self.inputs, batch)))
+        return self._at_targets(full_precision(self(*self._inputs(self.inputs, batch))), batch)
+
+    def _at_targets(self, prediction: Tensor, batch: Batch) -> Tensor:
+        if self.task is None or "target" not in batch:
+            return prediction
+        return self.task.at_targets(prediction, batch["target"])
 
     def _inputs(self, names: Sequence[str], batch: Batch) -> tuple[Tensor, ...]:
         lacking = [name for name in names if name not in batch]
@@ -231,8 +244,14 @@ class Supervised(LightningModule):
         scores.update(prediction, target)
         with autocast_off(prediction):
             hard.update(self._task.loss(prediction, target), self._task.counts(target))
-        self.log_dict(scores, batch_size=len(target), prog_bar=stage == "val")
-        self.log(f"{stage}/hard", hard, batch_size=len(target))
+
+    def _log_scores(self, stage: str) -> None:
+        scores, hard = cast(MetricCollection, self.scores[stage]), cast(Metric, self.hard[stage])
+        for name, value in {**scores.compute(), f"{stage}/hard": hard.compute()}.items():
+            # all processes have the same value already; without sync_dist Lightning would warn that they may not
+            self.log(name, value.float(), prog_bar=name == self._task.monitor, sync_dist=True)
+        scores.reset()
+        hard.reset()
 
     def _log_losses(self, loss: Tensor, terms: dict[str, Tensor], batch: Batch) -> None:
         size = len(next(iter(batch.values())))
@@ -422,10 +441,14 @@ class DistillationModule(Supervised, ABC):
 
     @torch.no_grad()
     def _teacher_output(self, batch: Batch) -> NetworkOutput:
-        return network_output(self._teacher_taps, self._inputs(self.teacher_inputs, batch))
+        return self._output(self._teacher_taps, self.teacher_inputs, batch)
 
     def _student_output(self, batch: Batch) -> NetworkOutput:
-        return network_output(self._student_taps, self._inputs(self.inputs, batch))
+        return self._output(self._student_taps, self.inputs, batch)
+
+    def _output(self, taps: FeatureTaps, inputs: Sequence[str], batch: Batch) -> NetworkOutput:
+        prediction, features = network_output(taps, self._inputs(inputs, batch))
+        return NetworkOutput(self._at_targets(prediction, batch), features)
 
     def _distil(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         with autocast_off(student.prediction):

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
+
+from distill.metrics import SegmentationScores
 
 
 class Task(nn.Module, ABC):
@@ -21,6 +24,10 @@ class Task(nn.Module, ABC):
     monitor: str
     mode: str
     ignore_index: int
+
+    def at_targets(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """The prediction with one value for each position of the target; what networks return is brought to this."""
+        return prediction
 
     @abstractmethod
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
@@ -57,12 +64,9 @@ class Classification(Task):
 
     def __init__(self, num_classes: int, label_smoothing: float = 0.0, ignore_index: int = 255) -> None:
         super().__init__()
-        if num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+        _check_classes(num_classes, ignore_index)
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
-        if 0 <= ignore_index < num_classes:
-            raise ValueError(f"ignore_index {ignore_index} is one of the {num_classes} classes: use another, as -100")
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
         self.ignore_index = ignore_index
@@ -99,10 +103,107 @@ class Classification(Task):
                 f"{data}: target must hold one class index a sample, int64 of shape ({len(prediction)},), got "
                 f"{target.dtype} of shape {tuple(target.shape)}"
             )
-        labels = torch.unique(target[target != self.ignore_index])
-        outside = labels[(labels < 0) | (labels >= self.num_classes)]
-        if len(outside):
+        _check_labels(target, self.num_classes, self.ignore_index, data)
+
+
+class SemanticSegmentation(Task):
+    """One of ``num_classes`` classes for each pixel.
+
+    Predictions are logits ``(N, C, H, W)``, targets class indices ``(N, H, W)``. Logits of a smaller map are resized
+    bilinearly to the target's size, before any loss or metric sees them. The hard loss is cross entropy in nats; the
+    metrics are those of :class:`~distill.metrics.SegmentationScores`; ``val/mIoU`` picks the best epoch.
+
+    Args:
+        num_classes: C, the number of classes, at least 2.
+        ignore_index: Pixels with this target count neither in the loss nor in the metrics.
+        class_weights: Multiplies the loss of each pixel by the weight of its class, C values of 0 or more; the mean
+            is still over pixels, so weights that average 1 over the pixels keep the loss's size.
+        class_names: What the scores of single classes are called, ``iou_<name>``; their numbers by default.
+    """
+
+    monitor = "val/mIoU"
+    mode = "max"
+    class_weights: Tensor | None
+
+    def __init__(
+        self,
+        num_classes: int,
+        ignore_index: int = 255,
+        class_weights: Sequence[float] | None = None,
+        class_names: Sequence[str] | None = None,
+    ) -> None:
+        super().__init__()
+        _check_classes(num_classes, ignore_index)
+        if class_weights is not None and (len(class_weights) != num_classes or not min(class_weights) >= 0):
+            raise ValueError(f"class_weights must be {num_classes} numbers of 0 or more, got {list(class_weights)}")
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+        self.class_names = class_names
+        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
+        self.register_buffer("class_weights", weights, persistent=False)
+        self.metrics()
+
+    def at_targets(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Logits ``(N, C, h, w)`` as ``(N, C, H, W)``, enlarged bilinearly where they are smaller than the target."""
+        size = target.shape[1:]
+        if prediction.ndim != 4 or len(size) != 2 or not _is_smaller(prediction.shape[2:], size):
+            return prediction
+        return F.interpolate(prediction, size, mode="bilinear", align_corners=False)
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Cross entropy of logits ``(N, C, H, W)`` with targets ``(N, H, W)``, in nats, ``(N, H, W)``; 0 if ignored."""
+        return F.cross_entropy(
+            self.at_targets(prediction, target),
+            target,
+            self.class_weights,
+            ignore_index=self.ignore_index,
+            reduction="none",
+        )
+
+    def counts(self, target: Tensor) -> Tensor:
+        """1 for every pixel with a label, 0 for the ignored, ``(N, H, W)``."""
+        return (target != self.ignore_index).float()
+
+    def metrics(self) -> MetricCollection:
+        """All scores of :class:`~distill.metrics.SegmentationScores`."""
+        return MetricCollection([SegmentationScores(self.num_classes, self.ignore_index, self.class_names)])
+
+    def check(self, prediction: Tensor, target: Tensor, *, model: str, data: str) -> None:
+        """Raises a ValueError unless there are ``num_classes`` logits a pixel and every label is one of them."""
+        if prediction.ndim != 4 or prediction.shape[1] != self.num_classes:
             raise ValueError(
-                f"{data}: target holds label {int(outside[0])}, but the task has the classes 0 to "
-                f"{self.num_classes - 1} (and {self.ignore_index} for samples to ignore)"
+                f"{model} returns a prediction of shape {tuple(prediction.shape)}, but SemanticSegmentation("
+                f"num_classes={self.num_classes}) takes logits of shape (N, {self.num_classes}, H, W)"
             )
+        if target.ndim != 3 or len(target) != len(prediction) or target.dtype != torch.int64:
+            raise ValueError(
+                f"{data}: target must hold one class index a pixel, int64 of shape ({len(prediction)}, H, W), got "
+                f"{target.dtype} of shape {tuple(target.shape)}"
+            )
+        if prediction.shape[2:] != target.shape[1:]:
+            raise ValueError(
+                f"{model} returns logits of {tuple(prediction.shape[2:])} pixels, more than the target's "
+                f"{tuple(target.shape[1:])}: only smaller ones are resized"
+            )
+        _check_labels(target, self.num_classes, self.ignore_index, data)
+
+
+def _is_smaller(size: Sequence[int], than: Sequence[int]) -> bool:
+    return size != than and all(ours <= theirs for ours, theirs in zip(size, than, strict=True))
+
+
+def _check_classes(num_classes: int, ignore_index: int) -> None:
+    if num_classes < 2:
+        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+    if 0 <= ignore_index < num_classes:
+        raise ValueError(f"ignore_index {ignore_index} is one of the {num_classes} classes: use another, as -100")
+
+
+def _check_labels(target: Tensor, num_classes: int, ignore_index: int, data: str) -> None:
+    labels = torch.unique(target[target != ignore_index])
+    outside = labels[(labels < 0) | (labels >= num_classes)]
+    if len(outside):
+        raise ValueError(
+            f"{data}: target holds label {int(outside[0])}, but the task has the classes 0 to {num_classes - 1} "
+            f"(and {ignore_index} for what to ignore)"
+        )

@@ -21,12 +21,15 @@ from tests.processes import run_in_processes
 from tests.toys import (
     CLASSES,
     METHODS,
+    ON_MAPS,
+    SIZE,
     HintAndRelations,
     Net,
     Samples,
     ToyData,
     make,
     make_batch,
+    network,
     pair_arguments,
     prepared,
     quiet_trainer,
@@ -56,7 +59,7 @@ def test_teacher_stays_in_eval_mode_without_gradients_and_its_buffers_do_not_mov
     module = make(method)
     assert module.teacher is not None
     before = weights_of(module.teacher)
-    quiet_trainer(tmp_path).fit(module, ToyData())
+    quiet_trainer(tmp_path).fit(module, ToyData(method=method))
     module.train()
     assert not any(part.training for part in module.teacher.modules())
     assert not any(parameter.requires_grad for parameter in module.teacher.parameters())
@@ -68,7 +71,7 @@ def test_student_learns_and_its_buffers_move(method: str, tmp_path: Path) -> Non
     module = make(method)
     assert module.network is not None
     before = weights_of(module.network)
-    quiet_trainer(tmp_path).fit(module, ToyData())
+    quiet_trainer(tmp_path).fit(module, ToyData(method=method))
     after = weights_of(module.network)
     for name in ("first.weight", "head.weight", "norm.running_mean"):
         assert not torch.equal(before[name], after[name])
@@ -78,15 +81,15 @@ def test_student_learns_and_its_buffers_move(method: str, tmp_path: Path) -> Non
 def test_checkpoint_holds_student_and_adaptors_but_no_teacher(method: str, tmp_path: Path) -> None:
     module = make(method)
     trainer = quiet_trainer(tmp_path)
-    trainer.fit(module, ToyData())
+    trainer.fit(module, ToyData(method=method))
     trainer.save_checkpoint(tmp_path / "x.ckpt")
     saved = torch.load(tmp_path / "x.ckpt", weights_only=True)["state_dict"]
     assert saved.keys() == module.state_dict().keys()
     assert {name for name, _ in module.named_parameters()} <= saved.keys()
     assert not any("teacher." in name for name in saved)
 
-    other = make(method, student=Net(4))
-    quiet_trainer(tmp_path).validate(other, ToyData(), ckpt_path=tmp_path / "x.ckpt", verbose=False)
+    other = make(method, student=network(method, 4))
+    quiet_trainer(tmp_path).validate(other, ToyData(method=method), ckpt_path=tmp_path / "x.ckpt", verbose=False)
     assert_same(module.state_dict(), other.state_dict())
     assert other.teacher is not None
     assert module.teacher is not None
@@ -97,7 +100,7 @@ def test_checkpoint_holds_student_and_adaptors_but_no_teacher(method: str, tmp_p
 def test_optimiser_has_student_and_adaptors_but_no_teacher(method: str, tmp_path: Path) -> None:
     module = make(method)
     trainer = quiet_trainer(tmp_path, max_epochs=1)
-    trainer.fit(module, ToyData())
+    trainer.fit(module, ToyData(method=method))
     optimised = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
     assert optimised == {id(parameter) for parameter in module.parameters()}
     assert module.teacher is not None
@@ -117,7 +120,7 @@ def test_teacher_follows_to_another_dtype(method: str) -> None:
     module = prepared(make(method)).double()
     assert module.teacher is not None
     assert {parameter.dtype for parameter in module.teacher.parameters()} == {torch.float64}
-    batch = {name: x.double() if x.is_floating_point() else x for name, x in make_batch().items()}
+    batch = {name: x.double() if x.is_floating_point() else x for name, x in make_batch(method=method).items()}
     assert step(module, batch)["loss"].dtype == torch.float64
 
 
@@ -126,7 +129,7 @@ def test_calling_the_module_is_the_student_alone(method: str) -> None:
     module = make(method).eval()
     assert module.teacher is not None
     module.teacher.register_forward_hook(lambda *_: pytest.fail("the teacher ran"))
-    batch = make_batch()
+    batch = make_batch(method=method)
     assert module.network is not None
     expected = module.network(batch["x_b"])
     assert torch.equal(module(batch["x_b"]), expected)
@@ -136,7 +139,7 @@ def test_calling_the_module_is_the_student_alone(method: str) -> None:
 @every_method
 def test_distillation_step_is_a_pure_function(method: str) -> None:
     module = prepared(make(method))
-    batch = make_batch()
+    batch = make_batch(method=method)
     teacher, student = module._see_both(batch)
     before = weights_of(module)
     first, second = (module.distillation_step(teacher, student, batch) for _ in range(2))
@@ -146,9 +149,9 @@ def test_distillation_step_is_a_pure_function(method: str) -> None:
 
 @every_method
 def test_loss_is_the_weighted_hard_loss_plus_all_terms_and_each_is_logged(method: str, tmp_path: Path) -> None:
-    module = make(method, hard_weight=0.25, student=Net(4).eval())
+    module = make(method, hard_weight=0.25, student=network(method, 4).eval())
     trainer = quiet_trainer(tmp_path, max_epochs=1)
-    trainer.fit(module, ToyData(batch_size=10))
+    trainer.fit(module, ToyData(batch_size=10, method=method))
     logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
     terms = {name: value for name, value in logged.items() if name not in ("train/loss", "train/hard")}
     terms = {name: value for name, value in terms.items() if name.startswith("train/")}
@@ -159,11 +162,11 @@ def test_loss_is_the_weighted_hard_loss_plus_all_terms_and_each_is_logged(method
 @every_method
 def test_steps_return_both_predictions_detached(method: str) -> None:
     module = prepared(make(method))
-    batch = make_batch()
+    batch = make_batch(method=method)
     output = step(module, batch)
     assert output["loss"].requires_grad
     for name in ("prediction", "teacher_prediction"):
-        assert output[name].shape == (6, CLASSES)
+        assert output[name].shape == (6, CLASSES, *batch["target"].shape[1:])
         assert not output[name].requires_grad
     assert [x.data_ptr() for x in output["teacher_inputs"]] == [batch["x_a"].data_ptr(), batch["x_b"].data_ptr()]
     assert [x.data_ptr() for x in output["inputs"]] == [batch["x_b"].data_ptr()]
@@ -178,12 +181,13 @@ def test_losses_are_float32_under_autocast(method: str) -> None:
     def spy(*args: Any) -> dict[str, Tensor]:
         terms = inner(*args)
         seen.extend(value.dtype for value in terms.values())
-        seen.append((args[1].prediction @ args[1].prediction.T).dtype)
+        flat = args[1].prediction.flatten(1)
+        seen.append((flat @ flat.T).dtype)
         return terms
 
     module.distillation_step = spy  # type: ignore[assignment,method-assign]
     with torch.autocast("cpu", dtype=torch.bfloat16):
-        loss = step(module, make_batch())["loss"]
+        loss = step(module, make_batch(method=method))["loss"]
     assert {*seen, loss.dtype} == {torch.float32}
 
 
@@ -214,11 +218,12 @@ class _Feature(nn.Module):
 @every_method
 @pytest.mark.parametrize("case", ["gap of 1000", "zero features", "batch of one", "all ignored"])
 def test_loss_and_gradients_stay_finite(method: str, case: str) -> None:
-    logits, other = torch.zeros(6, CLASSES), torch.zeros(6, CLASSES)
+    size = SIZE if method.endswith(ON_MAPS) else ()
+    logits, other = torch.zeros(6, CLASSES, *size), torch.zeros(6, CLASSES, *size)
     if case == "gap of 1000":
         logits[:, 0], other[:, 1] = 1000.0, 1000.0
-    feature = torch.zeros(6, 5) if case == "zero features" else torch.randn(6, 5)
-    batch = make_batch(1 if case == "batch of one" else 6)
+    feature = torch.zeros(6, 5, *size) if case == "zero features" else torch.randn(6, 5, *size)
+    batch = make_batch(1 if case == "batch of one" else 6, method=method)
     if case == "all ignored":
         batch["target"] = torch.full_like(batch["target"], 255)
     networks = {"teacher": Fixed(other, feature).eval(), "student": Fixed(logits, feature)}
@@ -248,9 +253,11 @@ def loss_and_gradients(module: DistillationModule, batch: Batch, *, parallel: bo
     return {"loss": loss.detach()} | {n: p.grad for n, p in module.named_parameters() if p.grad is not None}
 
 
-def whole_batch() -> Batch:
-    batch = make_batch(7)
+def whole_batch(method: str) -> Batch:
+    batch = make_batch(7, method=method)
     batch["target"][1] = 255
+    if method.endswith(ON_MAPS):
+        batch["target"][4:, 1] = 255
     return {name: x.double() if x.is_floating_point() else x for name, x in batch.items()}
 
 
@@ -265,15 +272,18 @@ def module_for_comparison(method: str) -> DistillationModule:
 def shares_of_all_methods(rank: int, world_size: int) -> dict[str, dict[str, Tensor]]:
     """The first process has 5 samples, of which one is ignored, the second has 2."""
     rows = slice(0, 5) if rank == 0 else slice(5, 7)
-    batch = {name: values[rows] for name, values in whole_batch().items()}
-    return {method: loss_and_gradients(module_for_comparison(method), batch, parallel=True) for method in METHODS}
+    shares = {}
+    for method in METHODS:
+        batch = {name: values[rows] for name, values in whole_batch(method).items()}
+        shares[method] = loss_and_gradients(module_for_comparison(method), batch, parallel=True)
+    return shares
 
 
 @pytest.mark.ddp
 def test_two_processes_with_a_share_of_the_batch_each_equal_one_with_the_whole() -> None:
     first, second = run_in_processes(shares_of_all_methods, 2)
     for method in METHODS:
-        expected = loss_and_gradients(module_for_comparison(method), whole_batch(), parallel=False)
+        expected = loss_and_gradients(module_for_comparison(method), whole_batch(method), parallel=False)
         found = first[method] | {"loss": (first[method]["loss"] + second[method]["loss"]) / 2}
         assert found.keys() == expected.keys()
         for name, value in expected.items():
@@ -296,7 +306,7 @@ def test_a_stopped_and_resumed_run_ends_with_the_same_weights(method: str, tmp_p
         module = make(method, lr_scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 2, 0.5))
         last = ModelCheckpoint(tmp_path / folder, filename="last", save_on_train_epoch_end=True)
         trainer = quiet_trainer(tmp_path, max_epochs=4, enable_checkpointing=True, callbacks=[last, StopIn(stop_in)])
-        trainer.fit(module, ToyData(), ckpt_path=ckpt_path)
+        trainer.fit(module, ToyData(method=method), ckpt_path=ckpt_path)
         return weights_of(module)
 
     whole = fit("whole")
@@ -315,9 +325,9 @@ def start(module: DistillationModule, data: ToyData, folder: Path) -> pl.Trainer
 
 @every_method
 def test_unequal_class_counts_are_one_sentence_before_the_first_step(method: str, tmp_path: Path) -> None:
-    module = make(method, teacher=Net(10, classes=5).eval())
-    with pytest.raises(ValueError, match=r"teacher Net returns .*\(2, 5\), but Classification\(num_classes=4\)"):
-        start(module, ToyData(), tmp_path)
+    module = make(method, teacher=network(method, 10, classes=5).eval())
+    with pytest.raises(ValueError, match=r"teacher \w+ returns .*\(2, 5[^)]*\), but \w+\(num_classes=4\)"):
+        start(module, ToyData(method=method), tmp_path)
     assert module.global_step == 0
 
 
@@ -325,7 +335,7 @@ def test_unequal_class_counts_are_one_sentence_before_the_first_step(method: str
 def test_a_missing_modality_is_named_with_those_there_are(method: str, tmp_path: Path) -> None:
     module = make(method, student_inputs=["radar"])
     with pytest.raises(KeyError, match=r"no modality 'radar'; it has 'x_a', 'x_b', 'target', 'index'"):
-        start(module, ToyData(), tmp_path)
+        start(module, ToyData(method=method), tmp_path)
 
 
 def test_an_unknown_layer_is_named_with_similar_ones() -> None:
@@ -382,8 +392,8 @@ def test_setup_changes_neither_random_state_nor_weights_nor_modes(method: str, t
     module.network.get_submodule("norm").eval()
     before, modes = weights_of(module), [part.training for part in module.modules()]
     module.trainer = trainer = quiet_trainer(tmp_path)
-    trainer.fit_loop._data_source.instance = ToyData().train_dataloader()
-    trainer.datamodule = ToyData()  # type: ignore[attr-defined]
+    trainer.fit_loop._data_source.instance = ToyData(method=method).train_dataloader()
+    trainer.datamodule = ToyData(method=method)  # type: ignore[attr-defined]
     state = torch.get_rng_state()
     module.setup("fit")
     assert torch.equal(state, torch.get_rng_state())
@@ -428,7 +438,7 @@ def test_copies_of_a_module_are_wired_to_themselves() -> None:
 def test_half_precision_weights_train_with_losses_in_float32(method: str, tmp_path: Path) -> None:
     module = make(method)
     trainer = quiet_trainer(tmp_path, precision="bf16-true", max_epochs=1)
-    trainer.fit(module, ToyData())
+    trainer.fit(module, ToyData(method=method))
     assert module.network is not None
     assert {parameter.dtype for parameter in module.network.parameters()} == {torch.bfloat16}
     assert torch.isfinite(trainer.callback_metrics["train/loss"])
@@ -439,19 +449,19 @@ def test_half_precision_weights_train_with_losses_in_float32(method: str, tmp_pa
 def test_a_module_that_was_validated_can_be_fitted_and_predicts(method: str, tmp_path: Path) -> None:
     module = make(method)
     trainer = quiet_trainer(tmp_path, max_epochs=1)
-    trainer.validate(module, ToyData(), verbose=False)
-    trainer.fit(module, ToyData())
-    predictions = trainer.predict(module, ToyData())
+    trainer.validate(module, ToyData(method=method), verbose=False)
+    trainer.fit(module, ToyData(method=method))
+    predictions = trainer.predict(module, ToyData(method=method))
     assert predictions is not None
     assert [sorted(batch) for batch in predictions] == [["index", "prediction", "target"]] * 3
 
 
 @pytest.mark.parametrize("model", ["teacher", "student"])
 def test_a_network_that_cannot_take_its_inputs_is_named_with_their_shapes(model: str, tmp_path: Path) -> None:
-    network = Net(3).eval() if model == "teacher" else Net(3)
+    narrow = Net(3).eval() if model == "teacher" else Net(3)
     inputs = r"x_a \(2, 6\), x_b \(2, 4\)" if model == "teacher" else r"x_b \(2, 4\)"
     with pytest.raises(ValueError, match=f"the {model} Net cannot take {inputs}: "):
-        start(make("KD", **{model: network}), ToyData(), tmp_path)
+        start(make("KD", **{model: narrow}), ToyData(), tmp_path)
 
 
 def test_a_method_without_terms_is_named_before_the_first_step(tmp_path: Path) -> None:

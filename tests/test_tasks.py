@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill import Classification
+from distill import Classification, SemanticSegmentation
 
 IGNORED = 255
 
@@ -133,6 +133,77 @@ def test_targets_that_are_not_one_class_index_a_sample_are_refused(target: Tenso
 
 @pytest.mark.parametrize("label", [-1, 4, 254])
 def test_labels_that_are_no_class_are_refused(label: int) -> None:
-    message = rf"Digits: target holds label {label}, but the task has the classes 0 to 3 \(and 255 for samples to"
+    message = rf"Digits: target holds label {label}, but the task has the classes 0 to 3 \(and 255 for what to"
     with pytest.raises(ValueError, match=message):
         check(torch.zeros(3, 4), torch.tensor([0, label, IGNORED]))
+
+
+def maps(size: tuple[int, int] = (4, 6)) -> tuple[Tensor, Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    target = torch.randint(3, (2, 4, 6), generator=generator)
+    target[0, 0] = IGNORED
+    return torch.randn(2, 3, *size, generator=generator), target
+
+
+def test_segmentation_loss_is_the_weighted_cross_entropy_of_every_pixel_and_0_where_ignored() -> None:
+    logits, target = maps()
+    weights = [1.0, 0.0, 2.5]
+    loss = SemanticSegmentation(3, class_weights=weights).loss(logits, target)
+    for n, row, column in [(0, 0, 0), (0, 2, 3), (1, 3, 5), (1, 0, 1)]:
+        label = int(target[n, row, column])
+        expected = 0.0 if label == IGNORED else weights[label] * cross_entropy(logits[n, :, row, column], label, 0)
+        assert loss[n, row, column].item() == pytest.approx(float(expected), abs=1e-6)
+
+
+def test_smaller_logits_are_resized_bilinearly_to_the_target() -> None:
+    task = SemanticSegmentation(3)
+    logits, target = maps((2, 3))
+    resized = task.at_targets(logits, target)
+    assert resized.shape == (2, 3, 4, 6)
+    # half-pixel centres: the pixel (1, 1) lies a quarter of the way from (0, 0) to (1, 1)
+    corner = logits[:, :, :2, :2]
+    weights = torch.tensor([0.75, 0.25])
+    torch.testing.assert_close(resized[:, :, 1, 1], torch.einsum("ncij,i,j->nc", corner, weights, weights))
+    assert torch.equal(task.loss(logits, target), task.loss(resized, target))
+    whole, _ = maps()
+    assert task.at_targets(whole, target) is whole
+
+
+def test_segmentation_counts_labelled_pixels_and_names_its_scores() -> None:
+    task = SemanticSegmentation(3, ignore_index=-1, class_names=["road", "car", "sky"])
+    assert task.counts(torch.tensor([[[0, -1], [2, 1]]])).tolist() == [[[1.0, 0.0], [1.0, 1.0]]]
+    metrics = task.metrics()
+    metrics.update(torch.eye(3)[None, :, :, None], torch.tensor([[[0], [1], [-1]]]))
+    scores = metrics.compute()
+    assert scores["mIoU"] == 1
+    assert {"mFsc", "fwFsc", "fwIoU", "accuracy", "iou_road", "iou_car", "iou_sky"} < set(scores)
+    assert task.monitor == "val/mIoU"
+
+
+@pytest.mark.parametrize(
+    ("logits", "target", "message"),
+    [
+        ((2, 4, 4, 6), (2, 4, 6), r"net returns .*\(2, 4, 4, 6\), but SemanticSegmentation\(num_classes=3\) takes"),
+        ((2, 3), (2, 4, 6), r"takes logits of shape \(N, 3, H, W\)"),
+        ((2, 3, 4, 6), (2,), r"Data: target must hold one class index a pixel, int64 of shape \(2, H, W\), got"),
+        ((2, 3, 8, 6), (2, 4, 6), r"net returns logits of \(8, 6\) pixels, more than the target's \(4, 6\)"),
+    ],
+)
+def test_maps_that_do_not_fit_the_task_are_one_sentence(
+    logits: tuple[int, ...], target: tuple[int, ...], message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        SemanticSegmentation(3).check(
+            torch.zeros(logits), torch.zeros(target, dtype=torch.int64), model="net", data="Data"
+        )
+
+
+def test_a_label_outside_the_classes_of_a_map_is_named() -> None:
+    with pytest.raises(ValueError, match="Data: target holds label 7, but the task has the classes 0 to 2"):
+        SemanticSegmentation(3).check(torch.zeros(1, 3, 1, 2), torch.tensor([[[7, 255]]]), model="net", data="Data")
+
+
+def test_class_weights_must_be_one_a_class_and_not_negative() -> None:
+    for weights in ([1.0, 2.0], [1.0, -1.0, 1.0], [float("nan")] * 3):
+        with pytest.raises(ValueError, match="class_weights must be 3 numbers of 0 or more"):
+            SemanticSegmentation(3, class_weights=weights)

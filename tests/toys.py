@@ -13,12 +13,14 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import distill.methods
-from distill import Batch, Classification, DistillationModule, NetworkOutput
+from distill import Batch, Classification, DistillationModule, NetworkOutput, SemanticSegmentation
 from distill.distributed import gather
-from distill.methods import DKD, KD, NTDH, PSSM
+from distill.methods import ARFD, CWD, DKD, KD, NTDH, PSSM
 from distill.weighting import NontargetSampleMask, PerceptualSolutionSpaceMask
 
 CLASSES = 4
+SIZE = (3, 4)
+ON_MAPS = " on maps"
 
 
 class Net(nn.Module):
@@ -37,6 +39,28 @@ class Net(nn.Module):
         return logits
 
 
+class DenseNet(nn.Module):
+    """The same for maps: one prediction a pixel."""
+
+    def __init__(self, in_channels: int, width: int = 6, classes: int = CLASSES) -> None:
+        super().__init__()
+        self.first = nn.Conv2d(in_channels, width, 3, padding=1)
+        self.norm = nn.BatchNorm2d(width)
+        self.dropout = nn.Dropout(0.5)
+        self.head = nn.Conv2d(width, classes, 1)
+
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        x = torch.cat([x, *others], dim=1)
+        logits: Tensor = self.head(self.dropout(F.relu(self.norm(self.first(x)))))
+        return logits
+
+
+def network(method: str, in_features: int, **arguments: Any) -> Net | DenseNet:
+    """A network for the data that the method is tried on."""
+    make_network = DenseNet if method.endswith(ON_MAPS) else Net
+    return make_network(in_features, **arguments)
+
+
 class HintAndRelations(DistillationModule):
     """Features through a lazy adaptor, and relations between all samples of the global batch."""
 
@@ -52,13 +76,13 @@ class HintAndRelations(DistillationModule):
         return {"hint": hint, "relations": (gram - other).pow(2).mean()}
 
 
-def pair_arguments(**changes: Any) -> dict[str, Any]:
+def pair_arguments(method: str = "", **changes: Any) -> dict[str, Any]:
     """What every method needs: a teacher of two modalities, a student of one."""
     torch.manual_seed(0)
     return {
-        "teacher": Net(10).eval(),
-        "student": Net(4),
-        "task": Classification(CLASSES),
+        "teacher": network(method, 10).eval(),
+        "student": network(method, 4),
+        "task": (SemanticSegmentation if method.endswith(ON_MAPS) else Classification)(CLASSES),
         "teacher_inputs": ["x_a", "x_b"],
         "student_inputs": ["x_b"],
         "optimizer": partial(torch.optim.SGD, lr=0.1, momentum=0.9),
@@ -74,8 +98,12 @@ VARIANTS: dict[str, Callable[..., DistillationModule]] = {
     "hint and relations": partial(HintAndRelations, teacher_layers=["first"], student_layers=["first"]),
 }
 
+LAYERS: dict[str, Any] = {"teacher_layers": ["norm", "head"], "student_layers": ["first", "norm"]}
+
 # what a method cannot be made without, beside what pair_arguments gives
 NEEDED: dict[str, Callable[[], dict[str, Any]]] = {
+    "ARFD": lambda: LAYERS,
+    "LIX": lambda: LAYERS,
     "Combined": lambda: {
         "methods": {
             "kd": KD(),
@@ -83,38 +111,49 @@ NEEDED: dict[str, Callable[[], dict[str, Any]]] = {
             "again": HintAndRelations(teacher_layers=["norm"], student_layers=["head"]),
         },
         "weights": {"hint": 0.5},
-    }
+    },
+    "Combined on maps": lambda: {"methods": {"dkd": DKD(), "cwd": CWD(**LAYERS), "arfd": ARFD(**LAYERS)}},
+    "CWD of features on maps": lambda: LAYERS,
 }
 
-METHODS = [*distill.methods.__all__, *VARIANTS]
+# on logits (N, C) and on (N, C, H, W); channels have no positions in the first
+METHODS = [
+    *(name for name in distill.methods.__all__ if name != "CWD"),
+    *VARIANTS,
+    *(name + ON_MAPS for name in distill.methods.__all__),
+    "CWD of features on maps",
+]
 
 
 def make(method: str, **changes: Any) -> DistillationModule:
     """A method of ``distill.methods`` by its name, or a variant, on tiny networks."""
-    needed = NEEDED.get(method, dict)()
-    make_method = VARIANTS.get(method) or getattr(distill.methods, method)
-    module: DistillationModule = make_method(**pair_arguments(**changes), **needed)
+    name = method.removesuffix(ON_MAPS)
+    needed = (NEEDED.get(method) or NEEDED.get(name) or dict)()
+    make_method = VARIANTS.get(name) or getattr(distill.methods, name.removesuffix(" of features"))
+    module: DistillationModule = make_method(**pair_arguments(method, **changes), **needed)
     return module
 
 
-def make_batch(count: int = 6, seed: int = 0) -> Batch:
-    """Random samples of two modalities with labels."""
+def make_batch(count: int = 6, seed: int = 0, method: str = "") -> Batch:
+    """Random samples of two modalities with labels, as the method takes them."""
     generator = torch.Generator().manual_seed(seed)
+    size = SIZE if method.endswith(ON_MAPS) else ()
     return {
-        "x_a": torch.randn(count, 6, generator=generator),
-        "x_b": torch.randn(count, 4, generator=generator),
-        "target": torch.randint(CLASSES, (count,), generator=generator),
+        "x_a": torch.randn(count, 6, *size, generator=generator),
+        "x_b": torch.randn(count, 4, *size, generator=generator),
+        "target": torch.randint(CLASSES, (count, *size), generator=generator),
         "index": torch.arange(count),
     }
 
 
 def prepared(module: DistillationModule, batch: Batch | None = None) -> DistillationModule:
     """The module with its lazy adaptors made, as after ``setup``."""
+    on_maps = isinstance(module.task, SemanticSegmentation)
     with torch.random.fork_rng():
         torch.manual_seed(1)
         modes = {part: part.training for part in module.modules()}
         module.eval()
-        module._probe(batch or make_batch())
+        module._probe(batch or make_batch(method=ON_MAPS if on_maps else ""))
         for part, mode in modes.items():
             part.training = mode
     return module
@@ -132,13 +171,13 @@ class Samples(Dataset[Batch]):
 
 
 class ToyData(LightningDataModule):
-    """Random pairs; ``batch`` replaces them."""
+    """Random pairs as the method takes them; ``batch`` replaces them."""
 
     num_classes = CLASSES
 
-    def __init__(self, batch: Batch | None = None, batch_size: int = 4) -> None:
+    def __init__(self, batch: Batch | None = None, batch_size: int = 4, method: str = "") -> None:
         super().__init__()
-        self.samples = Samples(make_batch(10) if batch is None else batch)
+        self.samples = Samples(make_batch(10, method=method) if batch is None else batch)
         self.batch_size = batch_size
 
     def train_dataloader(self) -> DataLoader[Batch]:

@@ -86,12 +86,29 @@ def kl_divergence(student: Tensor, teacher: Tensor) -> Tensor:
     return F.kl_div(F.log_softmax(student, 1), F.log_softmax(teacher, 1), reduction="none", log_target=True).sum(1)
 
 
+def without_target(values: Tensor, target: Tensor) -> Tensor:
+    """The values of the non-target classes: the last class's is copied into the place that the target class leaves.
+
+    Args:
+        values: One a class, ``(N, C, *)``, C at least 2.
+        target: Class indices ``(N, *)`` in 0 to C - 1.
+
+    Returns:
+        ``(N, C - 1, *)``; their order depends on the target alone.
+    """
+    target = target.long().unsqueeze(1)
+    last = values.shape[1] - 1
+    # a target that is the last class leaves no gap: the class before it is then written over itself
+    filler = torch.where(target == last, values[:, last - 1 : last], values[:, last:])
+    return values[:, :last].scatter(1, target.clamp(max=last - 1), filler)
+
+
 def split_target(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """The target class against all others together, and the others among themselves.
 
-    Nothing is masked by a large constant and nothing is set to infinity: the other logits are copied out, the last
-    class into the place that the target class leaves. A softmax over them is the distribution over the non-target
-    classes whatever the target's logit is, and both it and its gradient are finite.
+    Nothing is masked by a large constant and nothing is set to infinity: the other logits are copied out. A softmax
+    over them is the distribution over the non-target classes whatever the target's logit is, and both it and its
+    gradient are finite.
 
     Args:
         logits: ``(N, C, *)``, C at least 2.
@@ -100,12 +117,8 @@ def split_target(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     Returns:
         binary: ``(N, 2, *)``, logits of the target class and of all the others together; their softmax is
             ``[p_t, 1 - p_t]``, with 1 - p_t to full relative precision.
-        others: ``(N, C - 1, *)``, the logits of the non-target classes. Their order depends on the target alone.
+        others: ``(N, C - 1, *)``, the logits of the non-target classes, in the order of :func:`without_target`.
     """
-    target = target.long().unsqueeze(1)
-    last = logits.shape[1] - 1
-    # a target that is the last class leaves no gap: the class before it is then written over itself
-    filler = torch.where(target == last, logits[:, last - 1 : last], logits[:, last:])
-    others = logits[:, :last].scatter(1, target.clamp(max=last - 1), filler)
-    binary = torch.cat([logits.gather(1, target), others.logsumexp(1, keepdim=True)], 1)
-    return binary, others
+    others = without_target(logits, target)
+    of_target = logits.gather(1, target.long().unsqueeze(1))
+    return torch.cat([of_target, others.logsumexp(1, keepdim=True)], 1), others

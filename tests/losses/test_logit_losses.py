@@ -6,22 +6,35 @@ from itertools import product
 
 import pytest
 import torch
+from torch import Tensor
 
-from distill.losses import decoupled_kd_terms, dkd_loss, kd_loss, parts
+from distill.losses import decoupled_kd_terms, dkd_loss, dwld_loss, dwld_terms, kd_loss, parts
 from distill.metrics import nontarget_jsd, target_jsd
 from tests.losses.cases import IGNORED, Divergence, assert_near, gradient, random_case
+
+
+def beta(logits: Tensor) -> Tensor:
+    """A weight that differs from class to class and is the same at every position, so that parts are the whole."""
+    classes = logits.shape[1] if logits.ndim > 1 else 1
+    weights = torch.linspace(1, 3, classes, dtype=torch.float64)
+    return weights.view(-1, *[1] * max(0, logits.ndim - 2)).expand_as(logits)
+
 
 UNREDUCED: dict[str, Divergence] = {
     "kd": lambda s, t, y: kd_loss(s, t, temperature=4.0, target=y, reduction="none"),
     "tckd": lambda s, t, y: decoupled_kd_terms(s, t, y, temperature=4.0)[0],
     "nckd": lambda s, t, y: decoupled_kd_terms(s, t, y, temperature=4.0)[1],
     "dkd": lambda s, t, y: dkd_loss(s, t, y, reduction="none"),
+    "tcld": lambda s, t, y: dwld_terms(s, t, y, beta(s), temperature=4.0)[0],
+    "ncld": lambda s, t, y: dwld_terms(s, t, y, beta(s), temperature=4.0, form="bregman")[1],
+    "dwld": lambda s, t, y: dwld_loss(s, t, y, beta(s), form="bregman", reduction="none"),
     "target_jsd": target_jsd,
     "nontarget_jsd": nontarget_jsd,
 }
 REDUCED: dict[str, Divergence] = {
     "kd": lambda s, t, y: kd_loss(s, t, target=y),
     "dkd": dkd_loss,
+    "dwld": lambda s, t, y: dwld_loss(s, t, y, beta(s)),
 }
 
 unreduced = pytest.mark.parametrize("divergence", UNREDUCED.values(), ids=UNREDUCED)

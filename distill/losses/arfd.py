@@ -1,0 +1,187 @@
+"""Adaptively-recalibrated feature distillation: features brought to one scale, and how consistent they are."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal, get_args
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distill.losses.logits import at_least_float32
+
+Kernel = Literal["laplace", "laplace_l1", "gaussian", "linear", "none"]
+Measure = Literal["cka", "cka_printed", "euclidean", "cosine", "pearson"]
+
+# positions of a map that are centred at a time: a copy of 8 MiB at 512 channels, and long enough a product
+POSITIONS = 4096
+
+
+def recalibrate(features: Tensor, *, kernel: Kernel = "laplace") -> Tensor:
+    r"""Features as seen by a kernel from their own mean, which takes scale and offset out of them.
+
+    With f-bar the mean over all channels and positions of one sample (eq. 15) and :math:`\sigma^2` the mean of
+    :math:`(f - \bar f)^2` over the same,
+
+    ============== ==================================================== =======
+    ``laplace``    :math:`\exp(-(f - \bar f)^2 / \sigma^2)`             eq. 14
+    ``laplace_l1`` :math:`\exp(-\lvert f - \bar f \rvert / \sigma)`     -
+    ``gaussian``   :math:`\exp(-(f - \bar f)^2 / (2 \sigma^2))`         eq. 17
+    ``linear``     :math:`f - \bar f`                                   eq. 16
+    ``none``       :math:`f`                                            -
+    ============== ==================================================== =======
+
+    Eq. 14 squares the difference, although it is called a Laplace kernel, and names a sigma without setting it: it is
+    set as in eq. 17. ``laplace_l1`` is the kernel of that name.
+
+    Args:
+        features: ``(N, C, *)``.
+        kernel: One of the above.
+
+    Returns:
+        Of the same shape; float32, or float64 where the features are. Constant features become 1 under an exponential
+        kernel.
+
+    Raises:
+        ValueError: The kernel is unknown.
+
+    Source: Guo et al., LIX, eqs. 14-17.
+    """
+    if kernel not in get_args(Kernel):
+        raise ValueError(f"kernel must be one of {', '.join(get_args(Kernel))}, got {kernel!r}")
+    features = at_least_float32(features)
+    if kernel == "none":
+        return features
+    dims = tuple(range(1, features.ndim))
+    difference = features - features.mean(dims, keepdim=True)
+    if kernel == "linear":
+        return difference
+    variance = difference.square().mean(dims, keepdim=True).clamp(min=torch.finfo(features.dtype).tiny)
+    if kernel == "laplace_l1":
+        return (-difference.abs() / variance.sqrt()).exp()
+    return (-difference.square() / (variance if kernel == "laplace" else 2 * variance)).exp()
+
+
+def cka(student: Tensor, teacher: Tensor, *, centering: Literal["hsic", "printed"] = "hsic") -> Tensor:
+    r"""The centered kernel alignment of two feature maps, how alike their channels relate to each other, in [0, 1].
+
+    With the Gram matrices :math:`S = F^S F^{S \top}` and :math:`T = F^T F^{T \top}` of the channels, C x C, and the
+    centering matrix :math:`H = I - \mathbf{1} \mathbf{1}^\top / C`,
+
+    .. math::
+        \mathrm{CKA} = \frac{\mathrm{HSIC}(S, T)}{\sqrt{\mathrm{HSIC}(S, S) \, \mathrm{HSIC}(T, T)}}, \quad
+        \mathrm{HSIC}(S, T) \propto \mathrm{tr}(S H T H) = \mathrm{tr}(S T)
+            + \frac{\mathbf{1}^\top S \mathbf{1} \mathbf{1}^\top T \mathbf{1}}{C^2}
+            - \frac{2}{C} \mathbf{1}^\top S T \mathbf{1}
+
+    It is 1 for features that are equal up to their scale, an orthogonal transform of the positions, and an offset that
+    is the same for all channels; 0 where a map has no two different channels. Eq. 18 prints :math:`2 / C^2` for the
+    last factor: then features with a mean other than 0, which an exponential kernel always makes, have a CKA near 1
+    whatever they hold. ``centering="printed"`` is that formula, for comparison; it can exceed 1.
+
+    Beside its inputs it needs C x C numbers a sample and a strip of one map, in the backward pass as well.
+
+    Args:
+        student: Feature maps, ``(N, C, *)``; the channels are the items compared.
+        teacher: ``(N, C, *)`` with the same N and C, and any number of positions.
+        centering: ``hsic``, or eq. 18 letter by letter as ``printed``.
+
+    Returns:
+        ``(N,)``; float32, or float64 where the features are.
+
+    Raises:
+        ValueError: N or C differ, or the centering is unknown.
+
+    Source: Guo et al., LIX, eqs. 18 and 19; Kornblith et al., Similarity of Neural Network Representations Revisited,
+    ICML 2019, eqs. 3 and 4.
+    """
+    if student.shape[:2] != teacher.shape[:2] or student.ndim < 2:
+        raise ValueError(
+            "student and teacher must have the same number of samples and channels, (N, C, *), got "
+            f"{tuple(student.shape)} and {tuple(teacher.shape)}"
+        )
+    if centering not in ("hsic", "printed"):
+        raise ValueError(f"centering must be hsic or printed, got {centering!r}")
+    maps = [at_least_float32(features).flatten(1).view(*features.shape[:2], -1) for features in (student, teacher)]
+    if centering == "printed":
+        return _printed_cka(*(features @ features.mT for features in maps))
+    grams = [F.normalize(_CenteredGram.apply(features).flatten(1), dim=1) for features in maps]
+    # rounding may take the product of two equal unit vectors a little above 1
+    return (grams[0] * grams[1]).sum(1).clamp(max=1)
+
+
+def consistency_loss(student: Tensor, teacher: Tensor, *, measure: Measure = "cka") -> Tensor:
+    r"""How inconsistent two feature maps of one sample are, 0 for equal ones.
+
+    - ``cka``: 1 - CKA (eq. 20); ``cka_printed`` with eq. 18 as printed;
+    - ``euclidean``: the distance of the two maps over :math:`\sqrt{C L}`, so that it does not grow with the map;
+    - ``cosine``: 1 - the cosine of the angle between the two maps as vectors, 0 to 2;
+    - ``pearson``: 1 - their correlation, 0 to 2.
+
+    Args:
+        student: Feature maps, ``(N, C, *)``.
+        teacher: The teacher's, of the same shape; for CKA they may have other positions.
+        measure: One of the above.
+
+    Returns:
+        ``(N,)``; float32, or float64 where the features are.
+
+    Raises:
+        ValueError: The measure is unknown, or the shapes do not belong together.
+
+    Source: Guo et al., LIX, eq. 20 and Fig. 3d, which names the measures beside CKA without their equations.
+    """
+    if measure not in get_args(Measure):
+        raise ValueError(f"measure must be one of {', '.join(get_args(Measure))}, got {measure!r}")
+    if measure in ("cka", "cka_printed"):
+        return 1 - cka(student, teacher, centering="hsic" if measure == "cka" else "printed")
+    if student.shape != teacher.shape:
+        raise ValueError(
+            f"student and teacher must have the same shape, got {tuple(student.shape)} and {tuple(teacher.shape)}"
+        )
+    ours, theirs = at_least_float32(student).flatten(1), at_least_float32(teacher).flatten(1)
+    if measure == "euclidean":
+        distance: Tensor = torch.linalg.vector_norm(ours - theirs, dim=1)
+        return distance / math.sqrt(ours.shape[1])
+    if measure == "pearson":
+        ours, theirs = ours - ours.mean(1, keepdim=True), theirs - theirs.mean(1, keepdim=True)
+    return 1 - F.cosine_similarity(ours, theirs, dim=1)
+
+
+class _CenteredGram(torch.autograd.Function):
+    """H F F' H of maps ``(N, C, L)``, ``(N, C, C)``: keeps nothing but the maps, and centres them a strip at a time.
+
+    To centre F before the product rather than F F' after it loses no digits where features lie far from 0.
+    """
+
+    @staticmethod
+    def forward(ctx: Any, features: Tensor) -> Tensor:
+        ctx.save_for_backward(features)
+        samples, channels, _ = features.shape
+        gram = features.new_zeros(samples, channels, channels)
+        for strip in features.split(POSITIONS, dim=2):
+            centred = strip - strip.mean(1, keepdim=True)
+            gram.baddbmm_(centred, centred.mT)
+        return gram
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (features,) = ctx.saved_tensors
+        symmetric = gradient + gradient.mT
+        centred = symmetric - symmetric.mean(1, keepdim=True)
+        result: Tensor = (centred - centred.mean(2, keepdim=True)) @ features
+        return result
+
+
+def _printed_cka(student: Tensor, teacher: Tensor) -> Tensor:
+    def hsic(first: Tensor, second: Tensor) -> Tensor:
+        squared = first.shape[1] ** 2
+        trace = (first * second).sum((1, 2))
+        sums = first.sum((1, 2)) * second.sum((1, 2))
+        crossed = (first.sum(1) * second.sum(2)).sum(1)
+        return trace + sums / squared - 2 / squared * crossed
+
+    product = hsic(student, student) * hsic(teacher, teacher)
+    printed: Tensor = hsic(student, teacher) / product.clamp(min=torch.finfo(product.dtype).tiny).sqrt()
+    return printed

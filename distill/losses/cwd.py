@@ -1,0 +1,47 @@
+"""Channel-wise distillation: where each channel looks, not what each pixel says."""
+
+from __future__ import annotations
+
+import torch.nn.functional as F
+from torch import Tensor
+
+from distill.losses.logits import Reduction, at_least_float32, check_reduction, check_temperature, reduce_losses
+
+
+def cwd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, reduction: Reduction = "mean") -> Tensor:
+    r"""The KL divergence between where student and teacher are active, per channel, in nats times T^2.
+
+    .. math::
+        \frac{T^2}{C} \sum_{c=1}^C \sum_{i=1}^L \phi(y^T_{c, i}) \log \frac{\phi(y^T_{c, i})}{\phi(y^S_{c, i})},
+        \quad \phi(y_{c, i}) = \frac{\exp(y_{c, i} / T)}{\sum_{j=1}^L \exp(y_{c, j} / T)}
+
+    The softmax goes over the L positions of a channel. Every position takes part, also those without a label. The
+    teacher is a constant: no gradient flows to it.
+
+    Args:
+        student: Logits or features, ``(N, C, *)``, with at least one dim of positions.
+        teacher: The teacher's, of the same shape.
+        temperature: T, above 0; higher takes in more positions.
+        reduction: ``"none"`` for one value a sample, ``"mean"`` over the samples, so that the sum is divided by N C, or
+            ``"sum"``.
+
+    Returns:
+        ``(N,)`` for ``"none"``, else a scalar; float32, or float64 where the inputs are.
+
+    Raises:
+        ValueError: The temperature is not positive, the reduction is unknown, the shapes differ, or there
+            are no positions.
+
+    Source: Shu et al., Channel-Wise Knowledge Distillation for Dense Prediction, ICCV 2021, eqs. 4 and 5.
+    """
+    check_temperature(temperature)
+    check_reduction(reduction)
+    if student.shape != teacher.shape or student.ndim < 3:
+        raise ValueError(
+            "student and teacher must have the same shape (N, C, *) with positions after the channels, got "
+            f"{tuple(student.shape)} and {tuple(teacher.shape)}"
+        )
+    student, teacher = at_least_float32(student).flatten(2), at_least_float32(teacher.detach()).flatten(2)
+    log_q, log_p = F.log_softmax(student / temperature, 2), F.log_softmax(teacher / temperature, 2)
+    divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(2).mean(1)
+    return reduce_losses(temperature**2 * divergence, reduction)

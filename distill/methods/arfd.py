@@ -1,0 +1,90 @@
+"""ARFD: features are recalibrated by a kernel, then made consistent."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distill.adaptors import convolve_to
+from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.losses import consistency_loss, recalibrate
+from distill.taps import check_pairs
+
+
+class ARFD(DistillationModule):
+    """Adaptively-recalibrated feature distillation (LIX, Guo et al., IEEE TIP 2025, arXiv:2403.08215, eqs. 13-20).
+
+    ``hard_weight * CE + weight * sum over the pairs of layers of (1 - CKA)``. Of each pair both features are pooled to
+    the smaller of their sizes, brought to the teacher's number of channels by a 3x3 convolution, normalisation and ReLU
+    (eq. 13), and recalibrated by a kernel (eqs. 14-17). Features may be maps ``(N, C, H, W)`` or vectors ``(N, C)``.
+
+    The paper does not say which normalisation. It is that of all channels and pixels of a sample together (GroupNorm
+    with one group, without parameters of its own): then no sample depends on the rest of its batch, so that two
+    processes with half a batch each have the loss of one with the whole.
+
+    Args:
+        *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` are pairs.
+        kernel: The recalibration, see :func:`~distill.losses.recalibrate`; ``laplace`` in the paper.
+        measure: The consistency, see :func:`~distill.losses.consistency_loss`; ``cka`` in the paper.
+        weight: The weight of the term, lambda_F of eq. 21; the best of the paper's ratios to the hard loss is 1 : 2.
+        **kwargs: As in :class:`~distill.base.DistillationModule`.
+
+    Raises:
+        ValueError: There is no layer, or teacher and student have different numbers of layers.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        kernel: Literal["laplace", "laplace_l1", "gaussian", "linear", "none"] = "laplace",
+        measure: Literal["cka", "cka_printed", "euclidean", "cosine", "pearson"] = "cka",
+        weight: float = 0.5,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        check_pairs(self, self.teacher_layers, self.student_layers)
+        if not self.student_layers:
+            raise ValueError(f"{type(self).__name__} has no layers to compare: name teacher_layers and student_layers")
+        self.kernel: Literal["laplace", "laplace_l1", "gaussian", "linear", "none"] = kernel
+        self.measure: Literal["cka", "cka_printed", "euclidean", "cosine", "pearson"] = measure
+        self.weight = weight
+        self.student_alignments = nn.ModuleList(_alignment() for _ in self.student_layers)
+        self.teacher_alignments = nn.ModuleList(_alignment() for _ in self.teacher_layers)
+
+    def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
+        """Equation 20 for each sample."""
+        pairs = zip(
+            self.student_alignments,
+            self.teacher_alignments,
+            student.features.values(),
+            teacher.features.values(),
+            strict=True,
+        )
+        values = []
+        for align_student, align_teacher, ours, theirs in pairs:
+            ours, theirs = _of_one_size(ours, theirs)
+            channels = theirs.shape[1]
+            recalibrated = [
+                recalibrate(_aligned(feature, channels, align), kernel=self.kernel)
+                for feature, align in ((ours, align_student), (theirs, align_teacher))
+            ]
+            values.append(consistency_loss(*recalibrated, measure=self.measure))
+        return {"arfd": self.weight * sum(values[1:], start=values[0])}
+
+
+def _alignment() -> nn.LazyConv2d:
+    return nn.LazyConv2d(1, kernel_size=3, padding=1)
+
+
+def _of_one_size(*features: Tensor) -> list[Tensor]:
+    """Both as maps of the smaller height and the smaller width, by the mean over the pixels that fall together."""
+    maps = [feature[..., None, None] if feature.ndim == 2 else feature for feature in features]
+    height, width = (min(feature.shape[dim] for feature in maps) for dim in (2, 3))
+    return [F.adaptive_avg_pool2d(feature, (height, width)) for feature in maps]
+
+
+def _aligned(feature: Tensor, channels: int, convolution: nn.Module) -> Tensor:
+    """Equation 13."""
+    return F.relu(F.group_norm(convolve_to(channels, convolution, feature), 1))

@@ -1,0 +1,54 @@
+"""CWD: the student looks at the same places, channel by channel."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distill.adaptors import convolve_to
+from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.losses import cwd_loss
+from distill.taps import check_pairs
+
+
+class CWD(DistillationModule):
+    """Channel-wise knowledge distillation for dense prediction (Shu et al., ICCV 2021, eqs. 4 and 5).
+
+    ``hard_weight * CE + weight * T^2 KL(teacher || student)``, where the softmax of each channel goes over the
+    positions. Without layers the channels are the classes' logits; with them those of features, which a 1x1 convolution
+    brings from the student's channels to the teacher's (the authors' code has one only where the counts differ), resized
+    bilinearly to the teacher's positions.
+
+    Args:
+        *args: As in :class:`~distill.base.DistillationModule`.
+        temperature: T, by which both are divided; 4 in the paper.
+        weight: The weight of the distillation term, for several layers of their sum; 3 on logits and 50 on features
+            unless said otherwise, as in the paper.
+        **kwargs: As in :class:`~distill.base.DistillationModule`.
+
+    Raises:
+        ValueError: Teacher and student have different numbers of layers.
+    """
+
+    def __init__(self, *args: Any, temperature: float = 4.0, weight: float | None = None, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        check_pairs(self, self.teacher_layers, self.student_layers)
+        self.temperature = temperature
+        self.weight = weight if weight is not None else 50.0 if self.student_layers else 3.0
+        self.adaptors = nn.ModuleList(nn.LazyConv2d(1, kernel_size=1) for _ in self.student_layers)
+
+    def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
+        """Equation 5 on the logits, or on every pair of features."""
+        pairs = [(student.prediction, teacher.prediction)]
+        if self.student_layers:
+            features = zip(self.adaptors, student.features.values(), teacher.features.values(), strict=True)
+            pairs = [(_like(theirs, adaptor, ours), theirs) for adaptor, ours, theirs in features]
+        values = [cwd_loss(*pair, temperature=self.temperature, reduction="none") for pair in pairs]
+        return {"cwd": self.weight * sum(values[1:], start=values[0])}
+
+
+def _like(theirs: Tensor, adaptor: nn.Module, ours: Tensor) -> Tensor:
+    adapted = convolve_to(theirs.shape[1], adaptor, ours)
+    return F.interpolate(adapted, theirs.shape[2:], mode="bilinear", align_corners=False)

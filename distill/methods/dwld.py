@@ -1,0 +1,122 @@
+"""DWLD: a small network weighs every non-target class of every pixel."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import torch
+from torch import Tensor, nn
+
+from distill.adaptors import convolve_to
+from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.losses import dwld_terms
+
+
+class DynamicWeightController(nn.Module):
+    r"""The weight of every class at every position, by an MLP on the prediction there (LIX, eqs. 6-9).
+
+    .. math::
+        \beta = (\beta_{\max} - \beta_{\min}) \, \mathrm{sigmoid}(\mathrm{MLP}(\Omega)) + \beta_{\min}, \quad
+        \Omega = \mathrm{Concat}(p, c), \quad c = -\sum_i p_i \log p_i
+
+    The MLP is one for all positions, so its layers are 1x1 convolutions, each with as many outputs as there are classes
+    and a ReLU between. The prediction is taken as a constant: what the weights depend on does not learn through them.
+
+    Args:
+        layers: How many layers the MLP has, 1 or more; 3 in the paper, which tries 1 to 5.
+        confidence: Whether the entropy c, in nats, is an input beside the probabilities p; so in the paper.
+        source: Whose prediction it is; the student's in the paper.
+        dropout: The share of hidden units dropped in training; 0 in the paper, which tries it.
+        beta_min: The lowest weight; the paper names no value. 1 is the lowest that DKD's authors tried.
+        beta_max: The highest; the paper names no value. 10 is the highest of DKD's.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    def __init__(
+        self,
+        layers: int = 3,
+        confidence: bool = True,
+        source: Literal["student", "teacher"] = "student",
+        dropout: float = 0.0,
+        beta_min: float = 1.0,
+        beta_max: float = 10.0,
+    ) -> None:
+        super().__init__()
+        if layers < 1:
+            raise ValueError(f"layers must be at least 1, got {layers}")
+        if not 0 <= dropout < 1:
+            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+        if source not in ("student", "teacher"):
+            raise ValueError(f"source must be student or teacher, got {source!r}")
+        if not 0 <= beta_min <= beta_max:
+            raise ValueError(f"the range of beta must be 0 <= beta_min <= beta_max, got [{beta_min}, {beta_max}]")
+        self.confidence = confidence
+        self.source = source
+        self.beta_min = beta_min
+        self.beta_max = beta_max
+        self.layers = nn.ModuleList(nn.LazyConv1d(1, kernel_size=1) for _ in range(layers))
+        self.dropout = nn.Dropout(dropout)
+
+    def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
+        """The weights beta ``(N, C, *)`` for the logits of student and teacher, ``(N, C, *)`` each."""
+        logits = (student if self.source == "student" else teacher).detach()
+        log_p = logits.reshape(*logits.shape[:2], -1).log_softmax(1)
+        values = log_p.exp()
+        if self.confidence:
+            values = torch.cat([values, -(values * log_p).sum(1, keepdim=True)], 1)
+        for index, layer in enumerate(self.layers):
+            if index > 0:
+                values = self.dropout(values.relu())
+            values = convolve_to(logits.shape[1], layer, values)
+        return self.beta_min + (self.beta_max - self.beta_min) * values.sigmoid().view(logits.shape)
+
+
+class DWLD(DistillationModule):
+    """Dynamically-weighted logit distillation (LIX, Guo et al., IEEE TIP 2025, arXiv:2403.08215, eqs. 6-12).
+
+    ``hard_weight * CE + weight * (alpha TCLD + NCLD)``: DKD, with a weight for the divergence at every non-target class
+    of every pixel, which a small network makes of the student's prediction. That network trains with the student, by
+    the same loss.
+
+    Args:
+        *args: As in :class:`~distill.base.DistillationModule`.
+        alpha: The weight of TCLD; 1 in the paper.
+        temperature: T, by which the logits of both are divided in the loss; 1 in the paper.
+        form: How unequal weights enter the divergence of the non-target classes; see
+            :func:`~distill.losses.dwld_terms`.
+        weight: The weight of the term, lambda_L of eq. 21; the best of the paper's ratios to the hard loss is 1 : 2.
+        controller: Makes the weights; the paper's by default.
+        **kwargs: As in :class:`~distill.base.DistillationModule`.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        alpha: float = 1.0,
+        temperature: float = 1.0,
+        form: Literal["kl", "bregman"] = "bregman",
+        weight: float = 0.5,
+        controller: DynamicWeightController | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        self.alpha = alpha
+        self.temperature = temperature
+        self.form = form
+        self.weight = weight
+        self.controller = controller or DynamicWeightController()
+
+    def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
+        """Equation 10, its terms apart."""
+        tcld, ncld = dwld_terms(
+            student.prediction,
+            teacher.prediction,
+            batch["target"],
+            self.controller(student.prediction, teacher.prediction),
+            temperature=self.temperature,
+            form=self.form,
+            ignore_index=self.ignore_index,
+        )
+        return {"tcld": self.weight * self.alpha * tcld, "ncld": self.weight * ncld}

@@ -1,0 +1,76 @@
+"""How well every pixel is classified: all the scores of LIX's tables from one confusion matrix."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+from torchmetrics.classification import MulticlassConfusionMatrix
+
+
+class SegmentationScores(MulticlassConfusionMatrix):
+    r"""The scores of a semantic segmentation, in [0, 1], from one confusion matrix over all pixels.
+
+    With the true positives, false positives and false negatives of class c over all pixels of all images and
+    processes, and its share :math:`f_c` of the labelled pixels,
+
+    .. math::
+        \mathrm{Fsc}_c = \frac{2 TP_c}{2 TP_c + FP_c + FN_c}, \quad
+        \mathrm{IoU}_c = \frac{TP_c}{TP_c + FP_c + FN_c}
+
+    ``mFsc`` and ``mIoU`` are their means over the classes, ``fwFsc`` and ``fwIoU`` the means weighted by :math:`f_c`,
+    ``accuracy`` is the share of pixels that are right, ``iou_<class>`` the IoU of one class. A class that is neither
+    labelled nor predicted anywhere has no score (NaN) and does not count in the means. States are integer counts, so
+    the scores are exact however pixels are spread over batches and processes.
+
+    Args:
+        num_classes: C, at least 2.
+        ignore_index: Pixels with this target do not count.
+        class_names: What the classes are called; their numbers by default.
+        **kwargs: As in :class:`torchmetrics.Metric`.
+
+    Raises:
+        ValueError: There are not as many names as classes, or two are the same.
+
+    Shapes of ``update``: logits ``(N, C, *)`` or class indices ``(N, *)``, and target ``(N, *)``.
+
+    Source: Guo et al., LIX, Sec. IV-A.
+
+    Example:
+        >>> scores = SegmentationScores(2)
+        >>> scores.update(torch.tensor([[0, 0, 1, 1]]), torch.tensor([[0, 1, 1, 255]]))
+        >>> {name: round(value.item(), 3) for name, value in scores.compute().items()}
+        {'mFsc': 0.667, 'fwFsc': 0.667, 'mIoU': 0.5, 'fwIoU': 0.5, 'accuracy': 0.667, 'iou_0': 0.5, 'iou_1': 0.5}
+    """
+
+    def __init__(
+        self, num_classes: int, ignore_index: int = 255, class_names: Sequence[str] | None = None, **kwargs: Any
+    ) -> None:
+        names = tuple(class_names or map(str, range(num_classes)))
+        if len(set(names)) != num_classes or len(names) != num_classes:
+            raise ValueError(f"class_names must be {num_classes} different names, got {', '.join(names)}")
+        # the task has checked shapes and labels; here that would cost a sort of all pixels in every step
+        super().__init__(num_classes, ignore_index=ignore_index, validate_args=False, **kwargs)
+        self.class_names = names
+
+    def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
+        """All scores by name, float64 scalars; NaN where no pixel was labelled."""
+        counts = self.confmat.double()
+        labelled, predicted, right = counts.sum(1), counts.sum(0), counts.diag()
+        f_score = 2 * right / (labelled + predicted)
+        iou = right / (labelled + predicted - right)
+        share = labelled / labelled.sum()
+        return {
+            "mFsc": f_score.nanmean(),
+            "fwFsc": _weighted(f_score, share),
+            "mIoU": iou.nanmean(),
+            "fwIoU": _weighted(iou, share),
+            "accuracy": right.sum() / labelled.sum(),
+            **{f"iou_{name}": value for name, value in zip(self.class_names, iou, strict=True)},
+        }
+
+
+def _weighted(scores: Tensor, share: Tensor) -> Tensor:
+    return torch.where(share == 0, 0, share * scores).sum()
