@@ -21,10 +21,13 @@ COLOURS = {"all classes": "#333333", "target class": "#0072b2", "non-target clas
 STYLES = {"train": "-", "val": "--"}
 
 
-def publish(figure: Figure, name: str, folder: Path, trainer: Trainer) -> None:
-    """Writes ``figures/<name>.png`` to the folder, and shows the figure in TensorBoard where that is a logger."""
+def publish(figure: Figure, name: str, folder: Path, trainer: Trainer, suffix: str = "") -> None:
+    """Writes ``figures/<name><suffix>.png`` to the folder, and shows the figure in TensorBoard where that is a logger.
+
+    TensorBoard has one series of pictures a ``name``, whatever the suffix.
+    """
     canvas = FigureCanvasAgg(figure)
-    with written_whole(folder / "figures" / f"{name}.png") as draft:
+    with written_whole(folder / "figures" / f"{name}{suffix}.png") as draft:
         figure.savefig(draft, dpi=150)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):

@@ -17,9 +17,9 @@ class CWD(DistillationModule):
     """Channel-wise knowledge distillation for dense prediction (Shu et al., ICCV 2021, eqs. 4 and 5).
 
     ``hard_weight * CE + weight * T^2 KL(teacher || student)``, where the softmax of each channel goes over the
-    positions. Without layers the channels are the classes' logits; with them those of features, which a 1x1 convolution
-    brings from the student's channels to the teacher's (the authors' code has one only where the counts differ), resized
-    bilinearly to the teacher's positions.
+    positions. Without layers the channels are the classes' logits. With them they are those of features: a 1x1
+    convolution brings the student's to the teacher's channels (the authors' code has one only where the counts differ),
+    and they are resized bilinearly to the teacher's positions.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`.
