@@ -59,6 +59,7 @@ class PredictionGallery(Callback):
         self.every_n_epochs = every_n_epochs
         self.samples = samples
         self._kept: list[Views] = []
+        self._epoch = 0
         self._folder: Path | None = None
         self._warned = False
 
@@ -80,13 +81,19 @@ class PredictionGallery(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Keeps the first samples of an epoch that will be drawn."""
-        if not trainer.sanity_checking and self._is_due(trainer):
+        """Keeps the first samples: nobody knows yet whether this epoch is the last."""
+        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
             self._keep(trainer, outputs, batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws them."""
-        self._draw(trainer, f"_epoch_{trainer.current_epoch:04d}")
+        """Draws them every few epochs."""
+        self._epoch = trainer.current_epoch
+        if (self._epoch + 1) % self.every_n_epochs == 0:
+            self._draw(trainer, f"_epoch_{self._epoch:04d}")
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws the last epoch, also where it came early."""
+        self._draw(trainer, f"_epoch_{self._epoch:04d}")
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts anew."""
@@ -107,12 +114,6 @@ class PredictionGallery(Callback):
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws them."""
         self._draw(trainer, "_test")
-
-    def _is_due(self, trainer: Trainer) -> bool:
-        if trainer.state.fn != TrainerFn.FITTING:
-            return False
-        done = trainer.current_epoch + 1
-        return done % self.every_n_epochs == 0 or done == trainer.max_epochs
 
     def _keep(self, trainer: Trainer, outputs: Any, batch: Any) -> None:
         missing = self.samples - len(self._kept)
@@ -170,7 +171,7 @@ def gallery_figure(
     if "NCJSD" in samples[0]:
         figure.colorbar(heat, ax=grid[:, -1], label="nats")
     patches = [
-        Patch(color=colour, label=class_names[label] if class_names else str(label))
+        Patch(facecolor=colour, edgecolor="#888888", linewidth=0.5, label=class_names[label] if class_names else str(label))
         for label, colour in colours.items()
     ]
     figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 2 * columns), frameon=False)

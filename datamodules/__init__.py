@@ -1,8 +1,30 @@
 """Paired-modality data modules: every batch holds two or more views of the same samples, by name."""
 
+from datamodules.augmentation import PairedAugmentation
 from datamodules.base import Batch, PairedDataModule, Splits, TensorPairs
+from datamodules.cityscapes import Cityscapes
+from datamodules.driving_scenes import DrivingScenes
+from datamodules.frames import Camera, Frame, FrameDataModule
 from datamodules.gaussian_pair import GaussianPair
+from datamodules.kitti_semantics import KITTISemantics
 from datamodules.mnistm import MNISTM
 from datamodules.sklearn_pair import SklearnPair
+from datamodules.virtual_kitti2 import VirtualKITTI2
 
-__all__ = ["MNISTM", "Batch", "GaussianPair", "PairedDataModule", "SklearnPair", "Splits", "TensorPairs"]
+__all__ = [
+    "MNISTM",
+    "Batch",
+    "Camera",
+    "Cityscapes",
+    "DrivingScenes",
+    "Frame",
+    "FrameDataModule",
+    "GaussianPair",
+    "KITTISemantics",
+    "PairedAugmentation",
+    "PairedDataModule",
+    "SklearnPair",
+    "Splits",
+    "TensorPairs",
+    "VirtualKITTI2",
+]

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence, Sized
-from typing import NamedTuple, cast
+from typing import Any, NamedTuple, cast
 
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
 
 Batch = dict[str, Tensor]
 
@@ -150,11 +150,20 @@ class PairedDataModule(LightningDataModule, ABC):
         """The same batches as for the test."""
         return self.test_dataloader()
 
-    def _loader(self, dataset: Dataset[Batch], *, shuffle: bool = False) -> DataLoader[Batch]:
+    def _loader(
+        self,
+        dataset: Dataset[Batch],
+        *,
+        shuffle: bool = False,
+        sampler: Sampler[Any] | None = None,
+        generator: torch.Generator | None = None,
+    ) -> DataLoader[Batch]:
         return DataLoader(
             dataset,
             batch_size=len(cast(Sized, dataset)) if self.batch_size is None else self.batch_size,
             shuffle=shuffle,
+            sampler=sampler,
+            generator=generator,
             num_workers=self.num_workers,
             collate_fn=collate,
             persistent_workers=self.num_workers > 0,

@@ -2,35 +2,106 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 import yaml
 
-from distill.cli import main
+from distill.cli import Configuration, main
 from distill.study import Study, plan_cells
 from distill.table import Score
+from tests.datamodules.trees import write_cityscapes, write_kitti_semantics, write_virtual_kitti2
 
 CONFIGS = Path(__file__).parents[1] / "configs"
+PARTS = sorted(path for folder in ("data", "trainer") for path in (CONFIGS / folder).glob("*.yaml"))
 STUDIES = sorted((CONFIGS / "studies").glob("*.yaml"))
-RECIPES = sorted(set(CONFIGS.rglob("*.yaml")) - set(STUDIES))
+RECIPES = sorted(set(CONFIGS.rglob("*.yaml")) - set(STUDIES) - set(PARTS))
+
+# data sets that must be fetched: what writes a small tree in their format, and what fits it
+TREES: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
+    "kitti_semantics": (write_kitti_semantics, []),
+    "vkitti2": (write_virtual_kitti2, ["--data.init_args.n_images", "null"]),
+    "cityscapes": (write_cityscapes, []),
+}
+OWN_DATA = [path for path in RECIPES if path.parent.name not in TREES]
+FETCHED_DATA = [path for path in RECIPES if path.parent.name in TREES]
+# each data set, network and method at least once
+TRIED = [
+    "kitti_semantics/lix_sne_roadseg",
+    "kitti_semantics/teacher_off_net",
+    "kitti_semantics/dwld_off_net",
+    "vkitti2/student_mfnet",
+    "vkitti2/arfd_mfnet",
+    "vkitti2/kd_sne_roadseg",
+    "cityscapes/cwd_mfnet",
+    "cityscapes/dkd_off_net",
+]
+SMALL = {"sne_roadseg": "resnet10t", "off_net": "mit_b0"}
 
 
 def names(paths: list[Path]) -> list[str]:
     return [str(path.relative_to(CONFIGS)) for path in paths]
 
 
-@pytest.mark.parametrize("config", RECIPES, ids=names(RECIPES))
-@pytest.mark.filterwarnings("ignore:the teacher .* has random weights")
-def test_recipe_ends_a_fit_of_two_steps(config: Path, tmp_path: Path) -> None:
-    steps = ["--trainer.max_steps", "2", "--trainer.limit_val_batches", "1", "--trainer.check_val_every_n_epoch", "1"]
+def fit_two_steps(config: Path, folder: Path, *options: str) -> Path:
+    """Fits as the recipe says, but for its length; returns the run's folder."""
+    steps = ["--trainer.max_epochs=2", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
+    steps += ["--trainer.check_val_every_n_epoch=1"]
     quiet = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
-    main(["fit", "--config", str(config), "--logs_dir", str(tmp_path), *steps, *quiet])
-    (last,) = tmp_path.rglob("last.ckpt")
+    main(["fit", "--config", str(config), "--logs_dir", str(folder / "logs"), *steps, *quiet, *options])
+    (last,) = (folder / "logs").rglob("last.ckpt")
     run = last.parents[1]
-    assert run.relative_to(tmp_path).parent.as_posix() == yaml.safe_load(config.read_text())["name"]
+    assert run.relative_to(folder / "logs").parent.as_posix() == yaml.safe_load(config.read_text())["name"]
     assert (run / "fit.yaml").is_file()
     assert "train/loss" in (run / "metrics.csv").read_text()
+    return run
+
+
+@pytest.mark.parametrize("config", OWN_DATA, ids=names(OWN_DATA))
+@pytest.mark.filterwarnings("ignore:the teacher .* has random weights")
+def test_recipe_ends_a_fit_of_two_steps(config: Path, tmp_path: Path) -> None:
+    few = {"n_train": 16, "n_val": 8, "n_test": 8} if config.parent.name == "scenes" else {}
+    fit_two_steps(config, tmp_path, *(f"--data.init_args.{name}={count}" for name, count in few.items()))
+
+
+@pytest.mark.parametrize("recipe", TRIED)
+@pytest.mark.filterwarnings("ignore:the teacher .* has random weights")
+def test_recipe_of_a_fetched_data_set_ends_a_fit_of_two_steps_on_a_small_tree(recipe: str, tmp_path: Path) -> None:
+    config = CONFIGS / f"{recipe}.yaml"
+    write_tree, options = TREES[config.parent.name]
+    root = write_tree(tmp_path / "data")
+    networks = yaml.safe_load(config.read_text())["model"]["init_args"]
+    smaller = [
+        f"--model.init_args.{role}.init_args.{name}={value}"
+        for role in ("network", "teacher", "student")
+        for name, value in _smaller(networks.get(role, {}).get("init_args", {}), config.stem)
+    ]
+    size = ["--data.init_args.size", "[32, 96]", "--data.init_args.num_workers", "0", "--data.init_args.batch_size", "2"]
+    run = fit_two_steps(config, tmp_path, "--data.init_args.root", str(root), *size, *options, *smaller)
+    assert any((run / "figures").glob("predictions_*.png"))
+
+
+def _smaller(arguments: dict[str, Any], recipe: str) -> list[tuple[str, str]]:
+    """A smaller encoder than the recipe's, and no weights to fetch."""
+    encoder = next((small for network, small in SMALL.items() if recipe.endswith(network)), None)
+    changes = {"encoder_name": encoder, "pretrained": "false"}
+    return [(name, value) for name, value in changes.items() if value is not None and name in arguments]
+
+
+@pytest.mark.parametrize("config", FETCHED_DATA, ids=names(FETCHED_DATA))
+def test_recipe_of_a_fetched_data_set_is_valid_and_starts_from_its_teacher(config: Path) -> None:
+    parsed = Configuration(["--config", str(config)], run=False).config
+    assert parsed.name == str(config.relative_to(CONFIGS).with_suffix(""))
+    command = config.read_text().splitlines()[1]
+    if "teacher_checkpoint" in parsed.model.init_args:
+        teacher = parsed.name.replace(parsed.name.split("/")[1].split("_")[0], "teacher", 1)
+        assert f"--model.teacher_checkpoint logs/{teacher}/version_0/checkpoints/best.ckpt" in command
+        theirs = Configuration(["--config", str(CONFIGS / f"{teacher}.yaml")], run=False).config.model.init_args
+        assert theirs.inputs == parsed.model.init_args.teacher_inputs
+        expected = {**vars(theirs.network.init_args), "pretrained": False}
+        assert {**vars(parsed.model.init_args.teacher.init_args), "pretrained": False} == expected
 
 
 @pytest.mark.parametrize("config", [*RECIPES, *STUDIES], ids=names([*RECIPES, *STUDIES]))

@@ -39,6 +39,11 @@ def test_pictures_are_drawn_every_few_epochs_and_after_the_last(tmp_path: Path) 
         assert picture.width > picture.height > 100
 
 
+def test_the_last_epoch_is_drawn_where_a_fit_stops_early(tmp_path: Path) -> None:
+    fit(tmp_path, PredictionGallery(every_n_epochs=2), max_epochs=50, max_steps=9)  # 3 steps an epoch
+    assert pictures(tmp_path) == ["predictions_epoch_0001.png", "predictions_epoch_0002.png"]
+
+
 def test_the_test_is_drawn_beside_the_fit(tmp_path: Path) -> None:
     trainer(tmp_path, PredictionGallery()).test(make(ON_MAPS), ToyData(method=ON_MAPS), verbose=False)
     assert pictures(tmp_path) == ["predictions_test.png"]

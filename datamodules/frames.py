@@ -1,0 +1,293 @@
+"""What every data set of street scenes shares: frames of image, depth and semantics, and batches made of them."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol, TypeVar, cast, get_args
+
+import cv2
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch.utils.data import DataLoader, Dataset
+
+from datamodules.augmentation import Draw, DrawSampler, PairedAugmentation
+from datamodules.base import Batch, PairedDataModule, Splits, check_counts, collate
+from datamodules.transforms import Floats, Geometry, depth_to_hha, depth_to_normals, relative_disparity
+
+Scalar = TypeVar("Scalar", np.uint8, np.float32)
+
+IGNORED = 255
+# of ImageNet's RGB values from 0 to 1: what timm's pretrained encoders were trained with
+MEAN = (0.485, 0.456, 0.406)
+STD = (0.229, 0.224, 0.225)
+
+
+class Camera(NamedTuple):
+    """A pinhole camera; x points right, y down, z forward, and the centre of the upper left pixel is (0, 0).
+
+    ``fx``, ``fy``: focal lengths, ``cx``, ``cy``: principal point, in pixels; ``baseline``: distance to the second
+    camera of a stereo pair in metres; ``height`` above the ground in metres; ``pitch``: how far the camera looks down
+    in radians.
+    """
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    baseline: float
+    height: float
+    pitch: float = 0.0
+
+
+class Frame(NamedTuple):
+    """One sample as it lies on disk.
+
+    ``image``: RGB, ``(H, W, 3)`` ``uint8``; ``depth``: metres along the optical axis, ``(H, W)`` ``float32``, 0 where
+    nothing was measured; ``target``: class indices, ``(H, W)`` ``uint8``, 255 where ignored.
+    """
+
+    image: NDArray[np.uint8]
+    depth: NDArray[np.float32]
+    target: NDArray[np.uint8]
+    camera: Camera
+
+
+class Frames(Protocol):
+    """A split: frames by position."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Frame: ...
+
+
+class FramePairs(Dataset[Batch]):
+    """Frames as tensors: the modalities that :class:`FrameDataModule` lists, ``target`` and ``index``.
+
+    A plain position gives the frame as it is, a :class:`~datamodules.augmentation.Draw` its augmentation by that draw.
+
+    Geometry is computed from the depth as it was measured, in its own resolution and with its own camera, and moved to
+    the new size by taking the nearest pixel, as are the labels: across a hole or an edge there is no value between two
+    others, and the differences that make normals need the measured pixels, of which resizing repeats or leaves out
+    some.
+
+    Args:
+        frames: What is on disk.
+        num_classes: How many classes there are.
+        geometry: The modalities to make of the depth.
+        size: ``(H, W)`` to resize to; ``None`` keeps the frames' own.
+        max_depth: The depth in metres that becomes 1.
+        augmentation: Applied to draws.
+    """
+
+    def __init__(
+        self,
+        frames: Frames,
+        num_classes: int,
+        geometry: Sequence[Geometry] = ("depth",),
+        size: tuple[int, int] | None = None,
+        max_depth: float = 80.0,
+        augmentation: PairedAugmentation | None = None,
+    ) -> None:
+        self.frames = frames
+        self.num_classes = num_classes
+        self.geometry = tuple(geometry)
+        self.size = size
+        self.max_depth = max_depth
+        self.augmentation = augmentation
+
+    def __len__(self) -> int:
+        return len(self.frames)
+
+    def __getitem__(self, index: int | Draw) -> Batch:
+        """One sample.
+
+        Raises:
+            ValueError: The frame's image, depth and target differ in size, or a label is not one of the classes.
+        """
+        position = index.position if isinstance(index, Draw) else index
+        frame = self.frames[position]
+        self._check(frame, position)
+        image, target = frame.image, frame.target
+        geometry: dict[str, Floats] = {name: self._geometry(name, frame) for name in self.geometry}
+        if self.size is not None and image.shape[:2] != self.size:
+            image = _resized(image, self.size)
+            target = _resized_nearest(target, self.size)
+            geometry = {name: _resized_nearest(values, self.size) for name, values in geometry.items()}
+        if isinstance(index, Draw) and self.augmentation is not None:
+            image, target, geometry = self.augmentation(image, target, geometry, index.seed)
+        maps = {"image": _normalised(image), **geometry}
+        sample = {name: torch.from_numpy(_channels_first(values)) for name, values in maps.items()}
+        return {**sample, "target": torch.from_numpy(target.astype(np.int64)), "index": torch.tensor(position)}
+
+    def __getitems__(self, indices: Sequence[int | Draw]) -> Batch:
+        """A batch.
+
+        Raises:
+            ValueError: The samples differ in size.
+        """
+        samples = [self[index] for index in indices]
+        first = samples[0]
+        for other in samples:
+            if other["target"].shape != first["target"].shape:
+                raise ValueError(
+                    f"frame {first['index']} has {_extent(first['target'].shape)} pixels, but frame {other['index']} "
+                    f"of the same batch {_extent(other['target'].shape)}: give the size to resize all frames to"
+                )
+        return collate(samples)
+
+    def _check(self, frame: Frame, position: int) -> None:
+        shapes = [values.shape[:2] for values in (frame.image, frame.depth, frame.target)]
+        if len(set(shapes)) > 1:
+            image, depth, target = map(_extent, shapes)
+            raise ValueError(
+                f"frame {position} has an image of {image}, a depth of {depth} and a target of {target} pixels, which "
+                "must have one size"
+            )
+        strange = (frame.target >= self.num_classes) & (frame.target != IGNORED)
+        if strange.any():
+            raise ValueError(
+                f"frame {position} has the label {frame.target[strange][0]}, but labels are 0 to "
+                f"{self.num_classes - 1}, or {IGNORED} where ignored"
+            )
+
+    def _geometry(self, name: Geometry, frame: Frame) -> Floats:
+        if name == "depth":
+            share: Floats = np.clip(frame.depth / np.float32(self.max_depth), 0, 1)
+            return share
+        if name == "disparity":
+            return relative_disparity(frame.depth)
+        if name == "normal":
+            return depth_to_normals(frame.depth, frame.camera)
+        return depth_to_hha(frame.depth, frame.camera)
+
+
+class FrameDataModule(PairedDataModule):
+    """Base of the data modules of street scenes: a subclass names its classes and makes the frames.
+
+    - ``image`` ``(N, 3, H, W)``: RGB, normalised by ImageNet's mean and standard deviation;
+    - ``depth`` ``(N, 1, H, W)``: metres along the optical axis divided by ``max_depth``, at most 1; 0 where nothing was
+      measured;
+    - ``disparity`` ``(N, 1, H, W)``: 2 m divided by the depth, at most 1; 0 infinitely far away and where nothing was
+      measured;
+    - ``normal`` ``(N, 3, H, W)``: unit surface normals that face the camera, x right, y down, z forward, so from -1 to
+      1; 0 where there is none (:func:`~datamodules.transforms.depth_to_normals`);
+    - ``hha`` ``(N, 3, H, W)``: disparity as above, height above the ground (1 is 10 m), angle with gravity (1 is the
+      ground, 1/2 a wall), from 0 to 1; 0 where nothing was measured
+      (:func:`~datamodules.transforms.depth_to_hha`);
+    - ``target`` ``(N, H, W)``: class indices, 255 where ignored.
+
+    Training draws its augmentation anew for each sample and epoch: for one ``seed_everything`` the same pairs come,
+    bit by bit, with any number of workers or processes and in a resumed run
+    (:class:`~datamodules.augmentation.DrawSampler`).
+
+    Args:
+        geometry: Which modalities beside ``image`` are made, of ``depth``, ``disparity``, ``normal`` and ``hha``.
+        size: ``(H, W)`` that frames are resized to; ``None`` keeps them, and those of one batch must then be of one
+            size.
+        max_depth: The depth in metres that is 1 in ``depth``.
+        augmentation: Changes the training samples at random; ``None`` leaves them as they are.
+        seed: Fixes the data and the splits.
+        batch_size: ``None`` trains on the full batch.
+        num_workers: Processes that load data.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    class_names: tuple[str, ...]
+    palette: tuple[tuple[int, int, int], ...]
+
+    def __init__(
+        self,
+        geometry: Sequence[Geometry] = ("depth",),
+        size: tuple[int, int] | None = None,
+        max_depth: float = 80.0,
+        augmentation: PairedAugmentation | None = None,
+        seed: int = 0,
+        batch_size: int | None = 4,
+        num_workers: int = 0,
+    ) -> None:
+        super().__init__(seed, batch_size, num_workers)
+        for name in geometry:
+            if name not in get_args(Geometry):
+                raise ValueError(f"geometry must be of {', '.join(get_args(Geometry))}, got {name!r}")
+        if size is not None:
+            check_counts(height=size[0], width=size[1])
+        if not 0 < max_depth < float("inf"):
+            raise ValueError(f"max_depth must be a finite number of metres above 0, got {max_depth}")
+        self.geometry = tuple(geometry)
+        self.size = None if size is None else (size[0], size[1])
+        self.max_depth = max_depth
+        self.augmentation = augmentation
+
+    @property
+    def num_classes(self) -> int:
+        """How many classes the data set names."""
+        return len(self.class_names)
+
+    @property
+    def modalities(self) -> tuple[str, ...]:
+        """``image`` and the geometry asked for."""
+        return ("image", *self.geometry)
+
+    @abstractmethod
+    def make_frames(self) -> tuple[Frames, Frames, Frames]:
+        """The frames of training, validation and test."""
+
+    def make_splits(self) -> Splits:
+        """Pairs the frames' modalities; only those of training are augmented."""
+        train, val, test = self.make_frames()
+        return Splits(self._pairs(train, self.augmentation), self._pairs(val), self._pairs(test))
+
+    # Loaders that start workers take a random number. From a generator of their own, it leaves the global state the
+    # same whether there are workers or not.
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the training split, shuffled and augmented."""
+        pairs = cast(FramePairs, self.splits.train)
+        epoch = None if self.trainer is None else self.trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+        return self._loader(pairs, sampler=DrawSampler(len(pairs), epoch), generator=torch.Generator())
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the validation split, in order."""
+        return self._loader(self.splits.val, generator=torch.Generator())
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the test split, in order."""
+        return self._loader(self.splits.test, generator=torch.Generator())
+
+    def _pairs(self, frames: Frames, augmentation: PairedAugmentation | None = None) -> FramePairs:
+        return FramePairs(frames, self.num_classes, self.geometry, self.size, self.max_depth, augmentation)
+
+
+def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+    """Shrunk by the mean over areas, which does not alias, and enlarged between the nearest four pixels."""
+    height, width = size
+    # one step for both would shift the pixels where one side shrinks and the other grows
+    least = min(width, image.shape[1]), min(height, image.shape[0])
+    resized = cv2.resize(cv2.resize(image, least, interpolation=cv2.INTER_AREA), (width, height))
+    return cast(NDArray[np.uint8], resized)
+
+
+def _resized_nearest(values: NDArray[Scalar], size: tuple[int, int]) -> NDArray[Scalar]:
+    height, width = size
+    # INTER_NEAREST rounds down, and so is half a pixel beside the image
+    return cast(NDArray[Scalar], cv2.resize(values, (width, height), interpolation=cv2.INTER_NEAREST_EXACT))
+
+
+def _normalised(image: NDArray[np.uint8]) -> Floats:
+    mean, std = (np.float32(255) * np.array(values, dtype=np.float32) for values in (MEAN, STD))
+    normalised: Floats = (image - mean) / std
+    return normalised
+
+
+def _channels_first(values: Floats) -> Floats:
+    """``(H, W)`` or ``(H, W, C)`` as ``(C, H, W)``."""
+    return np.ascontiguousarray(values[None] if values.ndim == 2 else values.transpose(2, 0, 1))
+
+
+def _extent(shape: Sequence[int]) -> str:
+    height, width = shape
+    return f"{height} x {width}"

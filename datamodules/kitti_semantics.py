@@ -1,0 +1,116 @@
+"""KITTI's pixel-level semantics with the disparity of its stereo benchmark (LIX, Sec. IV-A)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from datamodules.cityscapes_classes import CLASS_NAMES, PALETTE, read_train_ids
+from datamodules.frame_files import FileFrames, FrameFiles, split_at_random
+from datamodules.frames import Camera, FrameDataModule, Frames
+from datamodules.image_files import check_paired, find_folder, list_files, read_float_map, read_uint16
+from datamodules.transforms import disparity_to_depth
+
+# the drives of 26 September 2011, from which most of the images are; the height is that of the sensor setup
+KITTI_CAMERA = Camera(fx=721.5377, fy=721.5377, cx=609.5593, cy=172.854, baseline=0.532725, height=1.65)
+
+
+class KITTISemantics(FrameDataModule):
+    """The 200 labelled images of KITTI's semantics benchmark, each with the disparity of its stereo pair.
+
+    Source: Alhaija et al., "Augmented Reality Meets Computer Vision", IJCV 2018 (labels); Menze and Geiger, "Object
+    Scene Flow for Autonomous Vehicles", CVPR 2015 (images, disparity). Split as in LIX, Sec. IV-A: 7:3 into training
+    and validation, at random by the seed. The benchmark publishes no labels for its own test images, so **the test
+    split is the validation split**, and a score at the best epoch is a little too good, as in the paper.
+
+    What ``data_semantics.zip`` and ``data_scene_flow.zip`` unpack to, with ``data_scene_flow_calib.zip`` as an option::
+
+        root/training/image_2/000000_10.png             RGB, about 375 x 1242, sizes vary by a few pixels
+        root/training/semantic/000000_10.png            one byte a pixel, Cityscapes' label ids
+        root/training/disp_occ_0/000000_10.png          16 bits, 256 times the disparity in pixels, 0: not measured
+        root/training/calib_cam_to_cam/000000.txt       P_rect_02 and P_rect_03
+
+    The measured disparity is sparse, from a rotating lidar. The paper's is dense, predicted by a stereo network
+    (CREStereo): put such predictions into a folder and name it as ``disparity_dir``. ``target`` holds the 19 classes
+    under Cityscapes' train ids. Without calibration files the camera is the one of most drives.
+
+    Args:
+        root: Holds ``training``.
+        disparity_dir: Disparity to use instead, by the images' names: ``000000_10.png`` as above, or
+            ``000000_10.npy``, floats ``(H, W)`` in pixels, which goes first where both are there.
+        **kwargs: Arguments of :class:`~datamodules.frames.FrameDataModule`.
+
+    Raises:
+        ValueError: An argument is out of its range. From ``setup``: files of one image differ in size, the header of
+            one is damaged, or there are too few. When an image is read: a file is damaged or holds an unknown label.
+        FileNotFoundError: From ``setup``: a folder or the partner of a file is not there.
+    """
+
+    class_names = CLASS_NAMES
+    palette = PALETTE
+
+    def __init__(self, root: str | Path, disparity_dir: str | Path | None = None, **kwargs: Any) -> None:
+        super().__init__(**kwargs)
+        self.root = Path(root)
+        self.disparity_dir = None if disparity_dir is None else Path(disparity_dir)
+
+    def make_frames(self) -> tuple[Frames, Frames, Frames]:
+        """Pairs the files and splits them 7:3; the third split is the second."""
+        parts = split_at_random(self._find_files(), (7, 3), self.seed)
+        train, val = (FileFrames(part, read_train_ids, _read_depth) for part in parts)
+        return train, val, val
+
+    def _find_files(self) -> list[FrameFiles]:
+        image_folder = find_folder(self.root, "training/image_2", "unpack data_semantics.zip there")
+        label_folder = find_folder(self.root, "training/semantic", "unpack data_semantics.zip there")
+        # the scene flow benchmark puts the next image of every drive, _11, beside it
+        images = list_files(image_folder, "", "_10.png")
+        labels = list_files(label_folder, "", "_10.png")
+        if not images:
+            raise FileNotFoundError(f"{image_folder} holds no images, which are named like 000000_10.png")
+        check_paired(images, "images", labels, "label", label_folder)
+        check_paired(labels, "labels", images, "image", image_folder)
+
+        if self.disparity_dir is None:
+            disparity_folder = find_folder(
+                self.root, "training/disp_occ_0", "unpack data_scene_flow.zip there, or give disparity_dir"
+            )
+        elif self.disparity_dir.is_dir():
+            disparity_folder = self.disparity_dir
+        else:
+            raise FileNotFoundError(f"disparity_dir {self.disparity_dir} is not a folder")
+        disparities = list_files(disparity_folder, "", "_10.png") | list_files(disparity_folder, "", "_10.npy")
+        check_paired(images, "images", disparities, "disparity", disparity_folder)
+
+        cameras = self._cameras(images)
+        return [FrameFiles(images[key], labels[key], disparities[key], cameras[key]) for key in images]
+
+    def _cameras(self, images: dict[str, Path]) -> dict[str, Camera]:
+        folder = self.root / "training" / "calib_cam_to_cam"
+        if not folder.is_dir():
+            return dict.fromkeys(images, KITTI_CAMERA)
+        calibrations = list_files(folder, "", ".txt")
+        check_paired(images, "images", calibrations, "calibration", folder)
+        return {key: _read_camera(calibrations[key]) for key in images}
+
+
+def _read_camera(path: Path) -> Camera:
+    """The left colour camera, number 2; number 3 is the right one."""
+    try:
+        lines = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
+        left, right = (np.array(lines[name].split(), float).reshape(3, 4) for name in ("P_rect_02", "P_rect_03"))
+    except (KeyError, ValueError):
+        raise ValueError(f"{path} should hold the lines P_rect_02 and P_rect_03 with 12 numbers each") from None
+    # the fourth entry is -fx times the camera's position on the common x axis
+    baseline = (left[0, 3] - right[0, 3]) / left[0, 0]
+    fx, fy, cx, cy = map(float, (left[0, 0], left[1, 1], left[0, 2], left[1, 2]))
+    return Camera(fx, fy, cx, cy, float(baseline), KITTI_CAMERA.height)
+
+
+def _read_depth(path: Path, camera: Camera) -> NDArray[np.float32]:
+    is_array = path.suffix == ".npy"
+    disparity = read_float_map(path) if is_array else read_uint16(path).astype(np.float32) / np.float32(256)
+    return disparity_to_depth(disparity, camera.fx, camera.baseline)

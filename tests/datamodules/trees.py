@@ -1,0 +1,109 @@
+"""Miniature trees of random frames in the exact formats of the real data sets."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+from numpy.random import Generator
+from numpy.typing import NDArray
+from PIL import Image
+
+from datamodules.virtual_kitti2 import COLORS, SCENES
+
+SIZE = (12, 40)
+# of 000000.txt, but for the lines of the other cameras
+KITTI_CALIBRATION = """\
+calib_time: 09-Jan-2012 13:57:47
+corner_dist: 9.950000e-02
+S_rect_02: 1.242000e+03 3.750000e+02
+P_rect_02: 7.215377e+02 0.000000e+00 6.095593e+02 4.485728e+01 0.000000e+00 7.215377e+02 1.728540e+02 2.163791e-01 \
+0.000000e+00 0.000000e+00 1.000000e+00 2.745884e-03
+P_rect_03: 7.215377e+02 0.000000e+00 6.095593e+02 -3.395242e+02 0.000000e+00 7.215377e+02 1.728540e+02 2.199936e+00 \
+0.000000e+00 0.000000e+00 1.000000e+00 2.729905e-03
+"""
+CITYSCAPES_CAMERA = {
+    "extrinsic": {"baseline": 0.209313, "pitch": 0.038, "roll": 0.0, "x": 1.7, "y": 0.1, "yaw": -0.0195, "z": 1.22},
+    "intrinsic": {"fx": 2262.52, "fy": 2265.3017905988554, "u0": 1096.98, "v0": 513.137},
+}
+
+
+def save(path: Path, pixels: NDArray[np.generic]) -> Path:
+    """Writes an image, whose format follows the suffix, with the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path)
+    return path
+
+
+def stored(path: Path) -> NDArray[np.generic]:
+    """What another library reads from an image; colours as red, green, blue."""
+    pixels = cv2.imread(str(path), cv2.IMREAD_UNCHANGED)
+    assert pixels is not None
+    return pixels[..., ::-1] if pixels.ndim == 3 else pixels
+
+
+def write(path: Path, text: str) -> Path:
+    """Writes a text file with the folders above it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    path.write_text(text)
+    return path
+
+
+def write_kitti_semantics(root: Path, count: int = 10, size: tuple[int, int] = SIZE) -> Path:
+    """``count`` images with labels, disparity, half of which was measured, and calibration."""
+    rng = np.random.default_rng(0)
+    for number in range(count):
+        name = f"{number:06d}_10.png"
+        save(root / "training" / "image_2" / name, _colors(rng, size))
+        save(root / "training" / "semantic" / name, rng.integers(0, 34, size, dtype=np.uint8))
+        save(root / "training" / "disp_occ_0" / name, _disparity(rng, size))
+        write(root / "training" / "calib_cam_to_cam" / f"{number:06d}.txt", KITTI_CALIBRATION)
+    return root
+
+
+def write_virtual_kitti2(
+    root: Path, count: int = 2, size: tuple[int, int] = SIZE, variations: Sequence[str] = ("clone",)
+) -> Path:
+    """``count`` images for every scene and variation; camera 1 has a line in ``intrinsic.txt`` and no images."""
+    rng = np.random.default_rng(0)
+    palette = np.array(list(COLORS.values()), np.uint8)
+    lines = [f"{frame} {camera} 725.0087 725.0087 620.5 187" for frame in range(count) for camera in range(2)]
+    for sequence in (root / scene / variation for scene in SCENES for variation in variations):
+        write(sequence / "intrinsic.txt", "\n".join(["frame cameraID K[0,0] K[1,1] K[0,2] K[1,2]", *lines, ""]))
+        colors = [f"{name} {red} {green} {blue}" for name, (red, green, blue) in COLORS.items()]
+        write(sequence / "colors.txt", "\n".join(["Category r g b", *colors, ""]))
+        frames = sequence / "frames"
+        for number in range(count):
+            save(frames / "rgb" / "Camera_0" / f"rgb_{number:05d}.jpg", _colors(rng, size))
+            classes = palette[rng.integers(0, len(palette), size)]
+            save(frames / "classSegmentation" / "Camera_0" / f"classgt_{number:05d}.png", classes)
+            centimetres = rng.integers(100, 65536, size, dtype=np.uint16)
+            save(frames / "depth" / "Camera_0" / f"depth_{number:05d}.png", centimetres)
+    return root
+
+
+def write_cityscapes(root: Path, cities: int = 4, count: int = 2, size: tuple[int, int] = SIZE) -> Path:
+    """``count`` images for each of up to six training cities, and for one city to test on."""
+    names = ["aachen", "bochum", "bremen", "cologne", "darmstadt", "dusseldorf"][:cities]
+    rng = np.random.default_rng(0)
+    for split, city in [*(("train", name) for name in names), ("val", "frankfurt")]:
+        for number in range(count):
+            stem = f"{split}/{city}/{city}_{number:06d}_000019"
+            save(root / "leftImg8bit" / f"{stem}_leftImg8bit.png", _colors(rng, size))
+            save(root / "gtFine" / f"{stem}_gtFine_labelIds.png", rng.integers(0, 34, size, dtype=np.uint8))
+            save(root / "disparity" / f"{stem}_disparity.png", _disparity(rng, size))
+            write(root / "camera" / f"{stem}_camera.json", json.dumps(CITYSCAPES_CAMERA))
+    return root
+
+
+def _colors(rng: Generator, size: tuple[int, int]) -> NDArray[np.uint8]:
+    return rng.integers(0, 256, (*size, 3), dtype=np.uint8)
+
+
+def _disparity(rng: Generator, size: tuple[int, int]) -> NDArray[np.uint16]:
+    """1 to 100 pixels in units of 1/256 where there is one, 0 elsewhere."""
+    measured = rng.integers(256, 25600, size, dtype=np.uint16)
+    return np.where(rng.random(size) < 0.5, measured, np.uint16(0))
