@@ -135,7 +135,7 @@ class FramePairs(Dataset[Batch]):
                     f"frame {first['index']} has {_extent(first['target'].shape)} pixels, but frame {other['index']} "
                     f"of the same batch {_extent(other['target'].shape)}: give the size to resize all frames to"
                 )
-        return collate(samples)
+        return {name: _channels_last(values) for name, values in collate(samples).items()}
 
     def _check(self, frame: Frame, position: int) -> None:
         shapes = [values.shape[:2] for values in (frame.image, frame.depth, frame.target)]
@@ -286,6 +286,11 @@ def _normalised(image: NDArray[np.uint8]) -> Floats:
 def _channels_first(values: Floats) -> Floats:
     """``(H, W)`` or ``(H, W, C)`` as ``(C, H, W)``."""
     return np.ascontiguousarray(values[None] if values.ndim == 2 else values.transpose(2, 0, 1))
+
+
+def _channels_last(batch: torch.Tensor) -> torch.Tensor:
+    """Maps with their channels innermost, from which convolutions run up to a third faster."""
+    return batch.contiguous(memory_format=torch.channels_last) if batch.ndim == 4 else batch
 
 
 def _extent(shape: Sequence[int]) -> str:

@@ -77,6 +77,15 @@ def test_a_sample_holds_image_geometry_target_and_index() -> None:
     assert sample["index"].item() == 0
 
 
+def test_batches_are_channels_last_in_memory_and_the_same_in_value() -> None:
+    pairs = FramePairs([random_frame(0), random_frame(1)], 3, ALL)
+    batch = pairs.__getitems__([0, 1])
+    for name in ("image", "normal", "hha"):
+        assert batch[name].is_contiguous(memory_format=torch.channels_last)
+        assert not batch[name].is_contiguous()
+    assert all(torch.equal(batch[name][1], pairs[1][name]) for name in batch)
+
+
 def test_images_are_normalised_as_timms_encoders_want() -> None:
     frame = random_frame(1)
     mean, std = np.array(IMAGENET_DEFAULT_MEAN), np.array(IMAGENET_DEFAULT_STD)

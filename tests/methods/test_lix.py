@@ -6,9 +6,13 @@ from typing import Any
 import pytest
 import torch
 
+from distill import SemanticSegmentation
 from distill.methods import ARFD, DWLD, LIX, DynamicWeightController
+from distill.models import MFNet
 from tests.losses.cases import assert_near, random_case
+from tests.memory import peak_memory
 from tests.methods.steps import terms_of
+from tests.processes import run_in_processes
 from tests.toys import make, make_batch, prepared
 
 LAYERS: dict[str, Any] = {"teacher_layers": ["a"], "student_layers": ["a"]}
@@ -63,3 +67,35 @@ def test_ignored_pixels_do_not_count_in_the_logit_terms() -> None:
 def test_layers_must_be_named() -> None:
     with pytest.raises(ValueError, match="ARFD has no layers to compare"):
         LIX()
+
+
+def memory_of_a_step(rank: int, world_size: int) -> float:
+    """Peak MB of a process that trains MFNet by LIX for one step at the size of the paper, batch 2, 19 classes."""
+    layers = [f"fuse.{stage}" for stage in (1, 2, 3, 4)]
+    module = LIX(
+        teacher=MFNet(19, x_channels=1),
+        student=MFNet(19),
+        task=SemanticSegmentation(19),
+        teacher_inputs=["image", "depth"],
+        student_inputs=["image"],
+        teacher_layers=layers,
+        student_layers=layers,
+    )
+    batch = {
+        "image": torch.randn(2, 3, 384, 1248),
+        "depth": torch.rand(2, 1, 384, 1248),
+        "target": torch.randint(19, (2, 384, 1248)),
+    }
+    module.train()
+    teacher, student = module._see_both(batch)
+    loss = module._hard_loss(student.prediction, batch)
+    loss = loss + sum(module._distil(teacher, student, batch).values())
+    loss.backward()
+    torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.01, momentum=0.9).step()
+    return peak_memory()
+
+
+@pytest.mark.slow
+def test_a_step_at_the_papers_size_needs_less_than_6_gb() -> None:
+    (peak,) = run_in_processes(memory_of_a_step, 1)
+    assert peak < 6000
