@@ -1,4 +1,7 @@
-"""Callbacks that watch, draw and export; they know a module only through what its steps return."""
+"""Callbacks that watch, draw and export; they know a module by what its steps return.
+
+Only :class:`ControllerTracker` listens to a part of one.
+"""
 
 from callbacks.controller import ControllerTracker
 from callbacks.divergence import DivergenceTracker

@@ -15,8 +15,8 @@ class ControllerTracker(Callback):
     """Logs ``train/beta``, the mean weight over all classes, pixels and steps of an epoch.
 
     The sign of the loss stands in the log beside it, as ``train/ncld`` (``train/dwld/ncld`` of LIX). Together they show
-    whether a controller weighs, or only runs to the end of its range that lowers the loss. Methods without a controller
-    are left alone.
+    whether a controller weighs, or only runs to the end of its range that lowers the loss. The mean takes in target
+    classes and ignored pixels, whose weights the loss does not read. Methods without a controller are left alone.
     """
 
     def __init__(self) -> None:

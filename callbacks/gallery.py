@@ -45,8 +45,8 @@ class PredictionGallery(Callback):
     Predictions that are no maps of logits are left out with a warning.
 
     Args:
-        every_n_epochs: Draws after this many epochs, and after the last one.
-        samples: How many samples, the first ones of the split.
+        every_n_epochs: Draws the first validation after each so many epochs, and the last one.
+        samples: How many samples, the first ones that the main process sees.
 
     Raises:
         ValueError: An argument is below 1.
@@ -60,6 +60,7 @@ class PredictionGallery(Callback):
         self.samples = samples
         self._kept: list[Views] = []
         self._epoch = 0
+        self._drawn = 0
         self._folder: Path | None = None
         self._warned = False
 
@@ -67,6 +68,10 @@ class PredictionGallery(Callback):
         """Finds the run's folder, on all processes as Lightning asks for."""
         folder = None if trainer.fast_dev_run else trainer.log_dir  # type: ignore[attr-defined]
         self._folder = None if folder is None else Path(folder)
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Counts from the epoch on which a fit that goes on builds."""
+        self._drawn = trainer.current_epoch
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts anew."""
@@ -88,8 +93,10 @@ class PredictionGallery(Callback):
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws them every few epochs."""
         self._epoch = trainer.current_epoch
-        if (self._epoch + 1) % self.every_n_epochs == 0:
+        done = self._epoch + 1
+        if done // self.every_n_epochs > self._drawn // self.every_n_epochs:
             self._draw(trainer, f"_epoch_{self._epoch:04d}")
+            self._drawn = done
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws the last epoch, also where it came early."""
@@ -125,7 +132,7 @@ class PredictionGallery(Callback):
                 rank_zero_warn("PredictionGallery draws nothing: the predictions are no maps of logits with a target")
             self._warned = True
             return
-        self._kept += _views(outputs, batch)[:missing]
+        self._kept += _views(outputs, batch, missing)
 
     def _draw(self, trainer: Trainer, suffix: str) -> None:
         if not self._kept or self._folder is None:
@@ -170,17 +177,17 @@ def gallery_figure(
                 heat = axes.imshow(view.numpy(), cmap="magma", vmin=0, vmax=math.log(2), interpolation="nearest")
     if "NCJSD" in samples[0]:
         figure.colorbar(heat, ax=grid[:, -1], label="nats")
+    names = {label: class_names[label] if class_names else str(label) for label in classes}
     patches = [
-        Patch(facecolor=colour, edgecolor="#888888", linewidth=0.5, label=class_names[label] if class_names else str(label))
-        for label, colour in colours.items()
+        Patch(facecolor=colours[label], edgecolor="#888888", linewidth=0.5, label=name) for label, name in names.items()
     ]
     figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 2 * columns), frameon=False)
     return figure
 
 
-def _views(outputs: Mapping[str, Any], batch: Mapping[str, Tensor]) -> list[Views]:
-    """What there is to see of the samples of a batch, on the CPU."""
-    student, teacher, target = outputs["prediction"], outputs.get("teacher_prediction"), batch["target"]
+def _views(outputs: Mapping[str, Any], batch: Mapping[str, Tensor], count: int) -> list[Views]:
+    """What there is to see of the first samples of a batch, on the CPU."""
+    student, teacher, target = outputs["prediction"][:count], outputs.get("teacher_prediction"), batch["target"][:count]
     is_class = (target >= 0) & (target < student.shape[1])
     seen = [*outputs.get("teacher_inputs", ()), *outputs["inputs"]]
     views = {name: value for name, value in batch.items() if value.ndim == 4 and any(value is x for x in seen)}
@@ -188,6 +195,7 @@ def _views(outputs: Mapping[str, Any], batch: Mapping[str, Tensor]) -> list[View
     if teacher is None:
         views["prediction"] = student.argmax(1)
     else:
+        teacher = teacher[:count]
         divergence = nontarget_jsd(student, teacher, target.where(is_class, 0))
         views["teacher"] = teacher.argmax(1)
         views["student"] = student.argmax(1)

@@ -8,7 +8,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.frames import IGNORED
+from datamodules.augmentation import IGNORED
 from datamodules.image_files import read_labels
 
 LABEL_IDS = 34

@@ -12,13 +12,12 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import DataLoader, Dataset
 
-from datamodules.augmentation import Draw, DrawSampler, PairedAugmentation
+from datamodules.augmentation import IGNORED, Draw, DrawSampler, PairedAugmentation
 from datamodules.base import Batch, PairedDataModule, Splits, check_counts, collate
 from datamodules.transforms import Floats, Geometry, depth_to_hha, depth_to_normals, relative_disparity
 
 Scalar = TypeVar("Scalar", np.uint8, np.float32)
 
-IGNORED = 255
 # of ImageNet's RGB values from 0 to 1: what timm's pretrained encoders were trained with
 MEAN = (0.485, 0.456, 0.406)
 STD = (0.229, 0.224, 0.225)

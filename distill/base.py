@@ -496,7 +496,7 @@ def _small_batch(loader: Any, stage: str) -> Batch:
     if isinstance(loader, (list, tuple)):
         loader = loader[0]
     if isinstance(loader, DataLoader) and loader.batch_size is not None:
-        loader = DataLoader(loader.dataset, batch_size=2, collate_fn=loader.collate_fn)
+        loader = DataLoader(loader.dataset, batch_size=min(2, loader.batch_size), collate_fn=loader.collate_fn)
     try:
         batch: Batch = next(iter(loader))
     except StopIteration:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 
@@ -110,7 +111,8 @@ class SemanticSegmentation(Task):
     """One of ``num_classes`` classes for each pixel.
 
     Predictions are logits ``(N, C, H, W)``, targets class indices ``(N, H, W)``. Logits of a smaller map are resized
-    bilinearly to the target's size, before any loss or metric sees them. The hard loss is cross entropy in nats; the
+    bilinearly to the target's size, before any loss or metric sees them; batches without a target, in ``predict``, keep
+    the network's size. The hard loss is cross entropy in nats; the
     metrics are those of :class:`~distill.metrics.SegmentationScores`; ``val/mIoU`` picks the best epoch.
 
     Args:
@@ -134,14 +136,16 @@ class SemanticSegmentation(Task):
     ) -> None:
         super().__init__()
         _check_classes(num_classes, ignore_index)
-        if class_weights is not None and (len(class_weights) != num_classes or not min(class_weights) >= 0):
+        if class_weights is not None and (
+            len(class_weights) != num_classes or not all(0 <= weight < math.inf for weight in class_weights)
+        ):
             raise ValueError(f"class_weights must be {num_classes} numbers of 0 or more, got {list(class_weights)}")
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.class_names = class_names
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
-        self.metrics()
+        self.metrics()  # refuses names that do not fit
 
     def at_targets(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Logits ``(N, C, h, w)`` as ``(N, C, H, W)``, enlarged bilinearly where they are smaller than the target."""
@@ -152,10 +156,11 @@ class SemanticSegmentation(Task):
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Cross entropy of logits ``(N, C, H, W)`` with targets ``(N, H, W)``, in nats, ``(N, H, W)``; 0 if ignored."""
+        weights = None if self.class_weights is None else self.class_weights.to(prediction.dtype)
         return F.cross_entropy(
             self.at_targets(prediction, target),
             target,
-            self.class_weights,
+            weights,
             ignore_index=self.ignore_index,
             reduction="none",
         )

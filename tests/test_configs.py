@@ -15,7 +15,7 @@ from distill.table import Score
 from tests.datamodules.trees import write_cityscapes, write_kitti_semantics, write_virtual_kitti2
 
 CONFIGS = Path(__file__).parents[1] / "configs"
-PARTS = sorted(path for folder in ("data", "trainer") for path in (CONFIGS / folder).glob("*.yaml"))
+PARTS = sorted(path for folder in ("data", "task", "trainer") for path in (CONFIGS / folder).glob("*.yaml"))
 STUDIES = sorted((CONFIGS / "studies").glob("*.yaml"))
 RECIPES = sorted(set(CONFIGS.rglob("*.yaml")) - set(STUDIES) - set(PARTS))
 
@@ -78,8 +78,9 @@ def test_recipe_of_a_fetched_data_set_ends_a_fit_of_two_steps_on_a_small_tree(re
         for role in ("network", "teacher", "student")
         for name, value in _smaller(networks.get(role, {}).get("init_args", {}), config.stem)
     ]
-    size = ["--data.init_args.size", "[32, 96]", "--data.init_args.num_workers", "0", "--data.init_args.batch_size", "2"]
-    run = fit_two_steps(config, tmp_path, "--data.init_args.root", str(root), *size, *options, *smaller)
+    data = {"root": root, "size": [32, 96], "num_workers": 0, "batch_size": 2}
+    small = [f"--data.init_args.{name}={value}" for name, value in data.items()]
+    run = fit_two_steps(config, tmp_path, *small, *options, *smaller)
     assert any((run / "figures").glob("predictions_*.png"))
 
 

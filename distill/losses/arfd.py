@@ -80,7 +80,7 @@ def cka(student: Tensor, teacher: Tensor, *, centering: Literal["hsic", "printed
     last factor: then features with a mean other than 0, which an exponential kernel always makes, have a CKA near 1
     whatever they hold. ``centering="printed"`` is that formula, for comparison; it can exceed 1.
 
-    Beside its inputs it needs C x C numbers a sample and a strip of one map, in the backward pass as well.
+    Beside its inputs and their gradients it needs C x C numbers a sample and a strip of one map.
 
     Args:
         student: Feature maps, ``(N, C, *)``; the channels are the items compared.
@@ -103,7 +103,7 @@ def cka(student: Tensor, teacher: Tensor, *, centering: Literal["hsic", "printed
         )
     if centering not in ("hsic", "printed"):
         raise ValueError(f"centering must be hsic or printed, got {centering!r}")
-    maps = [at_least_float32(features).flatten(1).view(*features.shape[:2], -1) for features in (student, teacher)]
+    maps = [at_least_float32(features).reshape(*features.shape[:2], -1) for features in (student, teacher)]
     if centering == "printed":
         return _printed_cka(*(features @ features.mT for features in maps))
     grams = [F.normalize(_CenteredGram.apply(features).flatten(1), dim=1) for features in maps]

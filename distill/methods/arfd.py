@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any
 
 import torch.nn.functional as F
 from torch import Tensor, nn
@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from distill.adaptors import convolve_to
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.losses import consistency_loss, recalibrate
+from distill.losses.arfd import Kernel, Measure
 from distill.taps import check_pairs
 
 
@@ -23,6 +24,8 @@ class ARFD(DistillationModule):
     The paper does not say which normalisation. It is that of all channels and pixels of a sample together (GroupNorm
     with one group, without parameters of its own): then no sample depends on the rest of its batch, so that two
     processes with half a batch each have the loss of one with the whole.
+
+    Both convolutions learn by this loss, as printed: nothing keeps them from agreeing on features that say little.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` are pairs.
@@ -38,8 +41,8 @@ class ARFD(DistillationModule):
     def __init__(
         self,
         *args: Any,
-        kernel: Literal["laplace", "laplace_l1", "gaussian", "linear", "none"] = "laplace",
-        measure: Literal["cka", "cka_printed", "euclidean", "cosine", "pearson"] = "cka",
+        kernel: Kernel = "laplace",
+        measure: Measure = "cka",
         weight: float = 0.5,
         **kwargs: Any,
     ) -> None:
@@ -47,8 +50,8 @@ class ARFD(DistillationModule):
         check_pairs(self, self.teacher_layers, self.student_layers)
         if not self.student_layers:
             raise ValueError(f"{type(self).__name__} has no layers to compare: name teacher_layers and student_layers")
-        self.kernel: Literal["laplace", "laplace_l1", "gaussian", "linear", "none"] = kernel
-        self.measure: Literal["cka", "cka_printed", "euclidean", "cosine", "pearson"] = measure
+        self.kernel = kernel
+        self.measure = measure
         self.weight = weight
         self.student_alignments = nn.ModuleList(_alignment() for _ in self.student_layers)
         self.teacher_alignments = nn.ModuleList(_alignment() for _ in self.teacher_layers)
@@ -58,8 +61,8 @@ class ARFD(DistillationModule):
         pairs = zip(
             self.student_alignments,
             self.teacher_alignments,
-            student.features.values(),
-            teacher.features.values(),
+            [student.features[layer] for layer in self.student_layers],
+            [teacher.features[layer] for layer in self.teacher_layers],
             strict=True,
         )
         values = []

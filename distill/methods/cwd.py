@@ -43,7 +43,12 @@ class CWD(DistillationModule):
         """Equation 5 on the logits, or on every pair of features."""
         pairs = [(student.prediction, teacher.prediction)]
         if self.student_layers:
-            features = zip(self.adaptors, student.features.values(), teacher.features.values(), strict=True)
+            features = zip(
+                self.adaptors,
+                [student.features[layer] for layer in self.student_layers],
+                [teacher.features[layer] for layer in self.teacher_layers],
+                strict=True,
+            )
             pairs = [(_like(theirs, adaptor, ours), theirs) for adaptor, ours, theirs in features]
         values = [cwd_loss(*pair, temperature=self.temperature, reduction="none") for pair in pairs]
         return {"cwd": self.weight * sum(values[1:], start=values[0])}

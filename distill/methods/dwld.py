@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from distill.adaptors import convolve_to
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.losses import dwld_terms
+from distill.losses.dwld import Form
 
 
 class DynamicWeightController(nn.Module):
@@ -96,7 +97,7 @@ class DWLD(DistillationModule):
         *args: Any,
         alpha: float = 1.0,
         temperature: float = 1.0,
-        form: Literal["kl", "bregman"] = "bregman",
+        form: Form = "bregman",
         weight: float = 0.5,
         controller: DynamicWeightController | None = None,
         **kwargs: Any,

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
+from distill.losses.arfd import Kernel, Measure
+from distill.losses.dwld import Form
 from distill.methods.arfd import ARFD
 from distill.methods.combined import Combined
 from distill.methods.dwld import DWLD, DynamicWeightController
@@ -42,10 +44,10 @@ class LIX(Combined):
         student_layers: Sequence[str] = (),
         alpha: float = 1.0,
         temperature: float = 1.0,
-        form: Literal["kl", "bregman"] = "bregman",
+        form: Form = "bregman",
         controller: DynamicWeightController | None = None,
-        kernel: Literal["laplace", "laplace_l1", "gaussian", "linear", "none"] = "laplace",
-        measure: Literal["cka", "cka_printed", "euclidean", "cosine", "pearson"] = "cka",
+        kernel: Kernel = "laplace",
+        measure: Measure = "cka",
         logit_weight: float = 0.5,
         feature_weight: float = 0.5,
         **kwargs: Any,

@@ -136,6 +136,8 @@ class Node(nn.Module):
 
 def _stages(name: str, in_channels: int, pretrained: bool) -> tuple[nn.ModuleList, list[int]]:
     """A timm network as its five stages, each ending where timm takes a feature, and their channels."""
+    if not timm.is_model(name):
+        raise ValueError(f"encoder_name must be a ResNet of timm, as resnet18; there is no {name!r}")
     network: Any = timm.create_model(name, pretrained=pretrained, features_only=True, in_chans=in_channels)
     strides = network.feature_info.reduction()
     if strides != STRIDES:

@@ -76,7 +76,7 @@ def views_of_batch() -> tuple[list[Views], dict[str, Any], dict[str, Tensor]]:
     batch["target"][0, 0] = 255
     teacher, student = module._see_both(batch)
     outputs = module._for_callbacks(teacher, student, batch)
-    return _views(outputs, batch), outputs, batch
+    return _views(outputs, batch, 3), outputs, batch
 
 
 def test_views_are_what_both_models_saw_and_said() -> None:
@@ -132,7 +132,7 @@ def test_a_network_without_a_teacher_is_drawn_as_well(tmp_path: Path) -> None:
     trainer(tmp_path, PredictionGallery(samples=1), max_epochs=1).fit(module, ToyData(method=ON_MAPS))
     assert pictures(tmp_path) == ["predictions_epoch_0000.png"]
     batch = make_batch(2, method=ON_MAPS)
-    assert list(_views(module._evaluate(batch, "val"), batch)[0]) == ["x_b", "target", "prediction"]
+    assert list(_views(module._evaluate(batch, "val"), batch, 1)[0]) == ["x_b", "target", "prediction"]
 
 
 def test_predictions_that_are_no_maps_are_left_out_with_one_warning(tmp_path: Path) -> None:

@@ -82,7 +82,7 @@ def memory_of_a_step(rank: int, world_size: int) -> float:
         student_layers=layers,
     )
     batch = {
-        "image": torch.randn(2, 3, 384, 1248),
+        "image": torch.randn(2, 3, 384, 1248).to(memory_format=torch.channels_last),
         "depth": torch.rand(2, 1, 384, 1248),
         "target": torch.randint(19, (2, 384, 1248)),
     }
