@@ -481,3 +481,10 @@ def test_a_teacher_cannot_slip_in_after_construction() -> None:
 def test_losses_and_metrics_need_no_lightning() -> None:
     code = "import sys, distill.losses, distill.metrics; sys.exit('lightning' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0
+
+
+def test_samples_of_different_sizes_can_be_trained_on_one_by_one(tmp_path: Path) -> None:
+    sizes = [(3, 4), (5, 6)]
+    samples = [{"x_a": torch.randn(6, *s), "x_b": torch.randn(4, *s), "target": torch.zeros(s).long()} for s in sizes]
+    loader: Any = torch.utils.data.DataLoader(samples, batch_size=1)  # type: ignore[arg-type]
+    quiet_trainer(tmp_path, max_epochs=1).fit(make("LIX on maps"), loader)

@@ -204,6 +204,13 @@ def test_a_label_outside_the_classes_of_a_map_is_named() -> None:
 
 
 def test_class_weights_must_be_one_a_class_and_not_negative() -> None:
-    for weights in ([1.0, 2.0], [1.0, -1.0, 1.0], [float("nan")] * 3):
+    for weights in ([1.0, 2.0], [1.0, -1.0, 1.0], [1.0, float("nan"), 1.0], [1.0, 1.0, float("inf")]):
         with pytest.raises(ValueError, match="class_weights must be 3 numbers of 0 or more"):
             SemanticSegmentation(3, class_weights=weights)
+
+
+def test_class_weights_follow_the_type_of_the_logits() -> None:
+    logits, target = maps()
+    task = SemanticSegmentation(3, class_weights=[1.0, 2.0, 3.0])
+    assert task.loss(logits.bfloat16(), target).dtype == torch.bfloat16
+    assert task.bfloat16().loss(logits, target).dtype == torch.float32

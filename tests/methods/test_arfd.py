@@ -74,3 +74,10 @@ def test_layers_must_be_named_and_be_pairs() -> None:
         ARFD()
     with pytest.raises(ValueError, match="compares layers pair by pair, but there are 2 teacher_layers and 1 "):
         ARFD(teacher_layers=["a", "b"], student_layers=["a"])
+
+
+def test_one_layer_of_the_teacher_may_teach_two_of_the_student() -> None:
+    theirs, ours = features((2, 6, 4, 8), (2, 5, 2, 2)), features((2, 3, 4, 4), (2, 7, 3, 3))
+    method = ARFD(teacher_layers=["a", "a"], student_layers=["a", "b"]).double()
+    assert terms_of(method, random_case(samples=2), theirs, ours)["arfd"].shape == (2,)
+    assert method.student_alignments[1].weight.shape == (6, 7, 3, 3)
