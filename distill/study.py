@@ -45,7 +45,8 @@ class Study:
         seeds: The seeds of the runs, or how many, counted from 0. A data module with an argument ``seed`` is given the
             same one, so that every seed is new data as well, unless base, row or column set it.
         reference: The row that the others are compared with: the student without distillation.
-        scores: The columns of numbers in the table, the most important first.
+        scores: The columns of numbers in the table, the most important first: metrics of the test, or of the last
+            epoch of the fit, as ``train/loss``.
         name: The study's folder is ``logs_dir/name``.
         logs_dir: The folder of all studies.
         workers: How many runs train at once.
@@ -256,8 +257,9 @@ def _fit_and_test(cell: Cell) -> dict[str, float]:
     cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if last.is_file() else None)
     if not cell.best.is_file():
         raise ValueError("no epoch was validated, so there is no best one: check_val_every_n_epoch exceeds max_epochs")
+    fitted = {name: value.item() for name, value in cli.trainer.callback_metrics.items() if "/" in name}
     (scores,) = cli.trainer.test(datamodule=cli.datamodule, ckpt_path=str(cell.best), verbose=False)
-    return dict(scores)
+    return fitted | dict(scores)
 
 
 def _train_here(plan: Study, cells: list[Cell]) -> Iterator[tuple[Cell, str | None]]:
