@@ -34,7 +34,8 @@ class KITTISemantics(FrameDataModule):
         root/training/calib_cam_to_cam/000000.txt       P_rect_02 and P_rect_03
 
     The measured disparity is sparse, from a rotating lidar. The paper's is dense, predicted by a stereo network
-    (CREStereo): put such predictions into a folder and name it as ``disparity_dir``. ``target`` holds the 19 classes
+    (CREStereo): put such predictions into a folder and name it as ``disparity_dir``. Surface normals and HHA need it:
+    most lidar points have no measured neighbour in the row or the column. ``target`` holds the 19 classes
     under Cityscapes' train ids. Without calibration files the camera is the one of most drives.
 
     Args:

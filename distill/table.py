@@ -98,7 +98,8 @@ def write_tables(results: list[dict[str, Any]], scores: list[Score], reference: 
     with written_whole(folder / "table.csv") as draft:
         summary.to_csv(draft, index=False)
     with written_whole(folder / "table.md") as draft:
-        rules = ["---", "---", *["---:"] * (len(headings) - 2)]
+        labels = headings.index("run") + 1
+        rules = [*["---"] * labels, *["---:"] * (len(headings) - labels)]
         escaped = [[cell.replace("|", r"\|") for cell in cells] for cells in [headings, rules, *lines]]
         table = "".join(f"| {' | '.join(cells)} |\n" for cells in escaped)
         draft.write_text(table + "".join(f"\n{remark}\n" for remark in remarks))
@@ -112,18 +113,18 @@ def write_tables(results: list[dict[str, Any]], scores: list[Score], reference: 
 
 def _cells(summary: pd.DataFrame, scores: list[Score], reference: str | None) -> tuple[list[str], list[list[str]]]:
     first, *others = scores
-    headings = ["setting", "run", first.heading]
+    has_settings = any(summary["column"])
+    headings = [*(["setting"] if has_settings else []), "run", first.heading]
     if reference is not None:
         headings.append(f"vs. {reference}")
     headings += [score.heading for score in others]
     lines = []
     for line in summary.to_dict("records"):
-        cells = [line["column"], line["row"], _spread(line, first.metric, first)]
+        run = f"{line['row']} ({line['failed']} failed)" if line["failed"] else line["row"]
+        cells = [*([line["column"]] if has_settings else []), run, _spread(line, first.metric, first)]
         if reference is not None:
             cells.append(_spread(line, "difference", first, sign="+"))
         cells += [_number(line[score.metric], score) for score in others]
-        if line["failed"]:
-            cells[1] += f" ({line['failed']} failed)"
         lines.append(cells)
     return headings, lines
 
@@ -140,9 +141,10 @@ def _number(value: Any, score: Score, sign: str = "") -> str:
 def _rich_table(headings: list[str], lines: list[list[str]], title: str) -> Table:
     table = Table(title=escape(title))
     for position, heading in enumerate(headings):
-        table.add_column(escape(heading), justify="left" if position < 2 else "right")
+        table.add_column(escape(heading), justify="left" if position <= headings.index("run") else "right")
     for line, following in zip(lines, [*lines[1:], None], strict=True):
-        table.add_row(*map(escape, line), end_section=following is None or following[0] != line[0])
+        ends = "setting" in headings and (following is None or following[0] != line[0])
+        table.add_row(*map(escape, line), end_section=ends)
     return table
 
 

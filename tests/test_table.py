@@ -53,6 +53,14 @@ def test_files_hold_every_run_and_the_table(tmp_path: Path, capsys: pytest.Captu
     assert "70.0 ± 10.0" in capsys.readouterr().out
 
 
+def test_a_study_without_settings_has_no_column_for_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    write_tables([{**run, "column": ""} for run in results()], SCORES, "student", tmp_path / "methods")
+    lines = (tmp_path / "methods" / "table.md").read_text().splitlines()
+    assert lines[:2] == ["| run | accuracy [%] | vs. student | cmd |", "| --- | ---: | ---: | ---: |"]
+    assert lines[3] == "| KD | 70.0 ± 10.0 | +10.0 ± 10.0 | 0.25 |"
+    assert "setting" not in capsys.readouterr().out
+
+
 def test_failed_runs_are_named_and_do_not_count(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     failed = {"column": "noise 0", "row": "DKD", "error": "the student MLP cannot take x_b (2, 25)"}
     part = {"column": "noise 0", "row": "KD", "seed": 3, "error": "its process died"}
