@@ -79,7 +79,20 @@ class DWLD(DistillationModule):
 
     ``hard_weight * CE + weight * (alpha TCLD + NCLD)``: DKD, with a weight for the divergence at every non-target class
     of every pixel, which a small network makes of the student's prediction. That network trains with the student, by
-    the same loss.
+    the same loss, as in the paper; a network that lowers the loss that it weighs lowers the weights where it can.
+
+    Measured by ``train.py study --config configs/studies/lix_forms.yaml`` (rendered scenes, T = 4, 5 seeds, 240 steps):
+
+    =========== ============ =========== =================================
+    form        mIoU [%]     mean beta   NCLD in the last epoch
+    =========== ============ =========== =================================
+    ``bregman`` 34.5 +- 0.8  1.06        +0.55, never negative
+    ``kl``      28.7 +- 1.1  4.43        -30.5, negative for every seed
+    =========== ============ =========== =================================
+
+    With the paper's sum (``kl``) the controller finds the weights that make the loss negative, and the student gets
+    worse; so ``bregman`` is the default here, where the loss functions have the paper's. With ``bregman`` the weights
+    end near ``beta_min``: what is left is close to DKD with that ``beta``.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`.
