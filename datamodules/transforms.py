@@ -70,8 +70,8 @@ def depth_to_normals(depth: Floats, camera: Camera) -> Floats:
     On a plane :math:`n^\top P = d` the inverse depth is affine in the pixel coordinates,
     :math:`d / Z = n_x (u - c_x) / f_x + n_y (v - c_y) / f_y + n_z`, so its differences give the normal of a plane
     exactly, however slanted. They are taken towards the neighbour whose inverse depth changes less: a pixel beside a
-    hole, an occlusion edge or the image's border looks to the side that belongs to its own surface. In noisy or coarsely
-    quantised depth the smaller change is also the flatter one: smooth such depth first.
+    hole, an occlusion edge or the image's border looks to the side that belongs to its own surface. In noisy or
+    coarsely quantised depth the smaller change is also the flatter one: smooth such depth first.
 
     Args:
         depth: Metres along the optical axis, ``(H, W)``; 0 where nothing was measured.
