@@ -35,7 +35,7 @@ class KITTISemantics(FrameDataModule):
 
     The measured disparity is sparse, from a rotating lidar. The paper's is dense, predicted by a stereo network
     (CREStereo): put such predictions into a folder and name it as ``disparity_dir``. Surface normals and HHA need it:
-    most lidar points have no measured neighbour in the row or the column. ``target`` holds the 19 classes
+    they are made of neighbours in the row and the column, which sparse points lack. ``target`` holds the 19 classes
     under Cityscapes' train ids. Without calibration files the camera is the one of most drives.
 
     Args:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
 
@@ -23,6 +23,10 @@ class NetworkOutput(NamedTuple):
 
     prediction: Tensor
     features: dict[str, Tensor]
+
+    def at(self, layers: Sequence[str]) -> list[Tensor]:
+        """The features of these layers one by one; a layer that is named twice comes twice."""
+        return [self.features[layer] for layer in layers]
 
 
 def prediction_of(output: Any) -> Tensor:

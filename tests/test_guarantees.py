@@ -487,4 +487,6 @@ def test_samples_of_different_sizes_can_be_trained_on_one_by_one(tmp_path: Path)
     sizes = [(3, 4), (5, 6)]
     samples = [{"x_a": torch.randn(6, *s), "x_b": torch.randn(4, *s), "target": torch.zeros(s).long()} for s in sizes]
     loader: Any = torch.utils.data.DataLoader(samples, batch_size=1)  # type: ignore[arg-type]
-    quiet_trainer(tmp_path, max_epochs=1).fit(make("LIX on maps"), loader)
+    trainer = quiet_trainer(tmp_path, max_epochs=1)
+    trainer.fit(make("LIX on maps"), loader)
+    assert trainer.global_step == 2

@@ -61,8 +61,8 @@ class ARFD(DistillationModule):
         pairs = zip(
             self.student_alignments,
             self.teacher_alignments,
-            [student.features[layer] for layer in self.student_layers],
-            [teacher.features[layer] for layer in self.teacher_layers],
+            student.at(self.student_layers),
+            teacher.at(self.teacher_layers),
             strict=True,
         )
         values = []

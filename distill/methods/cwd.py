@@ -45,8 +45,8 @@ class CWD(DistillationModule):
         if self.student_layers:
             features = zip(
                 self.adaptors,
-                [student.features[layer] for layer in self.student_layers],
-                [teacher.features[layer] for layer in self.teacher_layers],
+                student.at(self.student_layers),
+                teacher.at(self.teacher_layers),
                 strict=True,
             )
             pairs = [(_like(theirs, adaptor, ours), theirs) for adaptor, ours, theirs in features]
