@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from typing import get_args
+
 import pytest
 import torch
 
-from distill.losses import cka
+from distill.losses import cka, dpm_loss
+from distill.losses.dpm import Direction
 from tests.memory import peak_memory
 from tests.processes import run_in_processes
 
@@ -28,3 +31,20 @@ def test_cka_of_a_512_channel_map_needs_less_than_50_mb_beside_its_inputs(channe
     ((forward, both),) = run_in_processes(memory_of_cka, 1, channels_last)
     assert forward < 50
     assert both < 50
+
+
+def memory_of_dpm_loss(rank: int, world_size: int, direction: Direction) -> float:
+    """Bytes beyond the logits and their gradient, over those of the logits."""
+    logits = torch.rand(1, 257, 176, 704).requires_grad_()
+    depth = 80 * torch.rand(1, 1, 176, 704)
+    dpm_loss(logits[:, :, :2], depth[:, :, :2], direction=direction)  # what the first call loads is not counted
+    megabytes = logits.numel() * 4 / 1e6
+    before = peak_memory()
+    dpm_loss(logits, depth, direction=direction).backward()
+    return (peak_memory() - before) / megabytes - 1
+
+
+@pytest.mark.parametrize("direction", get_args(Direction))
+def test_dpm_loss_needs_less_than_half_of_its_logits_beside_them_and_their_gradient(direction: Direction) -> None:
+    (share,) = run_in_processes(memory_of_dpm_loss, 1, direction)
+    assert share < 0.5

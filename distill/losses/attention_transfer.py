@@ -1,0 +1,42 @@
+"""Attention transfer: where a layer is active, whatever its channels say."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from distill.losses.logits import Reduction, check_reduction, reduce_losses
+from distill.losses.pooling import check_positions, to_common_size
+from distill.losses.unit import unit_vectors
+
+
+def at_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> Tensor:
+    r"""The mean squared difference of two attention maps, over positions.
+
+    .. math::
+        \frac{1}{L} \sum_{i=1}^L \left( \frac{Q^S_i}{\lVert Q^S \rVert_2} - \frac{Q^T_i}{\lVert Q^T \rVert_2} \right)^2,
+        \quad Q_i = \frac{1}{C} \sum_{c=1}^C f_{c, i}^2
+
+    It does not depend on the scale of either map, nor on the order or the number of its channels. The paper prints the
+    norm of the difference, halved, and the sum of the squares for Q; the authors' code takes the mean of the squared
+    difference, which the weight of 1000 belongs to. As there, the larger map is average-pooled to the smaller one's
+    size first. The teacher is a constant: no gradient flows to it.
+
+    Args:
+        student: Feature maps f, ``(N, C, *)``, with at least one dim of positions.
+        teacher: The teacher's, ``(N, D, *)``; channels and the sizes of the spatial dims may differ.
+        reduction: ``"none"`` for one value a sample, ``"mean"`` over the samples, or ``"sum"``.
+
+    Returns:
+        ``(N,)`` for ``"none"``, else a scalar; float32, or float64 where the features are.
+
+    Raises:
+        ValueError: The reduction is unknown, there are no positions, or the numbers of samples or dims differ.
+
+    Source: Zagoruyko and Komodakis, Paying More Attention to Attention, ICLR 2017, eq. 2.
+    """
+    check_reduction(reduction)
+    check_positions(student)
+    ours, theirs = (
+        unit_vectors(features.square().mean(1).flatten(1)) for features in to_common_size(student, teacher.detach())
+    )
+    return reduce_losses((ours - theirs).square().mean(1), reduction)

@@ -1,0 +1,156 @@
+"""Losses between depth maps in metres: the scale-invariant logarithmic error and structural similarity."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distill.losses.logits import Reduction, at_least_float32, check_reduction, reduce_losses
+
+NEAREST = 1e-3
+"""Metres; a student's depth below this has the logarithm of this and no gradient."""
+
+
+def silog_loss(
+    student: Tensor, target: Tensor, *, variance_focus: float = 0.85, reduction: Reduction = "mean"
+) -> Tensor:
+    r"""The scale-invariant error of the logarithm of depth, of every image.
+
+    .. math::
+        \sqrt{\frac{1}{n} \sum_i g_i^2 - \frac{\lambda}{n^2} \Big( \sum_i g_i \Big)^2}, \quad
+        g_i = \log d_i - \log d_i^*
+
+    over the n pixels of an image that have a target. Eigen et al. print it without the root and train with
+    :math:`\lambda` 0.5; BTS takes the root, :math:`\lambda` 0.85, and ten times the result, over the pixels of a whole
+    batch.
+
+    Args:
+        student: Depth d in metres, ``(N, 1, H, W)``; taken as 1 mm where it is less.
+        target: Depth d* of the same shape; 0 has no target and does not count.
+        variance_focus: lambda, from 0, the root mean square of g, to 1, its standard deviation, which does not see the
+            scale of the depth.
+        reduction: ``"none"``, ``"mean"`` over the images that have a target (0 if none has), or ``"sum"``.
+
+    Returns:
+        ``(N,)`` for ``"none"``, 0 for an image without targets, else a scalar; float32, or float64 where the student
+        is.
+
+    Raises:
+        ValueError: The shapes differ or are of another form, lambda is outside [0, 1], or the reduction is unknown.
+
+    Source: Eigen et al., Depth Map Prediction from a Single Image using a Multi-Scale Deep Network, NeurIPS 2014,
+    eqs. 3 and 4; Lee et al., From Big to Small (BTS), 2019, eq. 6.
+    """
+    check_reduction(reduction)
+    _check_maps(student, target, "target")
+    if not 0 <= variance_focus <= 1:
+        raise ValueError(f"variance_focus must lie in [0, 1], got {variance_focus}")
+    student, target = at_least_float32(student).flatten(1), at_least_float32(target).detach().flatten(1)
+    valid = target > 0
+    pixels = valid.sum(1).clamp(min=1).to(student.dtype)
+    # ones where there is no target, so that nothing there reaches the gradient
+    error = torch.where(valid, student, 1).clamp(min=NEAREST).log() - torch.where(valid, target, 1).log()
+    mean = error.sum(1) / pixels
+    centred = torch.where(valid, error - mean.unsqueeze(1), 0)
+    # the variance and the rest of the squared mean: no cancellation; vector_norm has gradient 0 at 0, a root has none
+    deviation = torch.linalg.vector_norm(centred, dim=1) / pixels.sqrt()
+    losses = torch.linalg.vector_norm(torch.stack([deviation, (1 - variance_focus) ** 0.5 * mean]), dim=0)
+    return reduce_losses(losses, reduction, valid.any(1))
+
+
+def ssim_loss(
+    student: Tensor,
+    teacher: Tensor,
+    *,
+    data_range: float = 80.0,
+    window: int = 11,
+    sigma: float = 1.5,
+    reduction: Reduction = "mean",
+) -> Tensor:
+    r"""One minus the structural similarity of two depth maps around every pixel, 0 for equal ones, at most 2.
+
+    .. math::
+        1 - \frac{(2 \mu_S \mu_T + C_1) (2 \sigma_{ST} + C_2)}
+            {(\mu_S^2 + \mu_T^2 + C_1) (\sigma_S^2 + \sigma_T^2 + C_2)}, \quad C_k = (K_k \cdot \mathrm{data\_range})^2
+
+    with means, variances and covariance weighted by a Gaussian window, :math:`K_1 = 0.01` and :math:`K_2 = 0.03`.
+    Pixels without a response count in no window: the weights of the others are scaled to sum to 1, at the borders of
+    the image as well. The covariance keeps its sign, so that opposite structure costs more than none.
+
+    torchmetrics' ``structural_similarity_index_measure`` has the same value away from borders. It is not used as it
+    takes no mask, reflects the image at its borders, and subtracts squares of nearly equal size: in float32 the loss of
+    nearly equal maps is then rounding. Here it is made from the moments of sum and difference, which give exactly 0
+    for equal maps, and the window is applied along one axis after the other.
+
+    Args:
+        student: Depth in metres, ``(N, 1, H, W)``.
+        teacher: The teacher's, of the same shape; pixels with 0, no response, do not count. No gradient flows to it.
+        data_range: The range of depths in metres that the constants belong to; 1 gives the constants of TIE-KD's
+            released code.
+        window: The width of the window in pixels, odd.
+        sigma: The standard deviation of the window in pixels.
+        reduction: ``"none"``, ``"mean"`` over the pixels that count (0 if none does), or ``"sum"``.
+
+    Returns:
+        ``(N, H, W)`` for ``"none"``, 0 without a response, else a scalar; float32, or float64 where the student is.
+
+    Raises:
+        ValueError: The shapes differ or are of another form, the window is not odd, the range or sigma is not
+            positive, or the reduction is unknown.
+
+    Source: Wang et al., Image Quality Assessment: From Error Visibility to Structural Similarity, IEEE TIP 2004,
+    eq. 13; Choi et al., TIE-KD, 2024, eq. 6.
+    """
+    check_reduction(reduction)
+    _check_maps(student, teacher, "teacher")
+    if window < 1 or window % 2 == 0:
+        raise ValueError(f"window must be an odd number of pixels, got {window}")
+    if not (data_range > 0 and sigma > 0):
+        raise ValueError(f"data_range and sigma must be positive, got {data_range} and {sigma}")
+    student = at_least_float32(student)
+    valid = teacher > 0
+    teacher = torch.where(valid, teacher.detach().to(student.dtype), 0)
+    student = torch.where(valid, student, 0)
+    total, difference = student + teacher, student - teacher
+    fields = torch.cat([valid.to(student.dtype), total, difference, total.square(), difference.square()], 1)
+    weight, *sums = _blurred(fields, window, sigma).unbind(1)
+    counted = valid.squeeze(1)
+    weight = torch.where(counted, weight, 1)
+    total_mean, difference_mean, total_square, difference_square = (field / weight for field in sums)
+    # halves of the squared means and of the variances of both maps add up to those of their sum and difference
+    luminance = _dissimilarity(total_mean.square(), difference_mean.square(), (0.01 * data_range) ** 2)
+    structure = _dissimilarity(
+        (total_square - total_mean.square()).clamp(min=0),
+        (difference_square - difference_mean.square()).clamp(min=0),
+        (0.03 * data_range) ** 2,
+    )
+    losses = torch.where(counted, luminance + structure - luminance * structure, 0)
+    return reduce_losses(losses, reduction, counted)
+
+
+def _dissimilarity(of_sum: Tensor, of_difference: Tensor, constant: float) -> Tensor:
+    """One minus a factor of SSIM: (2 a b + C) / (a^2 + b^2 + C) from (a + b)^2 and (a - b)^2."""
+    return 2 * of_difference / (of_sum + of_difference + 2 * constant)
+
+
+def _blurred(maps: Tensor, window: int, sigma: float) -> Tensor:
+    """Maps ``(N, F, H, W)`` under a Gaussian window that sums to 1, with zeros around them."""
+    offsets = torch.arange(window, dtype=maps.dtype, device=maps.device) - window // 2
+    kernel = (-0.5 * (offsets / sigma) ** 2).softmax(0)
+    if len(maps) == 0:  # a convolution cannot have 0 groups
+        return maps
+    # many channels, each by itself, are a tenth of the time of many samples of one channel on CPUs
+    channels = maps.flatten(0, 1).unsqueeze(0)
+    count = channels.shape[1]
+    down, across = (kernel.view(shape).expand(count, -1, -1, -1) for shape in ((1, 1, -1, 1), (1, 1, 1, -1)))
+    blurred = F.conv2d(channels, down, padding=(window // 2, 0), groups=count)
+    return F.conv2d(blurred, across, padding=(0, window // 2), groups=count).view_as(maps)
+
+
+def _check_maps(student: Tensor, other: Tensor, name: str) -> None:
+    if student.shape != other.shape or student.ndim != 4 or student.shape[1] != 1:
+        raise ValueError(
+            f"student and {name} must have the same shape (N, 1, H, W), got {tuple(student.shape)} and "
+            f"{tuple(other.shape)}"
+        )

@@ -1,0 +1,41 @@
+"""Factor transfer: what is left of features that a paraphraser has put shorter."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from distill.losses.logits import Reduction, at_least_float32, check_reduction, reduce_losses
+from distill.losses.unit import unit_vectors
+
+
+def factor_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> Tensor:
+    r"""The mean absolute difference of two factors of length 1.
+
+    .. math::
+        \frac{1}{D} \left\lVert \frac{F^T}{\lVert F^T \rVert_2} - \frac{F^S}{\lVert F^S \rVert_2} \right\rVert_1
+
+    with D the numbers in a factor. The paper prints the norm without 1 / D (p = 1 or 2); published code takes the mean,
+    which the weight of 500 belongs to, some of it of attention maps in place of factors. The teacher is a constant: no
+    gradient flows to it.
+
+    Args:
+        student: The factors from the student's translator, ``(N, K, *)``.
+        teacher: The factors from the teacher's paraphraser, of the same shape.
+        reduction: ``"none"`` for one value a sample, ``"mean"`` over the samples, or ``"sum"``.
+
+    Returns:
+        ``(N,)`` for ``"none"``, else a scalar; float32, or float64 where the factors are.
+
+    Raises:
+        ValueError: The reduction is unknown, or the shapes differ.
+
+    Source: Kim et al., Paraphrasing Complex Network: Network Compression via Factor Transfer, NeurIPS 2018, eq. 4.
+    """
+    check_reduction(reduction)
+    if student.shape != teacher.shape or student.ndim < 2:
+        raise ValueError(
+            "the factors of student and teacher must have the same shape (N, K, *), got "
+            f"{tuple(student.shape)} and {tuple(teacher.shape)}"
+        )
+    ours, theirs = (unit_vectors(at_least_float32(factor).flatten(1)) for factor in (student, teacher.detach()))
+    return reduce_losses((ours - theirs).abs().mean(1), reduction)

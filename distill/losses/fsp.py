@@ -1,0 +1,66 @@
+"""The flow of the solution procedure: how the features of one layer go with those of a later one."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from distill.losses.logits import Reduction, at_least_float32, check_reduction, reduce_losses
+from distill.losses.pooling import check_positions, to_common_size
+from distill.losses.precision import without_autocast
+
+
+@without_autocast
+def fsp_matrix(first: Tensor, second: Tensor) -> Tensor:
+    r"""The mean over positions of every channel of one layer times every channel of another.
+
+    .. math::
+        G_{i, j} = \frac{1}{H W} \sum_{s=1}^{H} \sum_{t=1}^{W} F^1_{i, s, t} F^2_{j, s, t}
+
+    The paper takes layers of equal size; of others the larger is average-pooled, as in published code.
+
+    Args:
+        first: Feature maps of a layer, ``(N, C, *)``, with at least one dim of positions.
+        second: Those of a later layer of the same network, ``(N, D, *)``.
+
+    Returns:
+        ``(N, C, D)``; float32, or float64 where the features are.
+
+    Raises:
+        ValueError: There are no positions, or the numbers of samples or dims differ.
+
+    Source: Yim et al., A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer
+    Learning, CVPR 2017, eq. 1.
+    """
+    check_positions(first)
+    one, other = (features.flatten(2) for features in to_common_size(first, second))
+    return one @ other.mT / one.shape[2]
+
+
+def fsp_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> Tensor:
+    r"""The mean squared difference of two FSP matrices.
+
+    The paper prints the squared Frobenius norm of the difference; published code takes the mean over its entries, as we
+    do. The teacher is a constant: no gradient flows to it.
+
+    Args:
+        student: :func:`fsp_matrix` of two layers of the student, ``(N, C, D)``.
+        teacher: That of the teacher, of the same shape: a pair of layers with the same channel counts, or brought to
+            them by a 1x1 convolution.
+        reduction: ``"none"`` for one value a sample, ``"mean"`` over the samples, or ``"sum"``.
+
+    Returns:
+        ``(N,)`` for ``"none"``, else a scalar; float32, or float64 where the matrices are.
+
+    Raises:
+        ValueError: The reduction is unknown, or the shapes differ.
+
+    Source: Yim et al., CVPR 2017, eq. 2.
+    """
+    check_reduction(reduction)
+    if student.shape != teacher.shape or student.ndim != 3:
+        raise ValueError(
+            "the FSP matrices of student and teacher must have the same shape (N, C, D), from layers with the same "
+            f"numbers of channels, got {tuple(student.shape)} and {tuple(teacher.shape)}"
+        )
+    difference = at_least_float32(student) - at_least_float32(teacher.detach())
+    return reduce_losses(difference.square().mean((1, 2)), reduction)

@@ -1,0 +1,82 @@
+"""Neuron selectivity transfer: the set of places that a layer's channels look at."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from distill.losses.logits import Reduction, check_reduction, reduce_losses
+from distill.losses.parts import by_parts
+from distill.losses.pooling import check_positions, to_common_size
+from distill.losses.precision import without_autocast
+from distill.losses.unit import unit_vectors
+
+
+@without_autocast
+def nst_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> Tensor:
+    r"""The squared maximum mean discrepancy of two sets of channel maps, under the kernel :math:`(x^\top y)^2`.
+
+    .. math::
+        \frac{1}{C^2} \sum_{c, c'} (s_c^\top s_{c'})^2 + \frac{1}{D^2} \sum_{d, d'} (t_d^\top t_{d'})^2
+            - \frac{2}{C D} \sum_{c, d} (s_c^\top t_d)^2
+
+    where every channel's map, s of the student's and t of the teacher's, is flattened and has length 1. It is 0 where
+    the channels are the same up to their order and scale. The teacher's own term, which has no gradient, is part of
+    the value. As in published code the larger map is average-pooled to the smaller one's size first. The teacher is a
+    constant: no gradient flows to it.
+
+    The sums are the Frobenius norms of Gram matrices, of either the channels or the positions: a sample needs
+    matrices of the smaller of both counts, and never all products of channels and positions.
+
+    Args:
+        student: Feature maps, ``(N, C, *)``, with at least one dim of positions.
+        teacher: The teacher's, ``(N, D, *)``; channels and the sizes of the spatial dims may differ.
+        reduction: ``"none"`` for one value a sample, ``"mean"`` over the samples, or ``"sum"``.
+
+    Returns:
+        ``(N,)`` for ``"none"``, else a scalar; float32, or float64 where the features are.
+
+    Raises:
+        ValueError: The reduction is unknown, there are no positions, or the numbers of samples or dims differ.
+
+    Source: Huang and Wang, Like What You Like: Knowledge Distill via Neuron Selectivity Transfer, 2017, Sec. 4, with
+    the polynomial kernel of degree 2 and offset 0.
+    """
+    check_reduction(reduction)
+    check_positions(student)
+    return reduce_losses(by_parts(_discrepancy, student, teacher.detach()), reduction)
+
+
+def _discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
+    ours, theirs = (unit_vectors(maps.flatten(2)) for maps in to_common_size(student, teacher))
+    channels, others, positions = ours.shape[1], theirs.shape[1], ours.shape[2]
+    if 2 * positions**2 <= channels**2 + others**2 + channels * others:
+        return (_mean_product(ours) - _mean_product(theirs)).square().sum((1, 2))
+    return _discrepancy_of_channels(ours, theirs)
+
+
+def _mean_product(maps: Tensor) -> Tensor:
+    """The mean over channels of every map times itself, ``(N, C, L)`` to ``(N, L, L)``."""
+    return maps.mT @ maps / maps.shape[1]
+
+
+def _discrepancy_of_channels(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""The same from Gram matrices of the channels.
+
+    Maps of features that are not negative point the same way, for the most part: all products are near 1, and of the
+    difference of their means float32 leaves little. So each map is split into its part along one common direction u
+    and the rest, :math:`s = \alpha u + r`, where
+    :math:`(s^\top t)^2 = \alpha_s^2 \alpha_t^2 + 2 \alpha_s \alpha_t r_s^\top r_t + (r_s^\top r_t)^2`,
+    and the three discrepancies are taken apart. Their sum is the same for any u.
+    """
+    u = unit_vectors((student.mean(1, keepdim=True) + teacher.mean(1, keepdim=True)).detach())
+    along_s, along_t = student @ u.mT, teacher @ u.mT
+    power_s, power_t = along_s.square().mean(1), along_t.square().mean(1)
+    first = (power_s - power_t).square().squeeze(1)
+    mixed_s = (along_s * student).mean(1) - power_s * u.squeeze(1)
+    mixed_t = (along_t * teacher).mean(1) - power_t * u.squeeze(1)
+    second = 2 * (mixed_s - mixed_t).square().sum(1)
+    within_s = student @ student.mT - along_s @ along_s.mT
+    within_t = teacher @ teacher.mT - along_t @ along_t.mT
+    between = student @ teacher.mT - along_s @ along_t.mT
+    third = sum((w * matrix.square().mean((1, 2)) for w, matrix in ((1, within_s), (1, within_t), (-2, between))), 0)
+    return first + second + third

@@ -1,0 +1,88 @@
+"""Relational knowledge distillation: distances and angles between the samples of a batch."""
+
+from __future__ import annotations
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from distill.losses.pairwise import by_rows, distances, rows, squared_distances
+
+
+def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""The smooth L1 difference of the distances between samples, each over their mean; the mean over N^2 pairs.
+
+    .. math::
+        \frac{1}{N^2} \sum_{i, j} l_1 \left( \frac{\lVert s_i - s_j \rVert}{\mu_S},
+            \frac{\lVert t_i - t_j \rVert}{\mu_T} \right)
+
+    with :math:`\mu` the mean of the distances that are not 0. It does not change when either side's features are
+    scaled, rotated or moved. The paper prints a sum over pairs, and a mean of the distances over all of them; published
+    code the mean, and that over the distances above 0, as here. The gradient flows through :math:`\mu_S`; the teacher
+    is a constant.
+
+    Args:
+        student: Features of the samples, ``(N, *)``, of all processes under DDP.
+        teacher: The teacher's of the same samples, ``(N, *)``; the dims after N may differ.
+
+    Returns:
+        A scalar, 0 for one sample; float32, or float64 where the features are.
+
+    Raises:
+        ValueError: The numbers of samples differ.
+
+    Source: Park et al., Relational Knowledge Distillation, CVPR 2019, eqs. 5-8.
+    """
+    ours, theirs = rows(student, teacher.detach())
+    return F.smooth_l1_loss(_over_their_mean(ours), _over_their_mean(theirs))
+
+
+def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
+    r"""The smooth L1 difference of the cosines at every sample between any two others; the mean over N^3 triplets.
+
+    .. math::
+        \frac{1}{N^3} \sum_{i, j, k} l_1 \left( \langle e^S_{ij}, e^S_{kj} \rangle, \langle e^T_{ij}, e^T_{kj} \rangle
+            \right), \quad e_{ij} = \frac{t_i - t_j}{\lVert t_i - t_j \rVert}
+
+    where e of two equal samples is 0. It does not change when either side's features are scaled, rotated or moved. The
+    paper prints a sum over triplets, published code the mean. The teacher is a constant: no gradient flows to it.
+
+    The cosines follow from the N^2 distances (law of cosines), and are made a few samples j at a time: neither the
+    differences, N^2 times the width of a feature, nor all N^3 cosines exist at once.
+
+    Args:
+        student: Features of the samples, ``(N, *)``, of all processes under DDP.
+        teacher: The teacher's of the same samples, ``(N, *)``; the dims after N may differ.
+
+    Returns:
+        A scalar, 0 for one sample; float32, or float64 where the features are.
+
+    Raises:
+        ValueError: The numbers of samples differ.
+
+    Source: Park et al., Relational Knowledge Distillation, CVPR 2019, eqs. 8-10.
+    """
+    ours, theirs = (squared_distances(x, x) for x in rows(student, teacher.detach()))
+    samples = len(ours)
+
+    numel = max(student.numel(), teacher.numel())
+    values = by_rows(_at_vertices, ours, theirs, shared=(ours, theirs), numbers=samples**2, at_most=numel // 4)
+    return values.sum() / samples**3
+
+
+def _over_their_mean(features: Tensor) -> Tensor:
+    apart = distances(squared_distances(features, features))
+    return apart * ((apart > 0).sum() / torch.where(apart.any(), apart.sum(), 1))
+
+
+def _at_vertices(from_ours: Tensor, from_theirs: Tensor, ours: Tensor, theirs: Tensor) -> Tensor:
+    cosines = _cosines(from_ours, ours), _cosines(from_theirs, theirs)
+    return F.smooth_l1_loss(*cosines, reduction="none").sum((1, 2))
+
+
+def _cosines(from_vertices: Tensor, squared: Tensor) -> Tensor:
+    """The cosines at some of the samples, ``(n, N)`` and ``(N, N)`` squared distances to ``(n, N, N)``."""
+    lengths = distances(from_vertices)
+    inverse = torch.where(lengths > 0, 1 / torch.where(lengths > 0, lengths, 1), 0)
+    products = from_vertices.unsqueeze(2) + from_vertices.unsqueeze(1) - squared
+    return products * inverse.unsqueeze(2) * inverse.unsqueeze(1) / 2

@@ -1,0 +1,47 @@
+"""Variational information distillation: how well the student's features predict the teacher's."""
+
+from __future__ import annotations
+
+from torch import Tensor
+
+from distill.losses.logits import Reduction, at_least_float32, check_reduction, reduce_losses
+
+
+def vid_loss(predicted_mean: Tensor, teacher: Tensor, variance: Tensor, *, reduction: Reduction = "mean") -> Tensor:
+    r"""Minus the log-likelihood of the teacher's features under a Gaussian, in nats a feature, up to a constant.
+
+    .. math::
+        \frac{1}{C L} \sum_{c, i} \frac{1}{2} \left( \frac{(\mu_{c, i} - t_{c, i})^2}{\sigma_c^2}
+            + \log \sigma_c^2 \right)
+
+    The paper sums over the features; published code takes the mean. It can be negative. The constant
+    :math:`\log(2 \pi) / 2` is left out, as there. The teacher is a constant: no gradient flows to it.
+
+    Args:
+        predicted_mean: mu, what the regressor makes of the student's features, ``(N, C, *)``.
+        teacher: t, the teacher's features, of the same shape.
+        variance: sigma^2 of each channel, ``(C,)``, above 0; a softplus of a trained scale in the paper.
+        reduction: ``"none"`` for one value a sample, ``"mean"`` over the samples, or ``"sum"``.
+
+    Returns:
+        ``(N,)`` for ``"none"``, else a scalar; float32, or float64 where the features are.
+
+    Raises:
+        ValueError: The reduction is unknown, or the shapes do not belong together.
+
+    Source: Ahn et al., Variational Information Distillation for Knowledge Transfer, CVPR 2019, Sec. 2.
+    """
+    check_reduction(reduction)
+    if predicted_mean.shape != teacher.shape or teacher.ndim < 2:
+        raise ValueError(
+            "the predicted mean must have the shape of the teacher's features (N, C, *), got "
+            f"{tuple(predicted_mean.shape)} and {tuple(teacher.shape)}"
+        )
+    if variance.shape != teacher.shape[1:2]:
+        raise ValueError(
+            f"there must be one variance a channel, ({teacher.shape[1]},), got shape {tuple(variance.shape)}"
+        )
+    mean, features = at_least_float32(predicted_mean), at_least_float32(teacher.detach())
+    spread = at_least_float32(variance).view(-1, *[1] * (teacher.ndim - 2))
+    losses = ((mean - features).square() / spread + spread.log()) / 2
+    return reduce_losses(losses.flatten(1).mean(1), reduction)

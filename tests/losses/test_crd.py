@@ -1,0 +1,68 @@
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+from torch import Tensor
+
+from distill.losses import nce_log_normalizer, nce_loss
+from tests.losses.cases import assert_near
+from tests.losses.features import features, gradients
+
+
+def equation(positive: Tensor, negatives: Tensor, n_data: int, normalizer: float) -> Tensor:
+    """Tian et al., eqs. 18 and 19, pair by pair."""
+    noise = negatives.shape[1] / n_data
+    values = []
+    for one, others in zip(positive, negatives, strict=True):
+        value = -((one.exp() / normalizer) / (one.exp() / normalizer + noise)).log()
+        for other in others:
+            value = value - (noise / (other.exp() / normalizer + noise)).log()
+        values.append(value)
+    return torch.stack(values)
+
+
+@pytest.mark.parametrize("normalizer", [1.0, 50.0])
+def test_values_and_gradients_are_those_of_the_equation(normalizer: float) -> None:
+    positive, negatives = features(4), features(4, 7, seed=1)
+
+    def ours(p: Tensor, n: Tensor) -> Tensor:
+        return nce_loss(p, n, n_data=100, log_normalizer=math.log(normalizer), reduction="none")
+
+    def expected(p: Tensor, n: Tensor) -> Tensor:
+        return equation(p, n, 100, normalizer)
+
+    assert_near(ours(positive, negatives), expected(positive, negatives))
+    for one, other in zip(gradients(ours, positive, negatives), gradients(expected, positive, negatives), strict=True):
+        assert_near(one, other)
+
+
+def test_computed_by_hand() -> None:
+    # two negatives of four samples: the noise is 1/2; h = 3 / 3.5 for e^z = 3 and 1 / 1.5 for e^z = 1
+    value = nce_loss(torch.tensor([math.log(3)]), torch.zeros(1, 2), n_data=4)
+    assert value.item() == pytest.approx(-math.log(3 / 3.5) - 2 * math.log(0.5 / 1.5))
+
+
+def test_finite_for_gaps_of_1000() -> None:
+    positive, negatives = torch.tensor([-1000.0, 1000.0]), torch.tensor([[1000.0], [-1000.0]])
+    assert nce_loss(positive, negatives, n_data=1, reduction="none").tolist() == [2000.0, 0.0]
+    for slope in gradients(lambda p, n: nce_loss(p, n, n_data=10), positive, negatives):
+        assert slope.isfinite().all()
+
+
+def test_the_normalizer_makes_the_probabilities_of_the_data_set_sum_to_1() -> None:
+    logits = features(5, 8)
+    log_normalizer = nce_log_normalizer(logits, n_data=40)
+    assert_near((logits - log_normalizer).exp().sum(), torch.ones((), dtype=torch.float64))
+    assert nce_log_normalizer(torch.full((2, 2), 1000.0), n_data=4).item() == pytest.approx(1000 + math.log(4))
+    assert not nce_log_normalizer(logits.requires_grad_(), n_data=40).requires_grad
+
+
+def test_wrong_arguments_are_named() -> None:
+    with pytest.raises(
+        ValueError, match=r"one positive \(N,\) and K negatives \(N, K\) a sample, got \(2, 1\) and \(2,"
+    ):
+        nce_loss(torch.zeros(2, 1), torch.zeros(2, 3), n_data=4)
+    with pytest.raises(ValueError, match="n_data must be 1 or more, got 0"):
+        nce_loss(torch.zeros(2), torch.zeros(2, 3), n_data=0)

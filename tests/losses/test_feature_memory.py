@@ -1,0 +1,87 @@
+"""What losses on features need beside their inputs: no table of all channels, positions, samples or triplets."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable
+from functools import partial
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from distill.losses import dcm_loss, fsp_loss, fsp_matrix, nst_loss, rkd_angle_loss
+from tests.memory import peak_memory
+from tests.processes import run_in_processes
+
+
+class Largest(TorchDispatchMode):
+    """Remembers the bytes of the largest tensor that any operation returned."""
+
+    bytes = 0
+
+    def __torch_dispatch__(
+        self, func: Callable[..., Any], types: Iterable[type], args: tuple[Any, ...] = (), kwargs: Any = None
+    ) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, (tuple, list)) else (result,):
+            if isinstance(tensor, Tensor):
+                self.bytes = max(self.bytes, tensor.untyped_storage().nbytes())
+        return result
+
+
+def fsp(student: Tensor, teacher: Tensor) -> Tensor:
+    halves = student.chunk(2, 1), teacher.chunk(2, 1)
+    return fsp_loss(fsp_matrix(*halves[0]), fsp_matrix(*halves[1]))
+
+
+LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
+    "nst": nst_loss,
+    "fsp": fsp,
+    "rkd_angle": rkd_angle_loss,
+    "dcm": partial(dcm_loss, sigma=1.0),
+}
+CASES: list[tuple[str, tuple[int, ...]]] = [
+    ("nst", (2, 32, 4, 4)),
+    ("nst", (2, 8, 16, 16)),
+    ("nst", (2, 16, 4, 4)),
+    ("fsp", (2, 32, 16, 16)),
+    ("rkd_angle", (64, 64)),
+    ("rkd_angle", (32, 512)),
+    ("dcm", (512, 16)),
+    ("dcm", (16, 8, 8, 8)),
+]
+
+
+@pytest.mark.parametrize(("name", "shape"), CASES)
+def test_no_tensor_is_larger_than_both_inputs(name: str, shape: tuple[int, ...]) -> None:
+    student, teacher = torch.randn(shape).requires_grad_(), torch.randn(shape)
+    with Largest() as largest:  # type: ignore[no-untyped-call]
+        LOSSES[name](student, teacher).backward()
+    assert largest.bytes <= 2 * student.numel() * 4
+
+
+def memory_beside_inputs(rank: int, world_size: int, name: str, shape: tuple[int, ...]) -> tuple[float, float]:
+    """MB of the inputs, and the most that forward and backward pass needed beside them and the gradient."""
+    loss = LOSSES[name]
+    few = [torch.randn(8, *shape[1:]).requires_grad_() for _ in range(2)]
+    loss(*few).backward()  # what the first call loads is not counted
+    student, teacher = torch.randn(shape).requires_grad_(), torch.randn(shape)
+    inputs = 2 * student.numel() * 4 / 1e6
+    before = peak_memory()
+    loss(student, teacher).backward()
+    return inputs, peak_memory() - before - inputs / 2
+
+
+@pytest.mark.parametrize(
+    ("name", "shape"),
+    [
+        ("nst", (8, 128, 56, 56)),  # all products of channels and positions: 1.6 GB
+        ("fsp", (8, 128, 56, 56)),  # 0.4 GB
+        ("rkd_angle", (128, 32768)),  # all differences: 2.1 GB
+    ],
+)
+def test_all_of_it_together_is_less_than_4_times_the_inputs(name: str, shape: tuple[int, ...]) -> None:
+    ((inputs, beside),) = run_in_processes(memory_beside_inputs, 1, name, shape)
+    assert beside < 4 * inputs
