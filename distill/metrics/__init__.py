@@ -1,11 +1,13 @@
-"""How far student and teacher diverge: functions, and torchmetrics classes of the same names."""
+"""How far student and teacher diverge, and how well they do: functions, and torchmetrics classes."""
 
 from distill.metrics.cmd import CentralMomentDiscrepancy, central_moment_discrepancy
+from distill.metrics.depth import DepthScores
 from distill.metrics.jsd import NontargetJSD, TargetJSD, nontarget_jsd, target_jsd
 from distill.metrics.segmentation import SegmentationScores
 
 __all__ = [
     "CentralMomentDiscrepancy",
+    "DepthScores",
     "NontargetJSD",
     "SegmentationScores",
     "TargetJSD",

@@ -1,9 +1,53 @@
 """Networks of the papers that no library ships, and duplex ones on the libraries that do."""
 
+from distill.models.adabins import AdaBins
+from distill.models.bts import BTS
+from distill.models.cifar import (
+    VGG8,
+    VGG13,
+    MobileNetV2,
+    ResNet8x4,
+    ResNet20,
+    ResNet32x4,
+    ResNet56,
+    ResNet110,
+    ShuffleNetV1,
+    ShuffleNetV2,
+    WRN16x2,
+    WRN40x2,
+)
+from distill.models.depth_unet import DepthUNet
 from distill.models.duplex_unet import DuplexUNet
+from distill.models.flip_averaged import FlipAveraged
+from distill.models.hugging_face import HuggingFaceDepth
 from distill.models.mfnet import MFNet
 from distill.models.mlp import MLP
 from distill.models.off_net import OFFNet
 from distill.models.sne_roadseg import SNERoadSeg
+from distill.models.stored_teacher import StoredTeacher
 
-__all__ = ["MLP", "DuplexUNet", "MFNet", "OFFNet", "SNERoadSeg"]
+__all__ = [
+    "BTS",
+    "MLP",
+    "VGG8",
+    "VGG13",
+    "AdaBins",
+    "DepthUNet",
+    "DuplexUNet",
+    "FlipAveraged",
+    "HuggingFaceDepth",
+    "MFNet",
+    "MobileNetV2",
+    "OFFNet",
+    "ResNet8x4",
+    "ResNet20",
+    "ResNet32x4",
+    "ResNet56",
+    "ResNet110",
+    "SNERoadSeg",
+    "ShuffleNetV1",
+    "ShuffleNetV2",
+    "StoredTeacher",
+    "WRN16x2",
+    "WRN40x2",
+]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill.metrics import CentralMomentDiscrepancy, NontargetJSD, TargetJSD
+from distill.metrics import CentralMomentDiscrepancy, DepthScores, NontargetJSD, TargetJSD
 from tests.losses.cases import assert_near, random_case
 from tests.processes import run_in_processes
 
@@ -16,11 +16,15 @@ SHARDS = [[5, 2], [7, 0]]
 def compute_all(student: Tensor, teacher: Tensor, target: Tensor) -> list[Tensor]:
     """The metrics of this process's rows; they are not updated where it has none."""
     cmd, target_jsd, nontarget_jsd = CentralMomentDiscrepancy(), TargetJSD(), NontargetJSD()
+    depth_scores = [DepthScores(average="image"), DepthScores(average="pixel")]
     if len(student):
         cmd.update(student, teacher)
         target_jsd.update(student, teacher, target)
         nontarget_jsd.update(student, teacher, target)
-    return [metric.compute() for metric in (cmd, target_jsd, nontarget_jsd)]
+        for scores in depth_scores:  # a logit below 0 is no depth, so that samples have unequal numbers of them
+            scores.update(student[:, None, None], teacher[:, None, None])
+    values = [metric.compute() for metric in (cmd, target_jsd, nontarget_jsd)]
+    return values + [value for scores in depth_scores for value in scores.compute().values()]
 
 
 def compute_of_shards(rank: int, world_size: int) -> list[list[Tensor]]:
