@@ -4,9 +4,23 @@ Only :class:`ControllerTracker` listens to a part of one.
 """
 
 from callbacks.controller import ControllerTracker
+from callbacks.depth_figures import depth_comparison
+from callbacks.depth_gallery import DepthGallery
 from callbacks.divergence import DivergenceTracker
 from callbacks.export import StudentExport
-from callbacks.gallery import PredictionGallery
+from callbacks.prediction_gallery import PredictionGallery
 from callbacks.predictions import PredictionWriter
+from callbacks.responses import ResponseWriter
+from callbacks.similarity import TeacherSimilarity
 
-__all__ = ["ControllerTracker", "DivergenceTracker", "PredictionGallery", "PredictionWriter", "StudentExport"]
+__all__ = [
+    "ControllerTracker",
+    "DepthGallery",
+    "DivergenceTracker",
+    "PredictionGallery",
+    "PredictionWriter",
+    "ResponseWriter",
+    "StudentExport",
+    "TeacherSimilarity",
+    "depth_comparison",
+]

@@ -77,6 +77,11 @@ class OutputDivergences:
                 jsd.update(student, teacher, target)
 
 
+def float64_device(device: torch.device) -> torch.device:
+    """Where sums in float64 are kept for values of a device: Apple's GPUs have no float64."""
+    return torch.device("cpu") if device.type == "mps" else device
+
+
 class InputDivergence:
     """The central moment discrepancy, with un-normalised moments, of what student and teacher see.
 

@@ -7,13 +7,12 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from callbacks.comparison import InputDivergence, OutputDivergences
+from callbacks.comparison import InputDivergence, OutputDivergences, float64_device
 from callbacks.figures import divergence_figure, publish
 from distill.atomic import written_whole
 
@@ -97,7 +96,9 @@ class DivergenceTracker(Callback):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Asks for the inputs' divergence, unless a fit that goes on knows it."""
         known = any(row["input_cmd"] is not None for row in self._rows)
-        self._inputs = None if known else InputDivergence(self.moments, self.max_positions, _device(pl_module))
+        self._inputs = (
+            None if known else InputDivergence(self.moments, self.max_positions, float64_device(pl_module.device))
+        )
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts anew."""
@@ -198,7 +199,7 @@ class DivergenceTracker(Callback):
             )
 
     def _fresh(self, pl_module: LightningModule) -> OutputDivergences:
-        return OutputDivergences(self.temperature, self.moments, self.max_positions, _device(pl_module))
+        return OutputDivergences(self.temperature, self.moments, self.max_positions, float64_device(pl_module.device))
 
     def _close(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> dict[str, float] | None:
         own = self._open.pop(stage, None)
@@ -228,11 +229,6 @@ class DivergenceTracker(Callback):
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(self._rows)
-
-
-def _device(pl_module: LightningModule) -> torch.device:
-    # Apple's GPUs have no float64, in which the metrics sum up
-    return torch.device("cpu") if pl_module.device.type == "mps" else pl_module.device
 
 
 def _log(pl_module: LightningModule, values: dict[str, float]) -> None:

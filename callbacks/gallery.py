@@ -1,11 +1,11 @@
-"""Pictures of what both models saw and said about a few samples, and of where they diverge."""
+"""Pictures of what both models saw and said about a few samples."""
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from abc import ABC, abstractmethod
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import matplotlib
 import numpy as np
@@ -13,36 +13,21 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.figure import Figure
-from matplotlib.layout_engine import ConstrainedLayoutEngine
-from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from torch import Tensor
 
 from callbacks.figures import publish
-from distill.metrics import nontarget_jsd
 
-NO_CLASS = -1
-CELL = 2.6  # inches
-
-RGB = tuple[float, float, float]
-
-Views = dict[str, Tensor]
-"""What there is to see of one sample, from left to right, by name: float ``(C, H, W)`` is a modality, integer
-``(H, W)`` are classes, ``NO_CLASS`` where there is none, and float ``(H, W)`` a divergence in nats, NaN where there is
-none."""
+Sample = TypeVar("Sample")
+CELL = 2.6  # inches, the width of one picture
 
 
-class PredictionGallery(Callback):
-    """Draws a few validation samples every few epochs: modalities, target, predictions, and their divergence.
+class Gallery(Callback, ABC, Generic[Sample]):
+    """Draws the same few samples of the validation every few epochs and at the end of a fit, and those of the test.
 
-    One row a sample: the modalities that the models see, the labels, what teacher and student predict, and the
-    Jensen-Shannon divergence of the two on the non-target classes (NCJSD, NTDH eq. 6) at every pixel as a heat map, as
-    in NTDH Fig. 12. Everything comes from what the step returned; no model runs again. The picture is
-    ``figures/predictions_epoch_0003.png`` of the run's folder, and an image in TensorBoard where that is a logger;
-    ``test`` writes ``figures/predictions_test.png``.
-
-    Classes are drawn in the ``palette`` of the data module and called by its ``class_names``, where it has them.
-    Predictions that are no maps of logits are left out with a warning.
+    A subclass names its pictures, says what it keeps of a sample, and draws that. Everything comes from what the step
+    returned; no model runs again. The pictures are ``figures/<name>_epoch_0003.png`` and ``figures/<name>_test.png`` of
+    the run's folder, and images in TensorBoard where that is a logger.
 
     Args:
         every_n_epochs: Draws the first validation after each so many epochs, and the last one.
@@ -52,17 +37,31 @@ class PredictionGallery(Callback):
         ValueError: An argument is below 1.
     """
 
+    name: str
+
     def __init__(self, every_n_epochs: int = 5, samples: int = 4) -> None:
         for name, value in (("every_n_epochs", every_n_epochs), ("samples", samples)):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
         self.every_n_epochs = every_n_epochs
         self.samples = samples
-        self._kept: list[Views] = []
+        self._kept: list[Sample] = []
         self._epoch = 0
         self._drawn = 0
         self._folder: Path | None = None
         self._warned = False
+
+    @abstractmethod
+    def obstacle(self, outputs: Mapping[str, Any], batch: Mapping[str, Tensor]) -> str | None:
+        """Why a step cannot be drawn, if so."""
+
+    @abstractmethod
+    def keep(self, outputs: Mapping[str, Any], batch: Mapping[str, Tensor], count: int) -> list[Sample]:
+        """What is drawn of the first ``count`` samples of a batch, on the CPU."""
+
+    @abstractmethod
+    def draw(self, samples: list[Sample], data: Any) -> Figure:
+        """The picture of what was kept; ``data`` is the data module, if there is one."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Finds the run's folder, on all processes as Lightning asks for."""
@@ -88,19 +87,19 @@ class PredictionGallery(Callback):
     ) -> None:
         """Keeps the first samples: nobody knows yet whether this epoch is the last."""
         if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
-            self._keep(trainer, outputs, batch)
+            self._keep_missing(trainer, outputs, batch)
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws them every few epochs."""
         self._epoch = trainer.current_epoch
         done = self._epoch + 1
         if done // self.every_n_epochs > self._drawn // self.every_n_epochs:
-            self._draw(trainer, f"_epoch_{self._epoch:04d}")
+            self._publish(trainer, f"_epoch_{self._epoch:04d}")
             self._drawn = done
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws the last epoch, also where it came early."""
-        self._draw(trainer, f"_epoch_{self._epoch:04d}")
+        self._publish(trainer, f"_epoch_{self._epoch:04d}")
 
     def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts anew."""
@@ -116,118 +115,46 @@ class PredictionGallery(Callback):
         dataloader_idx: int = 0,
     ) -> None:
         """Keeps the first samples."""
-        self._keep(trainer, outputs, batch)
+        self._keep_missing(trainer, outputs, batch)
 
     def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws them."""
-        self._draw(trainer, "_test")
+        self._publish(trainer, "_test")
 
-    def _keep(self, trainer: Trainer, outputs: Any, batch: Any) -> None:
+    def _keep_missing(self, trainer: Trainer, outputs: Any, batch: Any) -> None:
         missing = self.samples - len(self._kept)
         if missing <= 0 or not trainer.is_global_zero or self._folder is None or not outputs:
             return
-        prediction, target = outputs["prediction"], batch.get("target")
-        if target is None or prediction.ndim != 4 or target.shape != prediction[:, 0].shape or prediction.shape[1] < 2:
-            if not self._warned:
-                rank_zero_warn("PredictionGallery draws nothing: the predictions are no maps of logits with a target")
+        obstacle = self.obstacle(outputs, batch)
+        if obstacle is None:
+            self._kept += self.keep(outputs, batch, missing)
+        elif not self._warned:
+            rank_zero_warn(f"{type(self).__name__} draws nothing: {obstacle}")
             self._warned = True
-            return
-        self._kept += _views(outputs, batch, missing)
 
-    def _draw(self, trainer: Trainer, suffix: str) -> None:
+    def _publish(self, trainer: Trainer, suffix: str) -> None:
         if not self._kept or self._folder is None:
             return
-        data = trainer.datamodule  # type: ignore[attr-defined]
-        figure = gallery_figure(self._kept, getattr(data, "class_names", None), getattr(data, "palette", None))
+        figure = self.draw(self._kept, trainer.datamodule)  # type: ignore[attr-defined]
         self._kept = []
-        publish(figure, "predictions", self._folder, trainer, suffix)
+        publish(figure, self.name, self._folder, trainer, suffix)
 
 
-def gallery_figure(
-    samples: Sequence[Views],
-    class_names: Sequence[str] | None = None,
-    palette: Sequence[tuple[int, int, int]] | None = None,
-) -> Figure:
-    """One row a sample, one column a view, and below them the colours of the classes that occur.
-
-    Args:
-        samples: At least one, all with the same views of the same size.
-        class_names: By index; their numbers by default.
-        palette: RGB from 0 to 255 by index; 20 distinct colours in turn by default.
-    """
-    height, width = samples[0]["target"].shape
-    rows, columns = len(samples), len(samples[0])
-    figure = Figure(
-        figsize=(CELL * columns + 0.6, (CELL * height / width + 0.05) * rows + 0.9),
-        layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01),
-    )
-    grid = figure.subplots(rows, columns, squeeze=False)
-    classes = sorted({int(label) for views in samples for view in views.values() for label in _classes_in(view)})
-    colours = {label: _colour(label, palette) for label in classes}
-    for axes, name in zip(grid[0], samples[0], strict=True):
-        axes.set_title(name, fontsize="medium")
-    for row, views in zip(grid, samples, strict=True):
-        for axes, view in zip(row, views.values(), strict=True):
-            axes.set_axis_off()
-            if view.ndim == 3:
-                axes.imshow(_visible(view), interpolation="nearest")
-            elif not view.is_floating_point():
-                axes.imshow(_painted(view, colours), interpolation="nearest")
-            else:
-                heat = axes.imshow(view.numpy(), cmap="magma", vmin=0, vmax=math.log(2), interpolation="nearest")
-    if "NCJSD" in samples[0]:
-        figure.colorbar(heat, ax=grid[:, -1], label="nats")
-    names = {label: class_names[label] if class_names else str(label) for label in classes}
-    patches = [
-        Patch(facecolor=colours[label], edgecolor="#888888", linewidth=0.5, label=name) for label, name in names.items()
-    ]
-    figure.legend(handles=patches, loc="outside lower center", ncols=min(len(patches), 2 * columns), frameon=False)
-    return figure
-
-
-def _views(outputs: Mapping[str, Any], batch: Mapping[str, Tensor], count: int) -> list[Views]:
-    """What there is to see of the first samples of a batch, on the CPU."""
-    student, teacher, target = outputs["prediction"][:count], outputs.get("teacher_prediction"), batch["target"][:count]
-    is_class = (target >= 0) & (target < student.shape[1])
+def images_seen(outputs: Mapping[str, Any], batch: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The modalities ``(N, C, H, W)`` that teacher or student saw in a step, by their names in the batch."""
     seen = [*outputs.get("teacher_inputs", ()), *outputs["inputs"]]
-    views = {name: value for name, value in batch.items() if value.ndim == 4 and any(value is x for x in seen)}
-    views["target"] = target.where(is_class, NO_CLASS)
-    if teacher is None:
-        views["prediction"] = student.argmax(1)
-    else:
-        teacher = teacher[:count]
-        divergence = nontarget_jsd(student, teacher, target.where(is_class, 0))
-        views["teacher"] = teacher.argmax(1)
-        views["student"] = student.argmax(1)
-        views["NCJSD"] = divergence.where(is_class, math.nan)
-    return [{name: value[n].cpu() for name, value in views.items()} for n in range(len(target))]
+    return {name: value for name, value in batch.items() if value.ndim == 4 and any(value is x for x in seen)}
 
 
-def _visible(modality: Tensor) -> NDArray[Any]:
-    """RGB ``(H, W, 3)``, stretched to the range of the values; as a colour map unless there are three channels."""
+def visible(modality: Tensor) -> NDArray[Any]:
+    """A modality ``(C, H, W)`` as a picture.
+
+    Returns:
+        RGB ``(H, W, 3)``, stretched to the range of the values; as a colour map unless there are three channels.
+    """
     low, high = modality.min(), modality.max()
     stretched = ((modality - low) / (high - low).clamp(min=1e-12)).float().numpy()
     if len(stretched) == 3:
         return np.moveaxis(stretched, 0, -1)
     colours: NDArray[Any] = matplotlib.colormaps["viridis"](stretched.mean(0))[..., :3]
     return colours
-
-
-def _classes_in(view: Tensor) -> list[int]:
-    if view.is_floating_point():
-        return []
-    return [label for label in view.unique().tolist() if label != NO_CLASS]
-
-
-def _colour(label: int, palette: Sequence[tuple[int, int, int]] | None) -> RGB:
-    if palette is None:
-        return matplotlib.colormaps["tab20"](label % 20)[:3]
-    red, green, blue = palette[label]
-    return red / 255, green / 255, blue / 255
-
-
-def _painted(classes: Tensor, colours: Mapping[int, RGB]) -> NDArray[Any]:
-    picture = np.zeros((*classes.shape, 3))
-    for label, colour in colours.items():
-        picture[classes.numpy() == label] = colour
-    return picture

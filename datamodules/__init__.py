@@ -6,8 +6,10 @@ from datamodules.cityscapes import Cityscapes
 from datamodules.driving_scenes import DrivingScenes
 from datamodules.frames import Camera, Frame, FrameDataModule
 from datamodules.gaussian_pair import GaussianPair
+from datamodules.kitti_depth import KITTIDepth
 from datamodules.kitti_semantics import KITTISemantics
 from datamodules.mnistm import MNISTM
+from datamodules.nyu_depth import NYUDepthV2
 from datamodules.sklearn_pair import SklearnPair
 from datamodules.virtual_kitti2 import VirtualKITTI2
 
@@ -20,7 +22,9 @@ __all__ = [
     "Frame",
     "FrameDataModule",
     "GaussianPair",
+    "KITTIDepth",
     "KITTISemantics",
+    "NYUDepthV2",
     "PairedAugmentation",
     "PairedDataModule",
     "SklearnPair",

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping, Sequence, Sized
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, default_collate
+from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_collate
 
 Batch = dict[str, Tensor]
+SplitName = Literal["train", "val", "test"]
 
 
 class TensorPairs(Dataset[Batch]):
@@ -80,18 +81,25 @@ class PairedDataModule(LightningDataModule, ABC):
     """Base of the data modules: a subclass names its modalities and classes and makes the splits.
 
     The training split is shuffled anew in every epoch, in an order that follows ``seed_everything``; ``predict`` sees
-    the test split. No sample is left out: the last batch may be smaller.
+    a split as it is, in order. No sample is left out: the last batch may be smaller.
 
     Args:
         seed: Fixes the data and the splits, whatever the global random state is.
         batch_size: Samples in a batch (of one process); ``None`` puts the whole split into one batch.
         num_workers: Processes that load data; 0 loads in the main process.
+        predict_on: The split that ``predict`` sees.
 
     Raises:
         ValueError: An argument is out of its range.
     """
 
-    def __init__(self, seed: int = 0, batch_size: int | None = None, num_workers: int = 0) -> None:
+    def __init__(
+        self,
+        seed: int = 0,
+        batch_size: int | None = None,
+        num_workers: int = 0,
+        predict_on: SplitName = "test",
+    ) -> None:
         super().__init__()
         if not 0 <= seed < 2**32:
             raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed}")
@@ -99,15 +107,19 @@ class PairedDataModule(LightningDataModule, ABC):
             raise ValueError(f"batch_size must be at least 1, or None for the whole split, got {batch_size}")
         if num_workers < 0:
             raise ValueError(f"num_workers must not be negative, got {num_workers}")
+        if predict_on not in get_args(SplitName):
+            raise ValueError(f"predict_on must be one of {', '.join(get_args(SplitName))}, got {predict_on!r}")
         self.seed = seed
         self.batch_size = batch_size
         self.num_workers = num_workers
+        self.predict_on: SplitName = predict_on
         self._splits: Splits | None = None
+        self._predict_positions: tuple[int, ...] | None = None
 
     @property
     @abstractmethod
-    def num_classes(self) -> int:
-        """How many classes ``target`` has."""
+    def num_classes(self) -> int | None:
+        """How many classes ``target`` has; ``None`` where it is no class."""
 
     @property
     @abstractmethod
@@ -147,8 +159,24 @@ class PairedDataModule(LightningDataModule, ABC):
         return self._loader(self.splits.test)
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """The same batches as for the test."""
-        return self.test_dataloader()
+        """Batches of the split ``predict_on`` as it is, in order."""
+        dataset = self.predict_dataset
+        if self._predict_positions is not None:
+            dataset = Subset(dataset, self._predict_positions)
+        return self._loader(dataset, generator=torch.Generator())
+
+    @property
+    def predict_dataset(self) -> Dataset[Batch]:
+        """The split that ``predict`` sees, whole."""
+        return cast(Dataset[Batch], getattr(self.splits, self.predict_on))
+
+    def predict_only(self, positions: Sequence[int] | None) -> None:
+        """Limits ``predict`` to the samples at these positions of its split; ``index`` keeps counting in the split.
+
+        Args:
+            positions: In the order to predict in; ``None`` means all again.
+        """
+        self._predict_positions = None if positions is None else tuple(positions)
 
     def _loader(
         self,
@@ -160,7 +188,7 @@ class PairedDataModule(LightningDataModule, ABC):
     ) -> DataLoader[Batch]:
         return DataLoader(
             dataset,
-            batch_size=len(cast(Sized, dataset)) if self.batch_size is None else self.batch_size,
+            batch_size=(len(cast(Sized, dataset)) or 1) if self.batch_size is None else self.batch_size,
             shuffle=shuffle,
             sampler=sampler,
             generator=generator,

@@ -69,10 +69,14 @@ class Cityscapes(FrameDataModule):
                 f"{self.root / 'leftImg8bit' / 'train'}, or none is left to train on"
             )
         validation = set(np.random.default_rng(self.seed).permutation(sorted(cities))[: self.val_cities].tolist())
-        train = _frames(files for city, files in cities.items() if city not in validation)
-        test = _frames(held_out.values())
-        val = _frames(cities[city] for city in sorted(validation)) if validation else test
+        train = self._frames(files for city, files in cities.items() if city not in validation)
+        test = self._frames(held_out.values())
+        val = self._frames(cities[city] for city in sorted(validation)) if validation else test
         return train, val, test
+
+    def _frames(self, cities: Iterable[list[FrameFiles]]) -> FileFrames:
+        read_target = read_train_ids if self.target == "classes" else None
+        return FileFrames(list(chain.from_iterable(cities)), self.root, read_target, _read_depth)
 
     def _find_cities(self, split: str) -> dict[str, list[FrameFiles]]:
         """The frames of every city of a split of the data set."""
@@ -96,10 +100,6 @@ class Cityscapes(FrameDataModule):
     def _find(self, kind: str, split: str, suffix: str) -> tuple[Path, dict[str, Path]]:
         folder = find_folder(self.root, f"{kind}/{split}", f"unpack {kind}_trainvaltest.zip there")
         return folder, {key: path for city in subfolders(folder) for key, path in list_files(city, "", suffix).items()}
-
-
-def _frames(cities: Iterable[list[FrameFiles]]) -> FileFrames:
-    return FileFrames(list(chain.from_iterable(cities)), read_train_ids, _read_depth)
 
 
 def _read_camera(path: Path) -> Camera:

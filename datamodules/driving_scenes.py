@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, get_args
 
 import numpy as np
 
-from datamodules.base import check_counts
+from datamodules.base import SplitName, check_counts
 from datamodules.frames import Frame, FrameDataModule
 from datamodules.rendering import Canvas
 from datamodules.street import CLASSES, SKY, Street, place_camera
@@ -36,7 +36,8 @@ class DrivingScenes(FrameDataModule):
     57.4 % mIoU on 100 validation scenes from RGB and 72.8 % from RGB and depth.
 
     The seed and its number in a split fix a scene: it is the same whatever the sizes of the splits, the number of
-    workers and the image size, and no two splits share one.
+    workers and the image size, and no two splits share one. Stored responses lie under seed, ambiguity, split and
+    number, as ``seed_0_ambiguity_0.3/train/000012.png``.
 
     Args:
         n_train: Scenes to train on.
@@ -100,6 +101,9 @@ class RenderedFrames:
         self.size = size
         self.ambiguity = ambiguity
         self.cache = cache
+        # all that decides what a scene looks like, but for its size, so that stored responses fit no other scene
+        series = f"seed_{seed}_ambiguity_{float(ambiguity)}/{get_args(SplitName)[split]}"
+        self.names = [f"{series}/{number:06d}" for number in range(count)]
         self._rendered: dict[int, Frame] = {}
 
     def __len__(self) -> int:

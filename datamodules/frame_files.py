@@ -9,6 +9,7 @@ from typing import NamedTuple, TypeVar
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.augmentation import IGNORED
 from datamodules.frames import Camera, Frame
 from datamodules.image_files import image_size, read_color
 
@@ -16,11 +17,11 @@ T = TypeVar("T")
 
 
 class FrameFiles(NamedTuple):
-    """Where a frame lies. ``depth`` holds depth or disparity, as the data set has it."""
+    """Where a frame lies. ``depth`` holds depth or disparity, as the data set has it; ``None`` where there is none."""
 
     image: Path
-    target: Path
-    depth: Path
+    target: Path | None
+    depth: Path | None
     camera: Camera
 
 
@@ -29,7 +30,8 @@ class FileFrames:
 
     Args:
         files: One entry a frame.
-        read_target: Reads class indices, ``(H, W)`` ``uint8``.
+        root: The folder that the images lie in, at any depth; their paths below it are the frames' names.
+        read_target: Reads class indices, ``(H, W)`` ``uint8``; ``None`` where nobody needs them.
         read_depth: Reads metres, ``(H, W)`` ``float32``, 0 where nothing was measured.
 
     Raises:
@@ -40,12 +42,14 @@ class FileFrames:
     def __init__(
         self,
         files: Sequence[FrameFiles],
-        read_target: Callable[[Path], NDArray[np.uint8]],
+        root: Path,
+        read_target: Callable[[Path], NDArray[np.uint8]] | None,
         read_depth: Callable[[Path, Camera], NDArray[np.float32]],
     ) -> None:
         for one in files:
             _check_sizes(one)
         self.files = files
+        self.names = [one.image.relative_to(root).with_suffix("").as_posix() for one in files]
         self.read_target = read_target
         self.read_depth = read_depth
 
@@ -53,8 +57,17 @@ class FileFrames:
         return len(self.files)
 
     def __getitem__(self, index: int) -> Frame:
-        image, target, depth, camera = self.files[index]
-        return Frame(read_color(image), self.read_depth(depth, camera), self.read_target(target), camera)
+        files = self.files[index]
+        image = read_color(files.image)
+        if files.depth is None:
+            depth = np.zeros(image.shape[:2], np.float32)
+        else:
+            depth = self.read_depth(files.depth, files.camera)
+        if files.target is None or self.read_target is None:
+            target = np.full(image.shape[:2], IGNORED, np.uint8)
+        else:
+            target = self.read_target(files.target)
+        return Frame(image, depth, target, files.camera)
 
 
 def split_at_random(items: Sequence[T], shares: Sequence[int], seed: int, count: int | None = None) -> list[list[T]]:
@@ -82,7 +95,7 @@ def split_at_random(items: Sequence[T], shares: Sequence[int], seed: int, count:
 
 def _check_sizes(files: FrameFiles) -> None:
     height, width = image_size(files.image)
-    for other in (files.target, files.depth):
+    for other in filter(None, (files.target, files.depth)):
         size = image_size(other)
         if size != (height, width):
             raise ValueError(f"{other} is {size[1]} x {size[0]} pixels, its image {files.image} is {width} x {height}")

@@ -61,7 +61,8 @@ class KITTISemantics(FrameDataModule):
     def make_frames(self) -> tuple[Frames, Frames, Frames]:
         """Pairs the files and splits them 7:3; the third split is the second."""
         parts = split_at_random(self._find_files(), (7, 3), self.seed)
-        train, val = (FileFrames(part, read_train_ids, _read_depth) for part in parts)
+        read_target = read_train_ids if self.target == "classes" else None
+        train, val = (FileFrames(part, self.root, read_target, _read_depth) for part in parts)
         return train, val, val
 
     def _find_files(self) -> list[FrameFiles]:

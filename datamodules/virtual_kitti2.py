@@ -117,7 +117,8 @@ class VirtualKITTI2(FrameDataModule):
         sequences = [f"{scene}/{variation}" for scene in SCENES for variation in sorted(self.variations)]
         files = [files for sequence in sequences for files in self._find_files(sequence)]
         parts = split_at_random(files, (6, 1, 3), self.seed, self.n_images)
-        train, val, test = (FileFrames(part, _read_classes, _read_depth) for part in parts)
+        read_target = _read_classes if self.target == "classes" else None
+        train, val, test = (FileFrames(part, self.root, read_target, _read_depth) for part in parts)
         return train, val, test
 
     def _find_files(self, sequence: str) -> Iterator[FrameFiles]:

@@ -5,18 +5,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distill.base import Batch, DistillationModule, NetworkOutput, Supervised
-    from distill.tasks import Classification, SemanticSegmentation, Task
+    from distill.tasks import Classification, DepthEstimation, SemanticSegmentation, Task
 
 __all__ = [
     "Batch",
     "Classification",
+    "DepthEstimation",
     "DistillationModule",
     "NetworkOutput",
     "SemanticSegmentation",
     "Supervised",
     "Task",
 ]
-TASKS = ("Classification", "SemanticSegmentation", "Task")
+TASKS = ("Classification", "DepthEstimation", "SemanticSegmentation", "Task")
 
 
 def __getattr__(name: str) -> Any:

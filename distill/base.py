@@ -223,7 +223,11 @@ class Supervised(LightningModule):
             return values
         if "target" not in batch:  # pairs without labels all count
             return mean(values, torch.ones_like(values))
-        counts = self._task.counts(batch["target"]).to(values.dtype)
+        return mean(values, self._counts(values, batch["target"]))
+
+    def _counts(self, values: Tensor, target: Tensor) -> Tensor:
+        """How much each of these values counts in their mean."""
+        counts = self._task.counts(target).to(values.dtype)
         if counts.ndim > values.ndim:  # one value a sample, labels a pixel
             counts = counts.flatten(values.ndim).amax(dim=-1)
         if counts.shape != values.shape:
@@ -231,7 +235,7 @@ class Supervised(LightningModule):
                 f"{type(self).__name__} has a term of shape {tuple(values.shape)}, but terms are scalars or hold one "
                 f"value a position, {tuple(counts.shape)}"
             )
-        return mean(values, counts)
+        return counts
 
     def _evaluate(self, batch: Batch, stage: str) -> dict[str, Any]:
         prediction = self._see(batch)
@@ -243,7 +247,8 @@ class Supervised(LightningModule):
         target = batch["target"]
         scores.update(prediction, target)
         with autocast_off(prediction):
-            hard.update(self._task.loss(prediction, target), self._task.counts(target))
+            values = self._task.loss(prediction, target)
+            hard.update(values, self._counts(values, target))
 
     def _log_scores(self, stage: str) -> None:
         scores, hard = cast(MetricCollection, self.scores[stage]), cast(Metric, self.hard[stage])
@@ -297,8 +302,8 @@ class DistillationModule(Supervised, ABC):
 
     A method is a subclass with its own ``distillation_step``. The loss is ``hard_weight`` times the task's hard loss
     plus all terms of that step. ``self(*inputs)`` is the student alone. Steps return ``prediction`` (the student's),
-    ``teacher_prediction``, ``inputs``, ``teacher_inputs`` and ``ignore_index`` for the callbacks, and ``loss`` in
-    training.
+    ``teacher_prediction``, ``features`` and ``teacher_features`` of the tapped layers, ``inputs``, ``teacher_inputs``
+    and ``ignore_index`` for the callbacks, and ``loss`` in training.
 
     The teacher stays out of everything but the forward pass: always in eval mode, without gradients, in no checkpoint,
     unknown to the optimiser and to DDP.
@@ -346,7 +351,6 @@ class DistillationModule(Supervised, ABC):
         self.student_layers = tuple(student_layers)
         self.teacher_checkpoint = teacher_checkpoint
         self.hard_weight = hard_weight
-        self.ignore_index: int = getattr(task, "ignore_index", 255)
         # kept out of the registered modules: so it is in no checkpoint, optimiser, train() or DDP broadcast
         self.__dict__["teacher"] = teacher
         if teacher is not None:
@@ -388,6 +392,11 @@ class DistillationModule(Supervised, ABC):
     def student_inputs(self) -> tuple[str, ...]:
         """The names of the modalities that the student sees."""
         return self.inputs
+
+    @property
+    def ignore_index(self) -> int:
+        """The target of positions to ignore, as the task has it; 255 without a task."""
+        return getattr(self.task, "ignore_index", 255)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """The hard loss and the distillation terms of a batch."""
@@ -468,6 +477,8 @@ class DistillationModule(Supervised, ABC):
         return {
             "prediction": student.prediction.detach(),
             "teacher_prediction": teacher.prediction,
+            "features": {layer: feature.detach() for layer, feature in student.features.items()},
+            "teacher_features": teacher.features,
             "inputs": self._inputs(self.inputs, batch),
             "teacher_inputs": self._inputs(self.teacher_inputs, batch),
             "ignore_index": self.ignore_index,

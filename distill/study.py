@@ -20,6 +20,7 @@ import yaml
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
+from callbacks import depth_comparison
 from distill.atomic import written_whole
 from distill.cli import CLI, Configuration, ConfigurationError, Parser, one_line
 from distill.pool import run_with_dependencies
@@ -162,6 +163,7 @@ def study(arguments: list[str]) -> None:
                 progress.console.print(f"{cell} failed: {error}", style="red", markup=False)
                 _write_result(cell, {"error": error})
     write_tables([_line(cell) for cell in cells], plan.scores, plan.reference, plan.folder)
+    _compare_depths(cells, plan.folder)
 
 
 def _score(asked: Score | dict) -> Score:
@@ -322,6 +324,17 @@ def _line(cell: Cell) -> dict[str, Any]:
     result = cell.result() or {}
     line = {"column": cell.column, "row": cell.row, "seed": cell.seed, **result.get("scores", {})}
     return line | {key: result[key] for key in ("seconds", "error") if key in result}
+
+
+def _compare_depths(cells: list[Cell], folder: Path) -> None:
+    """Draws what the runs of the first seed say about the same scenes, where ``DepthGallery`` kept it."""
+    for column in dict.fromkeys(cell.column for cell in cells):
+        runs = [cell for cell in cells if cell.column == column and cell.seed == cells[0].seed]
+        files = {cell.row: cell.folder / "figures" / "depth_test.npz" for cell in runs}
+        kept = {row: file for row, file in files.items() if file.is_file()}
+        if kept:
+            with written_whole(folder / f"depth{column and '_'}{column and _file_name(column)}.png") as draft:
+                depth_comparison(kept).savefig(draft, dpi=150)
 
 
 def _sentence(error: BaseException) -> str:

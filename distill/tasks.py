@@ -12,7 +12,9 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
-from distill.metrics import SegmentationScores
+from distill.losses import silog_loss
+from distill.metrics import DepthScores, SegmentationScores
+from distill.metrics.depth import Average, Crop
 
 
 class Task(nn.Module, ABC):
@@ -191,6 +193,97 @@ class SemanticSegmentation(Task):
                 f"{tuple(target.shape[1:])}: only smaller ones are resized"
             )
         _check_labels(target, self.num_classes, self.ignore_index, data)
+
+
+class DepthEstimation(Task):
+    """The distance in metres of each pixel along the optical axis.
+
+    Predictions are depth ``(N, 1, H, W)``, targets as well, with 0 where there is no ground truth. Smaller predictions
+    are resized bilinearly to the target's size. The hard loss is :func:`~distill.losses.silog_loss`, one value an
+    image; the metrics are those of :class:`~distill.metrics.DepthScores`; ``val/abs_rel`` picks the best epoch.
+
+    Args:
+        min_depth: The lowest depth in metres; targets that are not above it count nowhere, and scored predictions are
+            clamped to it.
+        max_depth: The highest, alike; 80 for KITTI, 10 for NYU Depth V2.
+        crop: The part of the image that is scored: ``"garg"`` or ``"eigen"`` on KITTI, ``"nyu"`` on NYU Depth V2.
+        ignore_top_rows: So many rows are left out of all losses, but not of the scores. TIE-KD leaves out 110 of 352,
+            where lidar points are rare and teachers guess.
+        average: Whether scores are means over images, as in the papers, or over all pixels.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    monitor = "val/abs_rel"
+    mode = "min"
+    ignore_index = 0
+
+    def __init__(
+        self,
+        min_depth: float = 1e-3,
+        max_depth: float = 80.0,
+        crop: Crop | None = None,
+        ignore_top_rows: int = 0,
+        average: Average = "image",
+    ) -> None:
+        super().__init__()
+        if ignore_top_rows < 0:
+            raise ValueError(f"ignore_top_rows must be 0 or more, got {ignore_top_rows}")
+        self.min_depth = min_depth
+        self.max_depth = max_depth
+        self.crop = crop
+        self.ignore_top_rows = ignore_top_rows
+        self.average = average
+        self.metrics()  # refuses a range, a crop or an average that there is not
+
+    def at_targets(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """Depth ``(N, 1, h, w)`` as ``(N, 1, H, W)``, enlarged bilinearly where it is smaller than the target."""
+        if prediction.ndim != 4 or target.ndim != 4 or not _is_smaller(prediction.shape[2:], target.shape[2:]):
+            return prediction
+        return F.interpolate(prediction, target.shape[2:], mode="bilinear", align_corners=False)
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        """The scale-invariant error of depths ``(N, 1, H, W)``, ``(N,)``; 0 for an image without ground truth."""
+        rows = slice(self.ignore_top_rows, None)
+        counted = self.counts(target)[:, None] > 0
+        return silog_loss(
+            self.at_targets(prediction, target)[:, :, rows],
+            target.where(counted, 0)[:, :, rows].to(prediction.dtype),
+            reduction="none",
+        )
+
+    def counts(self, target: Tensor) -> Tensor:
+        """1 for every pixel with a depth in the range and below the ignored rows, else 0, ``(N, H, W)``."""
+        counted = (target > self.min_depth) & (target < self.max_depth)
+        counted[:, :, : self.ignore_top_rows] = False
+        return counted[:, 0].float()
+
+    def metrics(self) -> MetricCollection:
+        """All scores of :class:`~distill.metrics.DepthScores`."""
+        return MetricCollection([DepthScores(self.min_depth, self.max_depth, self.crop, self.average)])
+
+    def check(self, prediction: Tensor, target: Tensor, *, model: str, data: str) -> None:
+        """Raises a ValueError unless both hold one depth a pixel, and that of the target is 0 or more."""
+        if prediction.ndim != 4 or prediction.shape[1] != 1:
+            raise ValueError(
+                f"{model} returns a prediction of shape {tuple(prediction.shape)}, but DepthEstimation() takes depth "
+                "of shape (N, 1, H, W)"
+            )
+        if target.ndim != 4 or target.shape[:2] != (len(prediction), 1) or not target.is_floating_point():
+            raise ValueError(
+                f"{data}: target must hold one depth in metres a pixel, floats of shape ({len(prediction)}, 1, H, W), "
+                f"got {target.dtype} of shape {tuple(target.shape)}"
+            )
+        if prediction.shape[2:] != target.shape[2:]:
+            raise ValueError(
+                f"{model} returns depth of {tuple(prediction.shape[2:])} pixels, more than the target's "
+                f"{tuple(target.shape[2:])}: only smaller ones are resized"
+            )
+        if not (target >= 0).all():
+            raise ValueError(f"{data}: target must hold metres, and 0 for no ground truth, got negative or NaN values")
+        if self.ignore_top_rows >= target.shape[2]:
+            raise ValueError(f"ignore_top_rows={self.ignore_top_rows} leaves none of the {target.shape[2]} rows")
 
 
 def _is_smaller(size: Sequence[int], than: Sequence[int]) -> bool:

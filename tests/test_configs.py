@@ -12,18 +12,43 @@ import yaml
 from distill.cli import Configuration, main
 from distill.study import Study, plan_cells
 from distill.table import Score
-from tests.datamodules.trees import write_cityscapes, write_kitti_semantics, write_virtual_kitti2
+from tests.datamodules.trees import (
+    write_cityscapes,
+    write_kitti_depth,
+    write_kitti_semantics,
+    write_responses,
+    write_virtual_kitti2,
+)
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PARTS = sorted(path for folder in ("data", "task", "trainer") for path in (CONFIGS / folder).glob("*.yaml"))
 STUDIES = sorted((CONFIGS / "studies").glob("*.yaml"))
 RECIPES = sorted(set(CONFIGS.rglob("*.yaml")) - set(STUDIES) - set(PARTS))
 
-# data sets that must be fetched: what writes a small tree in their format, and what fits it
-TREES: dict[str, tuple[Callable[[Path], Path], list[str]]] = {
-    "kitti_semantics": (write_kitti_semantics, []),
-    "vkitti2": (write_virtual_kitti2, ["--data.init_args.n_images", "null"]),
-    "cityscapes": (write_cityscapes, []),
+
+def frames(write: Callable[[Path], Path], **further: Any) -> Callable[[Path], dict[str, Any]]:
+    return lambda folder: {"root": write(folder), "size": [32, 96], **further}
+
+
+def kitti_depth(folder: Path) -> dict[str, Any]:
+    root = write_kitti_depth(folder, size=(160, 224))
+    return {
+        "raw_dir": root / "raw",
+        "depth_dir": root / "depth",
+        "train_list": root / "train.txt",
+        "test_list": root / "test.txt",
+        "responses": write_responses(folder / "responses", root / "raw"),
+        "kb_crop": "false",
+        "augmentation.init_args.crop": [160, 64],
+    }
+
+
+# data sets that must be fetched: what writes a small tree in their format and says where it is
+TREES: dict[str, Callable[[Path], dict[str, Any]]] = {
+    "kitti_semantics": frames(write_kitti_semantics),
+    "vkitti2": frames(write_virtual_kitti2, n_images="null"),
+    "cityscapes": frames(write_cityscapes),
+    "kitti_depth": kitti_depth,
 }
 OWN_DATA = [path for path in RECIPES if path.parent.name not in TREES]
 FETCHED_DATA = [path for path in RECIPES if path.parent.name in TREES]
@@ -37,8 +62,24 @@ TRIED = [
     "vkitti2/kd_sne_roadseg",
     "cityscapes/cwd_mfnet",
     "cityscapes/dkd_off_net",
+    "kitti_depth/baseline_resnet18",
+    "kitti_depth/reskd_ssim_si_mobilenetv2",
+    "kitti_depth/teacher_bts",
+    "kitti_depth/tiekd_mobilenetv2_adabins",
+    "kitti_depth/tiekd_resnet18",
 ]
-SMALL = {"sne_roadseg": "resnet10t", "off_net": "mit_b0"}
+SMALL = {
+    "distill.models.SNERoadSeg": {"encoder_name": "resnet10t"},
+    "distill.models.OFFNet": {"encoder_name": "mit_b0"},
+    "distill.models.AdaBins": {
+        "encoder_name": "mobilenetv3_small_050",
+        "decoder_channels": 64,
+        "queries": 8,
+        "bins": 8,
+    },
+    "distill.models.BTS": {"encoder_name": "resnet10t", "decoder_channels": 64},
+    "distill.models.DepthUNet": {"decoder_channels": [16, 16, 16, 16], "output_stride": 32},
+}
 
 
 def names(paths: list[Path]) -> list[str]:
@@ -70,25 +111,23 @@ def test_recipe_ends_a_fit_of_two_steps(config: Path, tmp_path: Path) -> None:
 @pytest.mark.filterwarnings("ignore:the teacher .* has random weights")
 def test_recipe_of_a_fetched_data_set_ends_a_fit_of_two_steps_on_a_small_tree(recipe: str, tmp_path: Path) -> None:
     config = CONFIGS / f"{recipe}.yaml"
-    write_tree, options = TREES[config.parent.name]
-    root = write_tree(tmp_path / "data")
-    networks = yaml.safe_load(config.read_text())["model"]["init_args"]
-    smaller = [
-        f"--model.init_args.{role}.init_args.{name}={value}"
+    data = TREES[config.parent.name](tmp_path / "data") | {"num_workers": 0, "batch_size": 2}
+    model = yaml.safe_load(config.read_text())["model"]["init_args"]
+    smaller = {
+        f"{role}.init_args.{name}": value
         for role in ("network", "teacher", "student")
-        for name, value in _smaller(networks.get(role, {}).get("init_args", {}), config.stem)
-    ]
-    data = {"root": root, "size": [32, 96], "num_workers": 0, "batch_size": 2}
-    small = [f"--data.init_args.{name}={value}" for name, value in data.items()]
-    run = fit_two_steps(config, tmp_path, *small, *options, *smaller)
-    assert any((run / "figures").glob("predictions_*.png"))
+        for name, value in _smaller(model.get(role, {})).items()
+    }
+    options = [f"--data.init_args.{name}={value}" for name, value in data.items()]
+    options += [f"--model.init_args.{name}={value}" for name, value in smaller.items()]
+    run = fit_two_steps(config, tmp_path, *options)
+    assert any((run / "figures").glob("*_epoch_*.png"))
 
 
-def _smaller(arguments: dict[str, Any], recipe: str) -> list[tuple[str, str]]:
-    """A smaller encoder than the recipe's, and no weights to fetch."""
-    encoder = next((small for network, small in SMALL.items() if recipe.endswith(network)), None)
-    changes = {"encoder_name": encoder, "pretrained": "false"}
-    return [(name, value) for name, value in changes.items() if value is not None and name in arguments]
+def _smaller(network: dict[str, Any]) -> dict[str, Any]:
+    """A smaller network than the recipe's, and no weights to fetch."""
+    given = {"pretrained": "false"} if "pretrained" in network.get("init_args", {}) else {}
+    return SMALL.get(network.get("class_path", ""), {}) | given
 
 
 @pytest.mark.parametrize("config", FETCHED_DATA, ids=names(FETCHED_DATA))
@@ -96,7 +135,15 @@ def test_recipe_of_a_fetched_data_set_is_valid_and_starts_from_its_teacher(confi
     parsed = Configuration(["--config", str(config)], run=False).config
     assert parsed.name == str(config.relative_to(CONFIGS).with_suffix(""))
     command = config.read_text().splitlines()[1]
-    if "teacher_checkpoint" in parsed.model.init_args:
+    if config.parent.name == "kitti_depth":
+        live = parsed.model.init_args.get("teacher", {}).get("class_path", "").rpartition(".")[2].lower()
+        given = {
+            "": "kitti_depth/",
+            "storedteacher": "--data.init_args.responses",
+            "adabins": "--model.teacher_checkpoint logs/kitti_depth/teacher_adabins/version_0/checkpoints/best.ckpt",
+        }
+        assert given[live] in command
+    elif "teacher_checkpoint" in parsed.model.init_args:
         teacher = parsed.name.replace(parsed.name.split("/")[1].split("_")[0], "teacher", 1)
         assert f"--model.teacher_checkpoint logs/{teacher}/version_0/checkpoints/best.ckpt" in command
         theirs = Configuration(["--config", str(CONFIGS / f"{teacher}.yaml")], run=False).config.model.init_args

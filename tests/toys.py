@@ -13,14 +13,25 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
 import distill.methods
-from distill import Batch, Classification, DistillationModule, NetworkOutput, SemanticSegmentation
+from distill import (
+    Batch,
+    Classification,
+    DepthEstimation,
+    DistillationModule,
+    NetworkOutput,
+    SemanticSegmentation,
+    Task,
+)
 from distill.distributed import gather
-from distill.methods import ARFD, CWD, DKD, KD, NTDH, PSSM
+from distill.losses import decode_depth
+from distill.methods import ARFD, CWD, DKD, KD, NTDH, PSSM, TIEKD, ResKD
 from distill.weighting import NontargetSampleMask, PerceptualSolutionSpaceMask
 
 CLASSES = 4
 SIZE = (3, 4)
 ON_MAPS = " on maps"
+ON_DEPTH = " on depth"
+MAX_DEPTH = 10.0
 
 
 class Net(nn.Module):
@@ -55,10 +66,35 @@ class DenseNet(nn.Module):
         return logits
 
 
-def network(method: str, in_features: int, **arguments: Any) -> Net | DenseNet:
+class DepthNet(DenseNet):
+    """The same with one depth a pixel, decoded from the head's logits over bins; not for 5, as if not decoded."""
+
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        logits = super().forward(x, *others)
+        return logits if logits.shape[1] == 5 else decode_depth(logits, max_depth=MAX_DEPTH)
+
+
+def network(method: str, in_features: int, **arguments: Any) -> nn.Module:
     """A network for the data that the method is tried on."""
-    make_network = DenseNet if method.endswith(ON_MAPS) else Net
+    make_network = DepthNet if method.endswith(ON_DEPTH) else DenseNet if method.endswith(ON_MAPS) else Net
     return make_network(in_features, **arguments)
+
+
+def make_task(method: str) -> Task:
+    """The task that the method is tried on."""
+    if method.endswith(ON_DEPTH):
+        return DepthEstimation(max_depth=MAX_DEPTH, ignore_top_rows=1)
+    return SemanticSegmentation(CLASSES) if method.endswith(ON_MAPS) else Classification(CLASSES)
+
+
+def positions(method: str) -> tuple[int, ...]:
+    """The spatial size of the method's data."""
+    return SIZE if method.endswith((ON_MAPS, ON_DEPTH)) else ()
+
+
+def ignored(method: str) -> int:
+    """The target of positions to ignore."""
+    return make_task(method).ignore_index
 
 
 class HintAndRelations(DistillationModule):
@@ -82,7 +118,7 @@ def pair_arguments(method: str = "", **changes: Any) -> dict[str, Any]:
     return {
         "teacher": network(method, 10).eval(),
         "student": network(method, 4),
-        "task": (SemanticSegmentation if method.endswith(ON_MAPS) else Classification)(CLASSES),
+        "task": make_task(method),
         "teacher_inputs": ["x_a", "x_b"],
         "student_inputs": ["x_b"],
         "optimizer": partial(torch.optim.SGD, lr=0.1, momentum=0.9),
@@ -95,6 +131,10 @@ VARIANTS: dict[str, Callable[..., DistillationModule]] = {
     "PSSM of KD": partial(PSSM, loss="kd", reading="printed"),
     "PSSM dropping": partial(PSSM, reading="drop_wrong"),
     "NTDH with sample mask": partial(NTDH, sample_mask=NontargetSampleMask(0.25)),
+    "TIEKD by integrals": partial(
+        TIEKD, student_layers=["head"], bin_value="integral", normalization="sum", direction="student_teacher"
+    ),
+    "ResKD of all": partial(ResKD, losses=["ssim", "mse", "si"]),
     "hint and relations": partial(HintAndRelations, teacher_layers=["first"], student_layers=["first"]),
 }
 
@@ -113,21 +153,29 @@ NEEDED: dict[str, Callable[[], dict[str, Any]]] = {
         "weights": {"hint": 0.5},
     },
     "Combined on maps": lambda: {"methods": {"dkd": DKD(), "cwd": CWD(**LAYERS), "arfd": ARFD(**LAYERS)}},
+    "Combined on depth": lambda: {
+        "methods": {"tiekd": TIEKD(student_layers=["head"]), "reskd": ResKD(losses=["mse"])},
+    },
     "CWD of features on maps": lambda: LAYERS,
+    "TIEKD": lambda: {"student_layers": ["head"]},
 }
 
-# on logits (N, C) and on (N, C, H, W); channels have no positions in the first
+OF_DEPTH = ("ResKD", "TIEKD")
+DEPTH_VARIANTS = ("ResKD of all", "TIEKD by integrals")
+
+# on logits (N, C) and on (N, C, H, W), where channels have positions, and on depth
 METHODS = [
-    *(name for name in distill.methods.__all__ if name != "CWD"),
-    *VARIANTS,
-    *(name + ON_MAPS for name in distill.methods.__all__),
+    *(name for name in distill.methods.__all__ if name not in ("CWD", *OF_DEPTH)),
+    *(name for name in VARIANTS if name not in DEPTH_VARIANTS),
+    *(name + ON_MAPS for name in distill.methods.__all__ if name not in OF_DEPTH),
     "CWD of features on maps",
+    *(name + ON_DEPTH for name in ("Combined", *OF_DEPTH, *DEPTH_VARIANTS)),
 ]
 
 
 def make(method: str, **changes: Any) -> DistillationModule:
     """A method of ``distill.methods`` by its name, or a variant, on tiny networks."""
-    name = method.removesuffix(ON_MAPS)
+    name = method.removesuffix(ON_MAPS).removesuffix(ON_DEPTH)
     needed = (NEEDED.get(method) or NEEDED.get(name) or dict)()
     make_method = VARIANTS.get(name) or getattr(distill.methods, name.removesuffix(" of features"))
     module: DistillationModule = make_method(**pair_arguments(method, **changes), **needed)
@@ -137,23 +185,27 @@ def make(method: str, **changes: Any) -> DistillationModule:
 def make_batch(count: int = 6, seed: int = 0, method: str = "") -> Batch:
     """Random samples of two modalities with labels, as the method takes them."""
     generator = torch.Generator().manual_seed(seed)
-    size = SIZE if method.endswith(ON_MAPS) else ()
+    size = positions(method)
+    target = torch.randint(CLASSES, (count, *size), generator=generator)
+    if method.endswith(ON_DEPTH):
+        target = MAX_DEPTH * torch.rand(count, 1, *size, generator=generator)
     return {
         "x_a": torch.randn(count, 6, *size, generator=generator),
         "x_b": torch.randn(count, 4, *size, generator=generator),
-        "target": torch.randint(CLASSES, (count, *size), generator=generator),
+        "target": target,
         "index": torch.arange(count),
     }
 
 
 def prepared(module: DistillationModule, batch: Batch | None = None) -> DistillationModule:
     """The module with its lazy adaptors made, as after ``setup``."""
-    on_maps = isinstance(module.task, SemanticSegmentation)
+    kinds: dict[type, str] = {SemanticSegmentation: ON_MAPS, DepthEstimation: ON_DEPTH}
+    kind = kinds.get(type(module.task), "")
     with torch.random.fork_rng():
         torch.manual_seed(1)
         modes = {part: part.training for part in module.modules()}
         module.eval()
-        module._probe(batch or make_batch(method=ON_MAPS if on_maps else ""))
+        module._probe(batch or make_batch(method=kind))
         for part, mode in modes.items():
             part.training = mode
     return module

@@ -53,7 +53,7 @@ class Combined(DistillationModule):
         self.weights = {name: (weights or {}).get(name, 1.0) for name in methods}
         self.methods = nn.ModuleDict(methods)
         for method in self._all_parts():
-            method.ignore_index = self.ignore_index
+            method.__dict__["task"] = self.task  # seen, but not registered a second time
 
     def setup(self, stage: str) -> None:
         """As in the base class; the parts follow the same trainer, for schedules over epochs."""

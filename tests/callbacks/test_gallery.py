@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from callbacks import PredictionGallery
-from callbacks.gallery import NO_CLASS, Views, _views, gallery_figure
+from callbacks.prediction_gallery import NO_CLASS, Views, _views, gallery_figure
 from distill import Supervised
 from tests.callbacks.pairs import trainer
 from tests.losses.cases import softmax
@@ -135,10 +135,11 @@ def test_a_network_without_a_teacher_is_drawn_as_well(tmp_path: Path) -> None:
     assert list(_views(module._evaluate(batch, "val"), batch, 1)[0]) == ["x_b", "target", "prediction"]
 
 
-def test_predictions_that_are_no_maps_are_left_out_with_one_warning(tmp_path: Path) -> None:
+@pytest.mark.parametrize("method", ["KD", "ResKD on depth"])
+def test_predictions_that_are_no_maps_are_left_out_with_one_warning(tmp_path: Path, method: str) -> None:
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        fit(tmp_path, PredictionGallery(every_n_epochs=1), "KD", max_epochs=2)
+        fit(tmp_path, PredictionGallery(every_n_epochs=1), method, max_epochs=2)
     assert len([w for w in caught if "PredictionGallery draws nothing" in str(w.message)]) == 1
     assert pictures(tmp_path) == []
 
@@ -157,6 +158,6 @@ def test_as_many_samples_as_asked_for_are_drawn_over_batches(tmp_path: Path, mon
         drawn.append(len(samples))
         return gallery_figure(samples)
 
-    monkeypatch.setattr("callbacks.gallery.gallery_figure", count)
+    monkeypatch.setattr("callbacks.prediction_gallery.gallery_figure", count)
     fit(tmp_path, PredictionGallery(every_n_epochs=1, samples=6), max_epochs=1)  # batches of 4
     assert drawn == [6]

@@ -130,7 +130,7 @@ def test_colour_changes_the_image_alone() -> None:
 @pytest.mark.parametrize("name", ["brightness", "contrast", "saturation", "hue"])
 def test_each_colour_argument_changes_colours(name: str) -> None:
     off: dict[str, float] = {"flip": 0, "brightness": 0, "contrast": 0, "saturation": 0, "hue": 0}
-    augmentation = PairedAugmentation(scale=(1, 1), **off | {name: 0.4})
+    augmentation = PairedAugmentation(scale=(1, 1), **off | {name: 0.4})  # type: ignore[arg-type]
     assert not np.array_equal(augmentation(IMAGE, TARGET, {}, 0)[0], IMAGE)
 
 
@@ -152,6 +152,63 @@ def test_a_seed_settles_everything_whatever_came_before() -> None:
     assert not np.array_equal(first.depth, other.depth)
 
 
+def test_metres_of_target_and_teacher_move_with_the_depth_under_them() -> None:
+    augmentation = PairedAugmentation(scale=(0.7, 1.5), rotation=10)
+    for seed in range(5):
+        maps = {"depth": DEPTH, "teacher_prediction": 2 * DEPTH, "target": 3 * DEPTH}
+        _, _, moved = augmentation(IMAGE, TARGET, maps, seed)
+        assert list(moved) == ["depth", "teacher_prediction", "target"]
+        assert not np.array_equal(moved["depth"], DEPTH)
+        assert np.array_equal(moved["teacher_prediction"], 2 * moved["depth"])
+        assert np.array_equal(moved["target"], 3 * moved["depth"])
+
+
+def test_a_crop_shows_whole_pixels_of_a_window_anywhere_in_the_frame() -> None:
+    augmentation = PairedAugmentation(0, (1, 1), brightness=0, contrast=0, saturation=0, hue=0, crop=(30, 64))
+    corners = []
+    for seed in range(300):
+        image, target, maps = augmentation(IMAGE, TARGET, {"depth": DEPTH}, seed)
+        top, left = (int(maps["depth"][0, 0]) - 1) // 1000, (int(maps["depth"][0, 0]) - 1) % 1000
+        window = slice(top, top + 30), slice(left, left + 64)
+        assert np.array_equal(image, IMAGE[window])
+        assert np.array_equal(target, TARGET[window])
+        assert np.array_equal(maps["depth"], DEPTH[window])
+        corners.append((top, left))
+    assert np.min(corners, axis=0).tolist() == [0, 0]
+    assert np.max(corners, axis=0).tolist() == [HEIGHT - 30, WIDTH - 64]
+    assert np.mean(corners, axis=0) == pytest.approx([5, 16], abs=1.5)
+
+
+def test_a_crop_larger_than_the_frame_is_refused() -> None:
+    with pytest.raises(ValueError, match="a crop of 41 x 90 does not fit into 40 x 96 pixels"):
+        PairedAugmentation(crop=(41, 90))(IMAGE, TARGET, {}, 0)
+
+
+def test_image_depth_and_labels_turn_together_about_the_centre() -> None:
+    augmentation = PairedAugmentation(0, (1, 1), brightness=0, contrast=0, saturation=0, hue=0, rotation=20)
+    angles = []
+    for seed in range(40):
+        image, target, depth, normal = augmented(augmentation, seed)
+        seen = depth > 0
+        columns, rows = (depth[seen] - 1) % 1000, (depth[seen] - 1) // 1000
+        assert np.array_equal(target[seen], rows // 5 + 8 * (columns // 12))
+        assert (target[~seen] == 255).all()
+        inside = (columns > 1) & (columns < WIDTH - 2) & (rows > 1) & (rows < HEIGHT - 2)
+        offset = np.stack([image[seen][:, 0] / 2 - columns, image[seen][:, 1] / 4 - rows])[:, inside]
+        assert np.abs(offset).max() <= 0.5 + 0.25 + 0.05
+        # displacements between pixels of the frame appear turned, and so do normals
+        old = np.stack([columns - (WIDTH - 1) / 2, rows - (HEIGHT - 1) / 2])
+        new = np.stack([COLUMNS[seen] - (WIDTH - 1) / 2, ROWS[seen] - (HEIGHT - 1) / 2])
+        angle = np.arctan2((old[0] * new[1] - old[1] * new[0]).sum(), (old * new).sum())
+        turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
+        assert np.abs(turn @ old - new).max() < 0.8
+        np.testing.assert_allclose(normal[seen][0, :2], turn @ [0.6, 0], atol=5e-3)
+        np.testing.assert_allclose(np.linalg.norm(normal[seen], axis=-1), 1, rtol=1e-5)
+        angles.append(np.degrees(angle))
+    assert -20.5 < min(angles) < -15
+    assert 15 < max(angles) < 20.5
+
+
 def test_half_of_the_frames_are_flipped() -> None:
     flipped = [augmented(geometric(scale=(1, 1)), seed).depth[0, 0] != DEPTH[0, 0] for seed in range(200)]
     assert 70 < sum(flipped) < 130
@@ -165,6 +222,8 @@ def test_half_of_the_frames_are_flipped() -> None:
         ({"hue": 0.6}, r"hue must be from 0 to 0\.5, got 0\.6"),
         ({"saturation": float("nan")}, "saturation must be from 0 to 1, got nan"),
         ({"scale": (2.0, 1.0)}, r"scale must be two zooms above 0, the smaller one first, got 2\.0 and 1\.0"),
+        ({"rotation": -1.0}, r"rotation must be from 0 to 180 degrees, got -1\.0"),
+        ({"crop": (0, 4)}, "crop must be a height and a width of at least 1, got 0 and 4"),
         ({"scale": (0.0, 1.0)}, r"scale must be two zooms above 0, the smaller one first, got 0\.0 and 1\.0"),
     ],
 )

@@ -4,6 +4,7 @@ import hashlib
 import math
 from collections.abc import Callable
 from itertools import permutations
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -167,6 +168,34 @@ def test_batches_hold_the_modalities() -> None:
     expected = module.make_frames()[1][0].depth
     torch.testing.assert_close(batch["depth"][0, 0], torch.tensor(expected / np.float32(80)).clamp(max=1))
     assert module.num_classes == 11
+
+
+@pytest.mark.filterwarnings("error")
+def test_depth_can_be_the_target_and_batches_cannot_reach_cached_frames() -> None:
+    module = DrivingScenes(n_train=2, n_val=1, n_test=1, size=SIZE, target="depth", geometry=[])
+    module.setup()
+    sample = module.splits.train[1]
+    frame = render_scene((0, 0, 1), SIZE, 0.3)
+    assert sample["target"].shape == (1, *SIZE)
+    assert np.array_equal(sample["target"][0].numpy(), frame.depth)
+    sample["target"].zero_()
+    assert torch.equal(module.splits.train[1]["target"][0], torch.tensor(frame.depth))
+
+
+def test_stored_responses_fit_the_scenes_of_one_seed_and_ambiguity_alone(tmp_path: Path) -> None:
+    def setup(**arguments: float) -> None:
+        module = DrivingScenes(1, 1, 1, size=SIZE, responses=tmp_path, **arguments)  # type: ignore[arg-type]
+        module.setup()
+        assert (module.splits.train[0]["teacher_prediction"] == 3).all()
+
+    for split in ("train", "val", "test"):
+        (tmp_path / "seed_4_ambiguity_0.0" / split).mkdir(parents=True)
+        path = tmp_path / "seed_4_ambiguity_0.0" / split / "000000.npz"
+        np.savez_compressed(path, depth=np.full(SIZE, 3, np.float32))
+    setup(seed=4, ambiguity=0)
+    for seed, ambiguity in ((5, 0), (4, 0.3)):
+        with pytest.raises(FileNotFoundError, match=rf"the first is seed_{seed}_ambiguity_.*/train/000000.png or .npz"):
+            setup(seed=seed, ambiguity=ambiguity)
 
 
 def test_cached_frames_are_rendered_once_and_cannot_be_written_to() -> None:

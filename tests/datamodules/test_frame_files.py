@@ -69,7 +69,7 @@ def write_frame(folder: Path) -> FrameFiles:
 
 
 def test_frames_are_read_when_they_are_asked_for(tmp_path: Path) -> None:
-    frames = FileFrames([write_frame(tmp_path)] * 3, read_nothing, read_nothing)
+    frames = FileFrames([write_frame(tmp_path)] * 3, tmp_path, read_nothing, read_nothing)
     assert len(frames) == 3
     with pytest.raises(AssertionError, match="pixels were read"):
         frames[0]
@@ -80,11 +80,12 @@ def test_files_of_another_size_are_refused_before_they_are_read(tmp_path: Path, 
     files = [write_frame(tmp_path / name) for name in ("first", "second")]
     path = save(getattr(files[1], wrong), np.zeros((40, 12), np.uint8))
     with pytest.raises(ValueError, match=rf"^{path} is 12 x 40 pixels, its image {files[1].image} is 40 x 12$"):
-        FileFrames(files, read_nothing, read_nothing)
+        FileFrames(files, tmp_path, read_nothing, read_nothing)
 
 
 def test_a_damaged_header_is_refused_before_it_is_read(tmp_path: Path) -> None:
     files = write_frame(tmp_path)
+    assert files.depth is not None
     files.depth.write_bytes(b"")
     with pytest.raises(ValueError, match=rf"^{files.depth} cannot be read"):
-        FileFrames([files], read_nothing, read_nothing)
+        FileFrames([files], tmp_path, read_nothing, read_nothing)

@@ -16,6 +16,7 @@ from torch.utils.data import DataLoader, SequentialSampler
 from datamodules.augmentation import Draw, PairedAugmentation
 from datamodules.base import Batch, collate
 from datamodules.frames import Camera, Frame, FrameDataModule, FramePairs, Frames
+from datamodules.responses import StoredResponses
 from datamodules.transforms import Geometry
 
 CAMERA = Camera(fx=60.0, fy=50.0, cx=23.5, cy=12.0, baseline=0.5, height=1.5)
@@ -239,6 +240,123 @@ def test_the_training_order_follows_seed_everything() -> None:
     assert not same(loops[0][0], loops[0][3])
 
 
+class Named(list[Frame]):
+    """Frames ``a/0``, ``a/1`` and so on."""
+
+    @property
+    def names(self) -> list[str]:
+        return [f"a/{position}" for position in range(len(self))]
+
+
+class NamedToy(Toy):
+    """The frames of :class:`Toy`, with those of all splits named alike."""
+
+    def make_frames(self) -> tuple[Frames, Frames, Frames]:
+        train, val, test = (Named(part) for part in super().make_frames())  # type: ignore[call-overload]
+        return train, val, test
+
+
+def write_response(folder: Path, name: str, depth: NDArray[Any]) -> None:
+    path = folder / f"{name}.npz"
+    path.parent.mkdir(parents=True, exist_ok=True)
+    np.savez_compressed(path, depth=depth)
+
+
+def test_depth_as_target_is_in_metres_and_not_limited() -> None:
+    frame = random_frame(0)
+    frame.depth[0, :3] = [0, 79, 655.35]
+    for number in (None, 3):
+        sample = FramePairs([frame], number, max_depth=50.0)[0]
+        assert list(sample) == ["image", "depth", "target", "index"]
+        assert sample["target"].shape == ((1, 24, 48) if number is None else (24, 48))
+    target = FramePairs([frame], None, ())[0]["target"]
+    assert target.dtype == torch.float32
+    assert np.array_equal(target[0].numpy(), frame.depth)
+    module = ready(target="depth")
+    assert module.num_classes is None
+    assert next(iter(module.train_dataloader()))["target"].shape == (4, 1, 24, 48)
+
+
+def test_depth_as_target_moves_with_the_geometry_by_resizing_and_augmentation() -> None:
+    frame = random_frame(0)
+    frame.depth[::2, ::3] = 0
+    pairs = FramePairs([frame], None, size=(31, 40), max_depth=100, augmentation=PairedAugmentation(rotation=5))
+    for index in (0, Draw(0, 1), Draw(0, 2)):
+        sample = pairs[index]
+        torch.testing.assert_close(sample["target"] / 100, sample["depth"])
+        assert np.isin(sample["target"], frame.depth).all()
+    assert not torch.equal(pairs[Draw(0, 1)]["target"], pairs[0]["target"])
+
+
+def test_labels_are_not_looked_at_where_depth_is_the_target() -> None:
+    frame = random_frame(0)._replace(target=np.full((24, 48), 200, np.uint8))
+    assert FramePairs([frame], None)[0]["target"].shape == (1, 24, 48)
+
+
+def test_a_fixed_crop_keeps_the_lowest_rows_and_the_middle_columns_with_their_geometry() -> None:
+    frame = plane_frame(30, 51)
+    sample = FramePairs([frame], 3, ALL, crop=(24, 48))[0]
+    assert np.array_equal(sample["target"].numpy(), frame.target[6:, 1:49])
+    torch.testing.assert_close(80 * sample["depth"][0], torch.from_numpy(frame.depth[6:, 1:49]))
+    # its rays are still those of its pixels
+    expected = torch.from_numpy(NORMAL).float()[:, None, None].expand(3, 24, 48)
+    torch.testing.assert_close(sample["normal"], expected, atol=2e-3, rtol=0)
+
+
+def test_responses_of_all_sizes_on_the_way_come_with_their_frame(tmp_path: Path) -> None:
+    frames = Named([random_frame(0, 30, 51)])
+    rows, columns = np.mgrid[:30, :51]
+    whole = (1 + columns + 100 * rows).astype(np.float32)
+    cropped = whole[6:, 1:49]
+    resized = cropped[1::3, 1::3]
+    for depth in (whole, cropped, resized, cropped.astype(np.float16)):
+        write_response(tmp_path, "a/0", depth)
+        pairs = FramePairs(frames, 3, crop=(24, 48), size=(8, 16), responses=StoredResponses(tmp_path))
+        response = pairs[0]["teacher_prediction"]
+        assert response.shape == (1, 8, 16)
+        assert response.dtype == torch.float32
+        np.testing.assert_allclose(response[0].numpy(), resized, rtol=1e-3)
+
+
+def test_responses_are_augmented_with_their_frame(tmp_path: Path) -> None:
+    frame = random_frame(0)
+    write_response(tmp_path, "a/0", frame.depth / 2)
+    augmentation = PairedAugmentation(rotation=3, crop=(20, 30))
+    pairs = FramePairs(Named([frame]), None, augmentation=augmentation, responses=StoredResponses(tmp_path))
+    for seed in range(4):
+        sample = pairs[Draw(0, seed)]
+        assert list(sample) == ["image", "depth", "teacher_prediction", "target", "index"]
+        assert sample["teacher_prediction"].shape == (1, 20, 30)
+        assert torch.equal(2 * sample["teacher_prediction"], sample["target"])
+
+
+def test_setup_asks_for_the_responses_that_the_stage_needs(tmp_path: Path) -> None:
+    for position in range(3):
+        write_response(tmp_path, f"a/{position}", np.ones((24, 48), np.float32))
+    for stage in ("validate", "test", "predict"):
+        NamedToy(responses=tmp_path).setup(stage)
+    for incomplete in ("fit", None):
+        with pytest.raises(
+            FileNotFoundError, match=rf"^{tmp_path} holds no response for 9 of 12 frames, the first is a/3"
+        ):
+            NamedToy(responses=tmp_path).setup(incomplete)
+    with pytest.raises(ValueError, match="the frames have no names to find responses by"):
+        Toy(responses=tmp_path).setup()
+    with pytest.raises(FileNotFoundError, match="responses nowhere is not a folder"):
+        NamedToy(responses="nowhere").setup()
+
+
+@pytest.mark.parametrize("split", ["train", "val", "test"])
+def test_predict_sees_a_split_in_order_and_not_augmented(split: Any) -> None:
+    module, plain = ready(predict_on=split, augmentation=PairedAugmentation(), batch_size=5), ready()
+    batches = list(module.predict_dataloader())
+    expected = getattr(plain.splits, split)
+    assert torch.cat([batch["index"] for batch in batches]).tolist() == list(range(len(expected)))
+    for batch in batches:
+        for row, position in enumerate(batch["index"].tolist()):
+            assert torch.equal(batch["image"][row], expected[position]["image"])
+
+
 class Recorder(LightningModule):
     """Keeps what it sees, and a random number of each step."""
 
@@ -294,6 +412,7 @@ def test_training_sees_the_same_pairs_with_workers_and_when_resumed(tmp_path: Pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
+        ({"target": "dept"}, "target must be one of classes, depth, got 'dept'"),
         ({"geometry": ["depht"]}, "geometry must be of depth, disparity, normal, hha, got 'depht'"),
         ({"size": (0, 20)}, "height must be at least 1, got 0"),
         ({"max_depth": 0.0}, r"max_depth must be a finite number of metres above 0, got 0\.0"),

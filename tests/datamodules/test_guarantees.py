@@ -13,7 +13,8 @@ from lightning import LightningModule, Trainer, seed_everything
 from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
 
-from datamodules import MNISTM, Batch, GaussianPair, PairedDataModule, SklearnPair, TensorPairs
+from datamodules import MNISTM, Batch, GaussianPair, PairedDataModule, SklearnPair, Splits, TensorPairs
+from datamodules.base import SplitName
 
 
 class Promise(NamedTuple):
@@ -33,6 +34,18 @@ PROMISES = [
 Make = Callable[..., PairedDataModule]
 every_module = pytest.mark.parametrize("make", [promise.make for promise in PROMISES])
 every_promise = pytest.mark.parametrize("promise", PROMISES, ids=lambda promise: promise.make.__name__)
+
+
+class Chosen(PairedDataModule):
+    """Ten pairs to train on, eight to validate and six to test."""
+
+    num_classes = 2
+    modalities = ("x_a",)
+
+    def make_splits(self) -> Splits:
+        return Splits(
+            *(TensorPairs({"x_a": torch.randn(count, 3), "target": torch.zeros(count)}) for count in (10, 8, 6))
+        )
 
 
 def ready(make: Make, **arguments: object) -> PairedDataModule:
@@ -142,6 +155,29 @@ def test_evaluation_runs_in_order_and_predicts_on_the_test_split(make: Make) -> 
     for loader in (module.val_dataloader(), module.test_dataloader(), module.predict_dataloader()):
         assert isinstance(loader.sampler, SequentialSampler)
     assert same(whole(module.predict_dataloader()), whole(module.test_dataloader()))
+
+
+@pytest.mark.parametrize("predict_on", ["train", "val", "test"])
+def test_predict_sees_the_split_asked_for_and_no_more_than_the_positions_asked_for(predict_on: SplitName) -> None:
+    module = Chosen(predict_on=predict_on)
+    module.setup()
+    state = torch.get_rng_state()
+    split = getattr(module.splits, predict_on)
+    assert whole(module.predict_dataloader())["index"].tolist() == list(range(len(split)))
+    module.predict_only([5, 2])
+    batch = whole(module.predict_dataloader())
+    assert batch["index"].tolist() == [5, 2]
+    assert torch.equal(batch["x_a"][1], split[2]["x_a"])
+    module.predict_only([])
+    assert not list(module.predict_dataloader())
+    module.predict_only(None)
+    assert len(whole(module.predict_dataloader())["index"]) == len(split)
+    assert torch.equal(torch.get_rng_state(), state)
+
+
+def test_an_unknown_split_to_predict_on_is_refused() -> None:
+    with pytest.raises(ValueError, match="predict_on must be one of train, val, test, got 'all'"):
+        Chosen(predict_on="all")  # type: ignore[arg-type]
 
 
 @every_promise

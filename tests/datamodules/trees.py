@@ -7,10 +7,12 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import cv2
+import h5py
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
+from scipy.io import savemat
 
 from datamodules.virtual_kitti2 import COLORS, SCENES
 
@@ -99,6 +101,60 @@ def write_cityscapes(root: Path, cities: int = 4, count: int = 2, size: tuple[in
     return root
 
 
+KITTI_TRAIN_DRIVES = ("2011_09_26_drive_0057_sync", "2011_09_28_drive_0001_sync", "2011_10_03_drive_0034_sync")
+KITTI_TEST_DRIVE = "2011_09_26_drive_0002_sync"
+
+
+def write_kitti_depth(root: Path, count: int = 2, size: tuple[int, int] = (356, 1227)) -> Path:
+    """``raw``, ``depth`` and the lists ``train.txt`` and ``test.txt``; drives have ``count`` images each.
+
+    The last image of every drive has no ground truth. Red and green of an image tell column and row modulo 256, and the
+    depth, in every third column, is ``1 + column / 256`` metres.
+    """
+    columns, rows = np.meshgrid(np.arange(size[1]), np.arange(size[0]))
+    depth = np.where(columns % 3 == 0, 256 + columns, 0).astype(np.uint16)
+    for name, drives in {"train": KITTI_TRAIN_DRIVES, "test": (KITTI_TEST_DRIVE,)}.items():
+        lines = []
+        for drive in drives:
+            for number in range(count):
+                image = f"{drive[:10]}/{drive}/image_02/data/{number:010d}.png"
+                truth = f"{drive}/proj_depth/groundtruth/image_02/{number:010d}.png"
+                pixels = np.stack([columns, rows, np.full_like(rows, number)], axis=-1)
+                save(root / "raw" / image, pixels.astype(np.uint8))
+                if number < count - 1:
+                    save(root / "depth" / truth, depth)
+                lines.append(f"{image} {truth if number < count - 1 else None} 721.5377\n")
+        write(root / f"{name}.txt", "".join(lines))
+    return root
+
+
+def write_nyu_labeled(root: Path, count: int = 8, size: tuple[int, int] = SIZE) -> Path:
+    """The labelled images in MATLAB's order, the last index of which is the first; every second one is to test on."""
+    rng = np.random.default_rng(0)
+    root.mkdir(parents=True, exist_ok=True)
+    with h5py.File(root / "nyu_depth_v2_labeled.mat", "w") as file:
+        file["images"] = rng.integers(0, 256, (count, 3, size[1], size[0]), dtype=np.uint8)
+        file["depths"] = rng.uniform(0.7, 10, (count, size[1], size[0])).astype(np.float32)
+    numbers = np.arange(1, count + 1, dtype=np.uint16)[:, None]
+    savemat(root / "splits.mat", {"trainNdxs": numbers[::2], "testNdxs": numbers[1::2]})
+    return root
+
+
+def write_nyu_folders(root: Path, count: int = 2, size: tuple[int, int] = SIZE) -> Path:
+    """Two scenes to train and one to test on, with ``train.txt`` and ``test.txt``."""
+    rng = np.random.default_rng(0)
+    for split, scenes in {"train": ("kitchen_0028b", "bedroom_0010"), "test": ("bathroom",)}.items():
+        lines = []
+        for scene in scenes:
+            for number in range(count):
+                image, depth = f"{scene}/rgb_{number:05d}.jpg", f"{scene}/sync_depth_{number:05d}.png"
+                save(root / split / image, _colors(rng, size))
+                save(root / split / depth, rng.integers(0, 10000, size, dtype=np.uint16))
+                lines.append(f"/{image} /{depth} 518.8579\n")
+        write(root / f"{split}.txt", "".join(lines))
+    return root
+
+
 def _colors(rng: Generator, size: tuple[int, int]) -> NDArray[np.uint8]:
     return rng.integers(0, 256, (*size, 3), dtype=np.uint8)
 
@@ -107,3 +163,13 @@ def _disparity(rng: Generator, size: tuple[int, int]) -> NDArray[np.uint16]:
     """1 to 100 pixels in units of 1/256 where there is one, 0 elsewhere."""
     measured = rng.integers(256, 25600, size, dtype=np.uint16)
     return np.where(rng.random(size) < 0.5, measured, np.uint16(0))
+
+
+def write_responses(folder: Path, raw: Path) -> Path:
+    """Stored responses of 5 to 60 m, in millimetres, to all images of a tree of KITTI's raw drives."""
+    for image in raw.rglob("*.png"):
+        height, width = np.array(Image.open(image)).shape[:2]
+        depth = np.linspace(5000, 60000, height * width).reshape(height, width).astype(np.uint16)
+        save(folder / image.relative_to(raw), depth)
+    (folder / "responses.json").write_text(json.dumps({"metres_per_unit": 0.001}))
+    return folder

@@ -1,0 +1,153 @@
+"""Pictures of the depth that both models see in a few samples, and of why."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from matplotlib.figure import Figure
+from numpy.typing import NDArray
+from torch import Tensor
+
+from callbacks.depth_figures import DepthViews, depth_figure
+from callbacks.gallery import Gallery, images_seen, visible
+from distill.atomic import written_whole
+from distill.losses.dpm import BinValue, Normalization, depth_probability_map
+
+
+class DepthGallery(Gallery[DepthViews]):
+    """Draws a few validation samples every few epochs: modalities, target, depths, error, and the bins of a pixel row.
+
+    One row a sample: the modalities that the models see, the ground truth, the depth of teacher and student, and the
+    student's absolute relative error against the ground truth, or against the teacher where no sample has any. Below,
+    for one pixel row of the first sample, the two distributions over the bins that TIE-KD brings together (Sec. 3.2):
+    the teacher's depth probability map and the student's softmax. They are left out where the student has no bins.
+    Everything comes from what the step returned; no model runs again. The picture is ``figures/depth_epoch_0003.png``
+    of the run's folder, and an image in TensorBoard where that is a logger.
+
+    ``test`` writes ``figures/depth_test.png``, and for :func:`~callbacks.depth_comparison` ``figures/depth_test.npz``:
+    ``image`` ``(N, H, W, 3)`` as uint8, and in metres as float32 ``target``, ``student`` and, where there is one,
+    ``teacher``, ``(N, H, W)`` each.
+
+    Ground truth outside ``min_depth`` and ``max_depth`` does not count, as in the scores, and is drawn as none.
+    Predictions that are no maps of depth are left out with a warning.
+
+    Args:
+        every_n_epochs: Draws the first validation after each so many epochs, and the last one.
+        samples: How many samples, the first ones that the main process sees.
+        min_depth: The nearest depth that counts, in metres, and the one at which the bins begin.
+        max_depth: The farthest, and the one at which they end.
+        sigma: The standard deviation of the teacher's map, in metres.
+        bin_value: See :func:`~distill.losses.depth_probability_map`.
+        normalization: See there.
+        row: The pixel row, as a fraction of the height from the top; ``None`` leaves the bins out.
+        layer: The student's layer that returns logits over the bins, one of its ``student_layers``.
+
+    Raises:
+        ValueError: An argument is out of its range.
+    """
+
+    name = "depth"
+
+    def __init__(
+        self,
+        every_n_epochs: int = 5,
+        samples: int = 4,
+        min_depth: float = 1e-3,
+        max_depth: float = 80.0,
+        sigma: float = 0.8,
+        bin_value: BinValue = "density",
+        normalization: Normalization = "softmax",
+        row: float | None = 0.6,
+        layer: str = "bins",
+    ) -> None:
+        super().__init__(every_n_epochs, samples)
+        if not 0 < min_depth < max_depth:
+            raise ValueError(f"min_depth must be positive and below max_depth, got {min_depth} and {max_depth}")
+        if not sigma > 0:
+            raise ValueError(f"sigma must be positive, got {sigma}")
+        if row is not None and not 0 <= row < 1:
+            raise ValueError(f"row must be at least 0 and below 1, or None, got {row}")
+        self.min_depth = min_depth
+        self.max_depth = max_depth
+        self.sigma = sigma
+        self.bin_value = bin_value
+        self.normalization = normalization
+        self.row = row
+        self.layer = layer
+
+    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws the samples, and writes them for a comparison with other runs."""
+        if self._kept and self._folder is not None:
+            with written_whole(self._folder / "figures" / "depth_test.npz") as draft:
+                np.savez_compressed(draft, **_arrays(self._kept))  # type: ignore[arg-type]
+        super().on_test_epoch_end(trainer, pl_module)
+
+    def obstacle(self, outputs: Mapping[str, Any], batch: Mapping[str, Tensor]) -> str | None:
+        """Anything but maps of depth with a target of the same size."""
+        prediction, target = outputs["prediction"], batch.get("target")
+        if (
+            target is None
+            or not target.is_floating_point()
+            or target.shape != prediction.shape
+            or target.shape[1:-2] != (1,)
+        ):
+            return "the predictions are no maps of depth with a target"
+        return None
+
+    def keep(self, outputs: Mapping[str, Any], batch: Mapping[str, Tensor], count: int) -> list[DepthViews]:
+        """The columns of the picture, and of all bins those along one row."""
+        target, student_bins, teacher_bins = batch["target"], *self._bins(outputs, count)
+        maps = {
+            "image": batch.get("image", outputs["inputs"][0]),
+            "target": target.where((target > self.min_depth) & (target < self.max_depth), 0)[:, 0],
+            "student": outputs["prediction"][:, 0],
+            "teacher": outputs["teacher_prediction"][:, 0] if "teacher_prediction" in outputs else None,
+            "student_bins": student_bins,
+            "teacher_bins": teacher_bins,
+        }
+        known = {name: values[:count].float().cpu() for name, values in maps.items() if values is not None}
+        seen = {name: values[:count].float().cpu() for name, values in images_seen(outputs, batch).items()}
+        seen.pop("teacher_prediction", None)  # what a stored teacher sees is what it says
+        return [
+            DepthViews(
+                modalities={name: values[n] for name, values in seen.items()},
+                **{name: values[n] for name, values in known.items()},
+            )
+            for n in range(len(known["target"]))
+        ]
+
+    def draw(self, samples: list[DepthViews], data: Any) -> Figure:
+        """The gallery."""
+        return depth_figure(samples, (self.min_depth, self.max_depth), self.row)
+
+    def _bins(self, outputs: Mapping[str, Any], count: int) -> tuple[Tensor | None, Tensor | None]:
+        """The probabilities of student and teacher along the row, ``(count, bins, columns)``, where they are known."""
+        logits, teacher = outputs.get("features", {}).get(self.layer), outputs.get("teacher_prediction")
+        if self.row is None or logits is None or teacher is None:
+            return None, None
+        # the two may differ in size: the target's, and that of the layer
+        of_student, of_teacher = (int(self.row * maps.shape[2]) for maps in (logits, teacher))
+        teacher_bins = depth_probability_map(
+            teacher[:count, :, of_teacher : of_teacher + 1].float(),
+            bins=logits.shape[1],
+            min_depth=self.min_depth,
+            max_depth=self.max_depth,
+            sigma=self.sigma,
+            bin_value=self.bin_value,
+            normalization=self.normalization,
+        )
+        return logits[:count, :, of_student].float().softmax(1), teacher_bins[:, :, 0]
+
+
+def _arrays(samples: list[DepthViews]) -> dict[str, NDArray[Any]]:
+    images = [np.round(255 * visible(views.image)).astype(np.uint8) for views in samples]
+    arrays = {"image": np.stack(images)}
+    for name in ("target", "teacher", "student"):
+        maps = [getattr(views, name) for views in samples]
+        if maps[0] is not None:
+            arrays[name] = torch.stack(maps).numpy()
+    return arrays

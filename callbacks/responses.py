@@ -1,0 +1,195 @@
+"""A teacher's responses to a data set, stored for students to learn from."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from lightning.pytorch import Callback, LightningModule, Trainer
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+from torch.nn.parameter import is_lazy
+
+from datamodules import FrameDataModule
+from datamodules.responses import DESCRIPTION, ResponseFormat, read_description, response_path
+from distill.atomic import written_whole
+
+LARGEST = 65535
+"""Of a 16-bit PNG file."""
+
+
+class ResponseWriter(Callback):
+    """Writes what a depth network predicts, one file a frame, as ``responses`` of the data modules reads it.
+
+    ``python train.py predict --config CONFIG --ckpt_path CHECKPOINT --data.init_args.predict_on train
+    --trainer.callbacks+=ResponseWriter --trainer.callbacks.folder=FOLDER`` stores the predictions for the frames to
+    train on, not augmented, as ``<folder>/<name of the frame>.png`` or ``.npz``, and describes them in
+    ``<folder>/responses.json``. Several splits may share a folder.
+
+    Responses have the size of the images in the batch: that of the frames after a fixed crop and resizing. Predictions
+    of another size are resized bilinearly.
+
+    Every file is written whole or not at all. A run that was stopped goes on where it stopped when it is started again:
+    frames whose response is there are not run again, unless fewer are left than there are processes. With several
+    processes each writes its own. ``Trainer.predict`` returns nothing, so that memory holds one batch.
+
+    Args:
+        folder: Where to write. One that holds responses of another network, or in another form, is refused.
+        format: ``png``, 16 bits in the unit ``metres_per_unit``, rounded; or ``npz``, compressed ``float32`` metres.
+        metres_per_unit: Of PNG files. ``None`` takes 0.001, millimetres, where they reach the data module's
+            ``max_depth``, as they do up to 65.535 m, and else as many whole millimetres as it takes: 0.002 for 80 m.
+
+    Raises:
+        ValueError: An argument is out of its range. In ``predict``: the folder was begun otherwise, the samples have
+            no names, or a prediction is no depth or too large for its file.
+    """
+
+    def __init__(
+        self,
+        folder: str | Path,
+        format: ResponseFormat = "png",  # noqa: A002
+        metres_per_unit: float | None = None,
+    ) -> None:
+        if format not in get_args(ResponseFormat):
+            raise ValueError(f"format must be one of {', '.join(get_args(ResponseFormat))}, got {format!r}")
+        if metres_per_unit is not None and not 0 < metres_per_unit < float("inf"):
+            raise ValueError(f"metres_per_unit must be a finite number above 0, got {metres_per_unit}")
+        if metres_per_unit is not None and format == "npz":
+            raise ValueError(f"metres_per_unit {metres_per_unit} is for png files: npz files hold metres")
+        self.folder = Path(folder)
+        self.format: ResponseFormat = format
+        self.metres_per_unit = metres_per_unit
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Leaves out the frames that there are responses to."""
+        if stage != "predict":
+            return
+        data = _named_data(trainer)
+        if read_description(self.folder) is None and _holds_files(self.folder):
+            raise ValueError(
+                f"{self.folder} holds files, but no {DESCRIPTION} to say which network wrote them: give another folder"
+            )
+        done: list[int] = []
+        missing: list[int] = []
+        for position, name in enumerate(data.predict_names):
+            is_done = response_path(self.folder, name, self.format).is_file()
+            (done if is_done else missing).append(position)
+        # Lightning lets no process go without a sample
+        data.predict_only(missing + done[: max(trainer.world_size - len(missing), 0)])
+
+    def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Describes the responses, or finds them described as they are going to be."""
+        trainer.predict_loop.return_predictions = False  # which would keep all maps in memory
+        data = _named_data(trainer)
+        description = {
+            "metres_per_unit": self._unit(data),
+            "format": self.format,
+            "size": None if data.frame_size is None else list(data.frame_size),
+            "network": _fingerprint(pl_module),
+        }
+        begun = read_description(self.folder)
+        if begun is None:
+            if trainer.is_global_zero:
+                with written_whole(self.folder / DESCRIPTION) as draft:
+                    draft.write_text(json.dumps(description, indent=2) + "\n")
+            return
+        for key, value in description.items():
+            if begun.get(key) != value:
+                raise ValueError(
+                    f"{self.folder / DESCRIPTION} says {key} {begun.get(key)!r}, but this run would write {value!r}: "
+                    "give another folder, or what the responses there were written with"
+                )
+
+    def on_predict_batch_end(
+        self,
+        trainer: Trainer,
+        pl_module: LightningModule,
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        """Writes the responses to a batch."""
+        data = _named_data(trainer)
+        unit, names = self._unit(data), data.predict_names
+        depths = _depths(outputs["prediction"], batch["image"].shape[-2:])
+        for position, depth in zip(batch["index"].tolist(), depths, strict=True):
+            self._write(names[position], depth, unit)
+
+    def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Lets the data module predict on all frames again."""
+        if stage == "predict":
+            _named_data(trainer).predict_only(None)
+
+    def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
+        """As :meth:`teardown`, which Lightning calls after a run that went well only."""
+        if isinstance(trainer.datamodule, FrameDataModule):  # type: ignore[attr-defined]
+            trainer.datamodule.predict_only(None)  # type: ignore[attr-defined]
+
+    def _unit(self, data: FrameDataModule) -> float:
+        if self.format == "npz":
+            return 1.0
+        if self.metres_per_unit is not None:
+            return self.metres_per_unit
+        return math.ceil(1000 * data.max_depth / LARGEST) / 1000
+
+    def _write(self, name: str, depth: NDArray[np.float32], unit: float) -> None:
+        if not (np.isfinite(depth).all() and (depth >= 0).all()):
+            raise ValueError(f"the prediction for {name} is no depth: it has values that are negative or not finite")
+        path = response_path(self.folder, name, self.format)
+        if self.format == "npz":
+            with written_whole(path) as draft:
+                np.savez_compressed(draft, depth=depth)
+            return
+        counts = np.rint(depth / np.float64(unit))
+        if counts.max() > LARGEST:
+            raise ValueError(
+                f"the prediction for {name} reaches {depth.max():.3f} m, but 16 bits of {unit} m end at "
+                f"{LARGEST * unit:.3f} m: give a larger metres_per_unit, or format npz"
+            )
+        with written_whole(path) as draft:
+            Image.fromarray(counts.astype(np.uint16)).save(draft)
+
+
+def _named_data(trainer: Trainer) -> FrameDataModule:
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    if not isinstance(data, FrameDataModule) or not data.predict_names:
+        raise ValueError(
+            f"the samples of {type(data).__name__} have no names to store responses under: ResponseWriter needs a data "
+            "module of frames on disk or DrivingScenes"
+        )
+    return data
+
+
+def _holds_files(folder: Path) -> bool:
+    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
+
+
+def _depths(prediction: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
+    """``(N, H, W)`` metres in the size of the images."""
+    if prediction.ndim != 4 or prediction.shape[1] != 1:
+        raise ValueError(
+            f"responses are depth of the shape (N, 1, H, W), but the prediction has {tuple(prediction.shape)}"
+        )
+    prediction = prediction.float()
+    if prediction.shape[-2:] != size:
+        prediction = F.interpolate(prediction, size, mode="bilinear", align_corners=False)
+    depths: NDArray[np.float32] = prediction[:, 0].cpu().numpy()
+    return depths
+
+
+def _fingerprint(module: LightningModule) -> str:
+    """A hash of all weights with their names."""
+    digest = hashlib.sha256()
+    for name, values in sorted(module.state_dict().items()):
+        if isinstance(values, Tensor) and not is_lazy(values):
+            digest.update(f"{name} {values.dtype} {tuple(values.shape)} ".encode())
+            digest.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()

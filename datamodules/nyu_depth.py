@@ -1,0 +1,179 @@
+"""NYU Depth V2: rooms, seen by a Kinect."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from importlib import import_module
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.io import loadmat
+from scipy.io.matlab import MatReadError
+
+from datamodules.augmentation import IGNORED
+from datamodules.depth_lists import find_listed, read_list
+from datamodules.frame_files import FileFrames, FrameFiles
+from datamodules.frames import Camera, Frame, FrameDataModule, Frames
+from datamodules.image_files import read_uint16
+from datamodules.transforms import Geometry
+
+LABELED = "nyu_depth_v2_labeled.mat"
+# of the colour camera in the data set's toolbox; nobody measured how it was held
+NYU_CAMERA = Camera(fx=518.8579, fy=519.4696, cx=325.5824, cy=253.7362, baseline=float("nan"), height=float("nan"))
+
+
+class NYUDepthV2(FrameDataModule):
+    """Images of 464 rooms with the depth of a Kinect, up to 10 m, 480 x 640.
+
+    Source: Silberman et al., "Indoor Segmentation and Support Inference from RGBD Images", ECCV 2012. **The test split
+    is the validation split**, as is usual, so a score at the best epoch is a little too good. Two forms are read.
+
+    The labelled images, 795 to train on and 654 to test on, whose holes in the depth are filled in::
+
+        root/nyu_depth_v2_labeled.mat       images (1449, 3, 640, 480) bytes, depths (1449, 640, 480) floats in metres
+        root/splits.mat                     trainNdxs and testNdxs, counted from 1
+
+    Or, with ``train_list`` and ``test_list``, extracted folders as the published code of BTS and AdaBins trains on,
+    with ``nyudepthv2_train_files_with_gt.txt`` and ``nyudepthv2_test_files_with_gt.txt``, whose lines read
+    ``/kitchen_0028b/rgb_00045.jpg /kitchen_0028b/sync_depth_00045.png 518.8579``::
+
+        root/train/kitchen_0028b/rgb_00045.jpg              or root/kitchen_0028b/rgb_00045.jpg
+        root/train/kitchen_0028b/sync_depth_00045.png       16 bits, millimetres, 0: not measured
+        root/test/bathroom/rgb_00045.jpg                    or root/bathroom/rgb_00045.jpg
+
+    Stored responses lie under the image's path below ``root``, those of the labelled images under ``labeled/00045``
+    with the position in the file, counted from 0.
+
+    Args:
+        root: The folder.
+        train_list: Which images to train on; goes with ``test_list``.
+        test_list: Which images to test on; goes with ``train_list``.
+        geometry: As in :class:`~datamodules.frames.FrameDataModule`, but for ``hha``, which needs the camera's height.
+        max_depth: As in :class:`~datamodules.frames.FrameDataModule`.
+        **kwargs: Further arguments of :class:`~datamodules.frames.FrameDataModule`.
+
+    Raises:
+        ValueError: An argument is out of its range. From ``setup``: a file is damaged or holds something else.
+        FileNotFoundError: From ``setup``: a file is not there.
+        ModuleNotFoundError: From ``setup``: the labelled images need h5py, the extra ``nyu``.
+    """
+
+    def __init__(
+        self,
+        root: str | Path,
+        train_list: str | Path | None = None,
+        test_list: str | Path | None = None,
+        geometry: Sequence[Geometry] = (),
+        max_depth: float = 10.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(geometry=geometry, target="depth", max_depth=max_depth, **kwargs)
+        if "hha" in geometry:
+            raise ValueError("geometry cannot be hha, for which the camera's height and pitch would have to be known")
+        if (train_list is None) != (test_list is None):
+            raise ValueError(f"train_list and test_list go together, got {train_list} and {test_list}")
+        self.root = Path(root)
+        self.train_list = None if train_list is None else Path(train_list)
+        self.test_list = None if test_list is None else Path(test_list)
+
+    def make_frames(self) -> tuple[Frames, Frames, Frames]:
+        """Reads both lists, or the official split of the labelled images; the second split is the third."""
+        if not self.root.is_dir():
+            raise FileNotFoundError(f"root {self.root} is not a folder")
+        if self.train_list is not None and self.test_list is not None:
+            train, test = self._listed(self.train_list, "train"), self._listed(self.test_list, "test")
+            return train, test, test
+        for name in (LABELED, "splits.mat"):
+            if not (self.root / name).is_file():
+                raise FileNotFoundError(
+                    f"{self.root} holds no {name}: download it from the data set's page, or give train_list and "
+                    "test_list for extracted folders"
+                )
+        parts = _read_splits(self.root / "splits.mat")
+        labeled_train, labeled_test = (LabeledFrames(self.root / LABELED, positions) for positions in parts)
+        return labeled_train, labeled_test, labeled_test
+
+    def _listed(self, path: Path, folder: str) -> FileFrames:
+        def places(listed: str) -> Iterable[Path]:
+            return (self.root / folder / listed, self.root / listed)
+
+        lines = [line for line in read_list(path) if line.depth is not None]
+        images = find_listed((line.image for line in lines), places, "images")
+        depths = find_listed((line.depth for line in lines if line.depth), places, "depth maps")
+        files = [
+            FrameFiles(images[line.image], None, depths[line.depth], NYU_CAMERA)
+            for line in lines
+            if line.depth is not None
+        ]
+        return FileFrames(files, self.root, None, _read_depth)
+
+
+class LabeledFrames:
+    """Some of the labelled images.
+
+    The file is opened for each: an open one cannot be shared by processes, and to open it takes no time beside reading.
+
+    Args:
+        path: Of ``nyu_depth_v2_labeled.mat``.
+        positions: Which images, counted from 0.
+
+    Raises:
+        ModuleNotFoundError: h5py is not installed.
+        ValueError: The file is damaged, or holds other arrays or fewer images.
+    """
+
+    def __init__(self, path: Path, positions: Sequence[int]) -> None:
+        self.path = path
+        self.positions = positions
+        self.names = [f"labeled/{position:05d}" for position in positions]
+        try:
+            with _h5py().File(path) as file:
+                images, depths = file["images"].shape, file["depths"].shape
+        except (OSError, KeyError) as error:
+            raise ValueError(f"{path} cannot be read ({error})") from None
+        if len(images) != 4 or images[1] != 3 or depths != (images[0], *images[2:]) or max(positions) >= images[0]:
+            raise ValueError(
+                f"{path} should hold images (N, 3, W, H) and depths (N, W, H) with N above {max(positions)}, but holds "
+                f"{images} and {depths}"
+            )
+
+    def __len__(self) -> int:
+        return len(self.positions)
+
+    def __getitem__(self, index: int) -> Frame:
+        position = self.positions[index]
+        try:
+            with _h5py().File(self.path) as file:
+                # MATLAB counts the first index fastest
+                image = np.ascontiguousarray(file["images"][position].transpose(2, 1, 0))
+                depth = np.ascontiguousarray(file["depths"][position].T, np.float32)
+        except OSError as error:
+            raise ValueError(f"image {position} of {self.path} cannot be read ({error})") from None
+        return Frame(image, depth, np.full(depth.shape, IGNORED, np.uint8), NYU_CAMERA)
+
+
+def _h5py() -> ModuleType:
+    try:
+        return import_module("h5py")
+    except ModuleNotFoundError:
+        raise ModuleNotFoundError(f"{LABELED} is read with h5py: pip install 'crossdistill[nyu]'") from None
+
+
+def _read_splits(path: Path) -> list[list[int]]:
+    """Positions to train and to test on, counted from 0."""
+    try:
+        splits = loadmat(path)
+        parts = [splits[name].ravel().astype(int) for name in ("trainNdxs", "testNdxs")]
+    except (OSError, ValueError, KeyError, TypeError, NotImplementedError, MatReadError) as error:
+        raise ValueError(f"{path} should hold trainNdxs and testNdxs and cannot be read ({error})") from None
+    if not all(len(part) and part.min() >= 1 for part in parts):
+        raise ValueError(f"{path} should hold trainNdxs and testNdxs, which count from 1")
+    return [sorted((part - 1).tolist()) for part in parts]
+
+
+def _read_depth(path: Path, camera: Camera) -> NDArray[np.float32]:
+    metres: NDArray[np.float32] = read_uint16(path).astype(np.float32) / np.float32(1000)
+    return metres

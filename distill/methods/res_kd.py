@@ -1,0 +1,66 @@
+"""Res-KD: the student's depth follows the teacher's."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+from torch import Tensor
+
+from distill.base import Batch, NetworkOutput
+from distill.distributed import mean
+from distill.losses import silog_loss, ssim_loss
+from distill.methods.depth import DepthDistillation
+
+DepthLoss = Literal["ssim", "mse", "si"]
+
+
+class ResKD(DepthDistillation):
+    """Response-based distillation of depth: the sum of one or more losses between the depths of student and teacher.
+
+    What TIE-KD is compared with (Choi et al., Image and Vision Computing 2024, Sec. 4.2); no ground truth is used.
+
+    - ``"ssim"``: 1 - SSIM (:func:`~distill.losses.ssim_loss`);
+    - ``"mse"``: the mean squared error in square metres;
+    - ``"si"``: the scale-invariant error (:func:`~distill.losses.silog_loss`).
+
+    Args:
+        *args: As in :class:`~distill.base.DistillationModule`.
+        losses: Which; the paper has SSIM, MSE and SI alone, SSIM with SI, and SSIM with MSE.
+        weight: The weight of their sum.
+        data_range: The range of depths that SSIM's constants stand for; the task's highest depth by default.
+        **kwargs: As in :class:`~distill.methods.depth.DepthDistillation`.
+
+    Raises:
+        ValueError: There is no loss, or one is unknown.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        losses: Sequence[DepthLoss] = ("ssim", "si"),
+        weight: float = 1.0,
+        data_range: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        known = get_args(DepthLoss)
+        if not losses or any(name not in known for name in losses):
+            raise ValueError(f"losses must be one or more of {', '.join(known)}, got {list(losses)}")
+        self.losses = tuple(dict.fromkeys(losses))
+        self.weight = weight
+        self.data_range = data_range
+
+    def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
+        """The losses apart; means over the pixels, or for SI the images, where the teacher has a response."""
+        ours, theirs = self.depths(teacher, student)
+        return {name: self.weight * self._loss(name, ours, theirs) for name in self.losses}
+
+    def _loss(self, name: DepthLoss, ours: Tensor, theirs: Tensor) -> Tensor:
+        responded = theirs > 0
+        if name == "si":
+            return mean(silog_loss(ours, theirs, reduction="none"), responded.flatten(1).any(1))
+        if name == "mse":
+            return mean((ours - theirs).square(), responded)
+        data_range = self.data_range or self.depth_task.max_depth
+        return mean(ssim_loss(ours, theirs, data_range=data_range, reduction="none"), responded[:, 0])

@@ -1,0 +1,100 @@
+"""TIE-KD: the student's probabilities over depth bins follow the teacher's response."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from torch import Tensor
+
+from distill.base import Batch, NetworkOutput
+from distill.distributed import mean
+from distill.losses import dpm_loss, ssim_loss
+from distill.losses.dpm import BinValue, Direction, Normalization
+from distill.methods.depth import DepthDistillation
+
+
+class TIEKD(DepthDistillation):
+    """Teacher-independent explainable distillation of depth (Choi et al., Image and Vision Computing 2024, eq. 4).
+
+    ``beta * (alpha * L_DPM + (1 - alpha) * L_depth)``: the divergence of the student's probabilities over bins of depth
+    from a map made of the teacher's depth (eqs. 1, 2, 5), and 1 - SSIM of the two depths (eq. 6). Any teacher will do
+    that returns depth, also a stored one; no ground truth is used.
+
+    Args:
+        *args: As in :class:`~distill.base.DistillationModule`.
+        student_layers: The one layer of the student that returns logits over the bins, ``(N, bins, H, W)``, for bins
+            that divide the task's range evenly, as ``bins`` of :class:`~distill.models.DepthUNet`.
+        alpha: The weight of L_DPM against L_depth, 0 to 1; 0.1 in the paper.
+        beta: The weight of both; 10 in the paper.
+        sigma: The width of the teacher's map in metres; see :func:`~distill.losses.depth_probability_map`. 0.8 in the
+            paper, whose released code trains with 0.5.
+        bin_value: As there.
+        normalization: As there.
+        direction: Which divergence; see :func:`~distill.losses.dpm_loss`.
+        data_range: The range of depths that SSIM's constants stand for; the task's highest depth by default. 1 gives
+            the released code's constants.
+        **kwargs: As in :class:`~distill.methods.depth.DepthDistillation`.
+
+    Raises:
+        ValueError: An argument is out of its range, or there is not one student layer.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        student_layers: Sequence[str] = ("bins",),
+        alpha: float = 0.1,
+        beta: float = 10.0,
+        sigma: float = 0.8,
+        bin_value: BinValue = "density",
+        normalization: Normalization = "softmax",
+        direction: Direction = "teacher_student",
+        data_range: float | None = None,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, student_layers=student_layers, **kwargs)
+        if len(student_layers) != 1:
+            raise ValueError(
+                f"student_layers must name the one layer with logits over bins, got {list(student_layers)}"
+            )
+        if not 0 <= alpha <= 1:
+            raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
+        self.alpha = alpha
+        self.beta = beta
+        self.sigma = sigma
+        self.bin_value = bin_value
+        self.normalization = normalization
+        self.direction = direction
+        self.data_range = data_range
+
+    def setup(self, stage: str) -> None:
+        """As in the base class; compares the range of the student's bins with the task's."""
+        for name in ("min_depth", "max_depth"):
+            expected, found = getattr(self.depth_task, name), getattr(self.student, name, None)
+            if found is not None and found != expected:
+                raise ValueError(f"the student's bins have {name}={found}, but the task has {name}={expected}")
+        super().setup(stage)
+
+    def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
+        """Equation 4, its two terms apart; means over the pixels where the teacher has a response."""
+        task = self.depth_task
+        ours, theirs = self.depths(teacher, student)
+        (logits,) = student.at(self.student_layers)
+        values = {
+            "dpm": dpm_loss(
+                logits,
+                theirs,
+                min_depth=task.min_depth,
+                max_depth=task.max_depth,
+                sigma=self.sigma,
+                bin_value=self.bin_value,
+                normalization=self.normalization,
+                direction=self.direction,
+                reduction="none",
+            ),
+            "depth": ssim_loss(ours, theirs, data_range=self.data_range or task.max_depth, reduction="none"),
+        }
+        responded = (theirs > 0)[:, 0]
+        weights = {"dpm": self.alpha, "depth": 1 - self.alpha}
+        return {name: self.beta * weights[name] * mean(value, responded) for name, value in values.items()}

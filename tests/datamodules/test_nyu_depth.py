@@ -1,0 +1,123 @@
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import h5py
+import numpy as np
+import pytest
+import torch
+from scipy.io import savemat
+
+from datamodules import NYUDepthV2
+from datamodules.frames import FramePairs
+from tests.datamodules.trees import stored, write, write_nyu_folders, write_nyu_labeled
+
+LABELED = "nyu_depth_v2_labeled.mat"
+
+
+def ready(root: Path, **arguments: Any) -> NYUDepthV2:
+    module = NYUDepthV2(root, **arguments)
+    module.setup()
+    return module
+
+
+def with_lists(root: Path, **arguments: Any) -> NYUDepthV2:
+    return ready(root, train_list=root / "train.txt", test_list=root / "test.txt", **arguments)
+
+
+def test_labelled_images_stand_upright_and_follow_the_official_split(tmp_path: Path) -> None:
+    write_nyu_labeled(tmp_path)
+    module = ready(tmp_path, geometry=["depth"])
+    train, val, test = module.splits
+    assert val.frames is test.frames  # type: ignore[attr-defined]
+    assert train.names == [f"labeled/{number:05d}" for number in (0, 2, 4, 6)]  # type: ignore[attr-defined]
+    with h5py.File(tmp_path / LABELED) as file:
+        images, depths = file["images"][:], file["depths"][:]
+    for part, first in ((train, 0), (test, 1)):
+        assert isinstance(part, FramePairs)
+        for position in range(4):
+            frame, sample = part.frames[position], part[position]
+            row, column = 3, 17
+            assert frame.image[row, column].tolist() == images[first + 2 * position, :, column, row].tolist()
+            assert frame.depth.shape == (12, 40)
+            assert sample["target"].shape == (1, 12, 40)
+            assert sample["target"][0, row, column] == depths[first + 2 * position, column, row]
+            torch.testing.assert_close(sample["depth"], sample["target"] / 10)
+
+
+def test_workers_read_what_the_main_process_reads(tmp_path: Path) -> None:
+    write_nyu_labeled(tmp_path)
+    alone, helped = (ready(tmp_path, batch_size=2, num_workers=workers) for workers in (0, 2))
+    alone.splits.test[0]
+    for one, two in zip(alone.test_dataloader(), helped.test_dataloader(), strict=True):
+        assert all(torch.equal(one[name], two[name]) for name in ("image", "target", "index"))
+
+
+def test_folders_hold_millimetres_under_the_paths_of_the_lists(tmp_path: Path) -> None:
+    root = write_nyu_folders(tmp_path)
+    module = with_lists(root)
+    names = [part.names for part in module.splits]  # type: ignore[attr-defined]
+    assert names[0][0] == "train/kitchen_0028b/rgb_00000"
+    assert names[1] == names[2] == ["test/bathroom/rgb_00000", "test/bathroom/rgb_00001"]
+    expected = stored(root / "test" / "bathroom" / "sync_depth_00001.png").astype(np.float64) / 1000
+    np.testing.assert_allclose(module.splits.test[1]["target"][0].numpy(), expected, rtol=1e-6)
+    # a folder of one split is found as well
+    module = NYUDepthV2(root / "train", train_list=root / "train.txt", test_list=root / "train.txt")
+    module.setup()
+    assert module.splits.train.names[0] == "kitchen_0028b/rgb_00000"  # type: ignore[attr-defined]
+
+
+def test_what_is_missing_is_named(tmp_path: Path) -> None:
+    with pytest.raises(FileNotFoundError, match=rf"^{tmp_path} holds no {LABELED}: download it .* or give train_list"):
+        ready(tmp_path)
+    write_nyu_labeled(tmp_path)
+    (tmp_path / "splits.mat").unlink()
+    with pytest.raises(FileNotFoundError, match=rf"^{tmp_path} holds no splits.mat"):
+        ready(tmp_path)
+    with pytest.raises(FileNotFoundError, match=r"^root nowhere is not a folder$"):
+        ready(Path("nowhere"))
+    root = write_nyu_folders(tmp_path / "folders")
+    (root / "test" / "bathroom" / "sync_depth_00001.png").unlink()
+    with pytest.raises(
+        FileNotFoundError, match=rf"^1 of 2 listed depth maps are not there, the first is {root}/test/bath"
+    ):
+        with_lists(root)
+
+
+def test_h5py_is_asked_for_in_one_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_nyu_labeled(tmp_path)
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    with pytest.raises(ModuleNotFoundError, match=r"is read with h5py: pip install 'crossdistill\[nyu\]'"):
+        ready(tmp_path)
+
+
+def test_damaged_files_are_named(tmp_path: Path) -> None:
+    write_nyu_labeled(tmp_path)
+    content = (tmp_path / LABELED).read_bytes()
+    (tmp_path / LABELED).write_bytes(content[:3000])
+    with pytest.raises(ValueError, match=rf"^{tmp_path / LABELED} cannot be read"):
+        ready(tmp_path)
+    (tmp_path / LABELED).write_bytes(content)
+    write(tmp_path / "splits.mat", "no MATLAB")
+    with pytest.raises(ValueError, match=rf"^{tmp_path / 'splits.mat'} should hold trainNdxs and testNdxs"):
+        ready(tmp_path)
+    savemat(tmp_path / "splits.mat", {"trainNdxs": np.array([[1]]), "testNdxs": np.array([[9]])})
+    with pytest.raises(ValueError, match=r"with N above 8, but holds \(8, 3, 40, 12\) and \(8, 40, 12\)"):
+        ready(tmp_path)
+    savemat(tmp_path / "splits.mat", {"trainNdxs": np.array([[0]]), "testNdxs": np.array([[1]])})
+    with pytest.raises(ValueError, match="which count from 1"):
+        ready(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        ({"geometry": ["hha"]}, "geometry cannot be hha"),
+        ({"test_list": "b.txt"}, r"train_list and test_list go together, got None and b\.txt"),
+    ],
+)
+def test_arguments_that_do_not_fit_are_refused(arguments: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        NYUDepthV2("root", **arguments)
