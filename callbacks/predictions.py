@@ -11,6 +11,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from callbacks.responses import ResponseWriter
 from distill.atomic import written_whole
 
 
@@ -42,10 +43,11 @@ class PredictionWriter(Callback):
         """Keeps two numbers a sample, so that the logits of all samples need not fit into memory."""
         logits = outputs["prediction"]
         if logits.ndim != 2:
-            if not self._warned:
+            stored = any(isinstance(callback, ResponseWriter) for callback in trainer.callbacks)  # type: ignore[attr-defined]
+            if not self._warned and not stored:
                 rank_zero_warn(
                     "there is no predictions.csv: it holds one class a sample, but the predictions have the shape "
-                    f"{tuple(logits.shape)}"
+                    f"{tuple(logits.shape)}; callbacks.ResponseWriter stores depth maps"
                 )
             self._warned = True
             return

@@ -11,6 +11,7 @@ import time
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -146,6 +147,22 @@ def test_a_second_call_trains_nothing_but_what_failed(study: Path, tmp_path: Pat
     main(write(folder, rows=rows))
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("seed_*/**/*")} == before
     assert {name: (folder / "tiny" / name).read_bytes() for name in tables} == tables
+
+
+def test_depth_that_the_runs_of_a_seed_kept_is_drawn_side_by_side(study: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(study, folder)
+    rows = {name: part for name, part in STUDY["rows"].items() if name != "broken"}
+    depth = np.full((2, 4, 12), 5, np.float32)
+    for row, factor in {"student": 1.5, "KD": 1.1}.items():
+        figures = folder / "tiny" / "level_1" / row / "seed_0" / "figures"
+        figures.mkdir(exist_ok=True)
+        image = np.zeros((2, 4, 12, 3), np.uint8)
+        np.savez(figures / "depth_test.npz", image=image, target=depth, teacher=depth, student=factor * depth)
+    main(write(folder, rows=rows))
+    with Image.open(folder / "tiny" / "depth_level_1.png") as picture:
+        assert picture.width > 100
+    assert not (folder / "tiny" / "depth_level_6.png").exists()
 
 
 def test_a_changed_row_is_trained_anew_and_no_other(study: Path, tmp_path: Path) -> None:
