@@ -12,11 +12,13 @@ from callbacks.prediction_gallery import PredictionGallery
 from callbacks.predictions import PredictionWriter
 from callbacks.responses import ResponseWriter
 from callbacks.similarity import TeacherSimilarity
+from callbacks.structure import FeatureStructure
 
 __all__ = [
     "ControllerTracker",
     "DepthGallery",
     "DivergenceTracker",
+    "FeatureStructure",
     "PredictionGallery",
     "PredictionWriter",
     "ResponseWriter",

@@ -9,7 +9,9 @@ from datamodules.gaussian_pair import GaussianPair
 from datamodules.kitti_depth import KITTIDepth
 from datamodules.kitti_semantics import KITTISemantics
 from datamodules.mnistm import MNISTM
+from datamodules.noisy_pair import NoisyPair
 from datamodules.nyu_depth import NYUDepthV2
+from datamodules.radar_optical import RadarOptical
 from datamodules.sklearn_pair import SklearnPair
 from datamodules.virtual_kitti2 import VirtualKITTI2
 
@@ -25,8 +27,10 @@ __all__ = [
     "KITTIDepth",
     "KITTISemantics",
     "NYUDepthV2",
+    "NoisyPair",
     "PairedAugmentation",
     "PairedDataModule",
+    "RadarOptical",
     "SklearnPair",
     "Splits",
     "TensorPairs",

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from datamodules.base import PairedDataModule, Splits, TensorPairs, check_counts
 from datamodules.digits import CLASSES, SIDE, Digits, bundled_digits, read_digits
 from datamodules.photographs import bundled_photographs, find_photographs, random_crops
+from datamodules.splitting import stratified_order
 
 # In units of ink, which goes from 0 to 1. Neither paper says what a level is: one constant that brings an MLP teacher
 # (784-512-256-10, Adam 1e-3, 15 epochs on the 3,500 bundled training digits, mean of seeds 0-2) from 93.3 % at level 0
@@ -108,13 +109,13 @@ class MNISTM(PairedDataModule):
     def _read_and_split(self, rng: Generator) -> tuple[Digits, torch.Tensor, torch.Tensor, torch.Tensor]:
         if self.data_dir is None:
             digits = bundled_digits()
-            order = _stratified_order(digits.labels, rng)
+            order = torch.from_numpy(stratified_order(digits.labels, rng))
             test, rest = order[: self.test_size], order[self.test_size :]
             taken = f"val_size {self.val_size} and test_size {self.test_size}"
         else:
             training, testing = read_digits(self.data_dir, "train"), read_digits(self.data_dir, "t10k")
             digits = Digits(*map(np.concatenate, zip(training, testing, strict=True)))
-            order = rest = _stratified_order(training.labels, rng)
+            order = rest = torch.from_numpy(stratified_order(training.labels, rng))
             test = torch.arange(len(training.labels), len(digits.labels))
             taken = f"val_size {self.val_size}"
         if len(rest) <= self.val_size:
@@ -135,13 +136,3 @@ class MNISTM(PairedDataModule):
         ink = images[:, None]
         # |patch - digit|, which uint8 cannot hold on the way
         return np.maximum(patches, ink) - np.minimum(patches, ink)
-
-
-def _stratified_order(labels: NDArray[np.uint8], rng: Generator) -> torch.Tensor:
-    """A random order ``(N,)`` whose every beginning has the classes in their shares, to within one sample each."""
-    shuffled = rng.permutation(len(labels))
-    share = np.empty(len(labels))
-    for label in np.unique(labels):
-        members = shuffled[labels[shuffled] == label]
-        share[members] = np.arange(0.5, len(members)) / len(members)
-    return torch.from_numpy(shuffled[np.argsort(share[shuffled], kind="stable")])

@@ -1,0 +1,76 @@
+"""Training samples of which something is drawn anew in every epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence, Sized
+from typing import cast
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from datamodules.augmentation import Draw, DrawSampler
+from datamodules.base import Batch, PairedDataModule
+
+Bytes = NDArray[np.uint8]
+Floats = NDArray[np.float32]
+
+
+def split_draws(indices: Sequence[int | Draw]) -> tuple[NDArray[np.int64], list[int]]:
+    """The positions of a batch, and the seeds of its draws; no seeds where the samples are asked for as they are.
+
+    Args:
+        indices: Draws, or plain positions.
+    """
+    positions = [index.position if isinstance(index, Draw) else index for index in indices]
+    return np.array(positions, np.int64), [index.seed for index in indices if isinstance(index, Draw)]
+
+
+def uniform_numbers(seeds: Sequence[Sequence[int]], count: int) -> Floats:
+    """Random numbers from 0 to below 1 that depend on nothing but the seed of their row.
+
+    Returns:
+        ``(len(seeds), count)``; a smaller count gives the beginning of each row.
+    """
+    numbers = np.empty((len(seeds), count), np.float32)
+    for row, seed in zip(numbers, seeds, strict=True):
+        np.random.default_rng(seed).random(out=row, dtype=np.float32)
+    return numbers
+
+
+def as_floats(images: Bytes) -> Tensor:
+    """Images as ``float32`` from -1 (black) to 1 (white)."""
+    return torch.from_numpy(images).float().div_(127.5).sub_(1)
+
+
+def flipped(images: Bytes, numbers: Floats) -> Bytes:
+    """Mirrors the images ``(N, C, H, W)`` whose number, from 0 to 1, is below one half."""
+    return np.where(numbers[:, None, None, None] < 0.5, images[..., ::-1], images)
+
+
+class DrawnDataModule(PairedDataModule):
+    """Base of the data modules that draw their training samples anew in every epoch.
+
+    The training data set is asked for :class:`~datamodules.augmentation.Draw` instead of plain positions. For one
+    ``seed_everything`` the same samples come, bit by bit, with any number of workers or processes and in a resumed run.
+    """
+
+    # Loaders that start workers take a random number. From a generator of their own, it leaves the global state the
+    # same whether there are workers or not.
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the training split, shuffled and drawn anew."""
+        dataset = self.splits.train
+        epoch = None if self.trainer is None else self.trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
+        sampler = DrawSampler(len(cast(Sized, dataset)), epoch)
+        return self._loader(dataset, sampler=sampler, generator=torch.Generator())
+
+    def val_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the validation split, in order."""
+        return self._loader(self.splits.val, generator=torch.Generator())
+
+    def test_dataloader(self) -> DataLoader[Batch]:
+        """Batches of the test split, in order."""
+        return self._loader(self.splits.test, generator=torch.Generator())
