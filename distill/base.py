@@ -113,7 +113,7 @@ class Supervised(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser over all trained parameters, and the schedule if one is asked for."""
-        optimizer = self._require("optimizer")([p for p in self.parameters() if p.requires_grad])
+        optimizer = self._require("optimizer")(self._parameter_groups())
         if self.lr_scheduler is None:
             return optimizer
         scheduler = self.lr_scheduler(optimizer)
@@ -123,6 +123,10 @@ class Supervised(LightningModule):
         if isinstance(scheduler, (OneCycleLR, CyclicLR)):
             schedule["interval"] = "step"
         return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def parameter_settings(self) -> Sequence[tuple[nn.Parameter, dict[str, Any]]]:
+        """Parameters that the optimiser treats otherwise than it is set to, as ``{"weight_decay": 0.0}``; none here."""
+        return ()
 
     def setup(self, stage: str) -> None:
         """Runs one small real batch through everything that training will run, before it starts.
@@ -182,6 +186,14 @@ class Supervised(LightningModule):
             for part in self.children():
                 if part is not self.network:
                     part.float()
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """All trained parameters: those without settings of their own in one group, each other in one by itself."""
+        parts = [part for part in self.modules() if isinstance(part, Supervised)]
+        special = [(parameter, settings) for part in parts for parameter, settings in part.parameter_settings()]
+        known = {id(parameter) for parameter, _ in special}
+        common = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
+        return [{"params": common}, *({"params": [parameter], **settings} for parameter, settings in special)]
 
     def _probe(self, batch: Batch) -> None:
         with self._explaining("network", self.inputs, batch):
@@ -378,6 +390,18 @@ class DistillationModule(Supervised, ABC):
             half the batch each agree with one that has it whole.
         """
 
+    def remember(self) -> None:
+        """Keeps what a method's memory takes from the present step; called after each backward pass."""
+
+    @property
+    def present_hard_weight(self) -> float:
+        """The weight of the hard loss in this epoch; ``hard_weight`` unless a method changes it."""
+        return self.hard_weight
+
+    def on_after_backward(self) -> None:
+        """Lets the method remember the step, before any callback can save it."""
+        self.remember()
+
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "teacher":
             raise AttributeError("the teacher is an argument of the constructor, which freezes it")
@@ -403,9 +427,9 @@ class DistillationModule(Supervised, ABC):
         teacher, student = self._see_both(batch)
         terms = self._distil(teacher, student, batch)
         loss = torch.stack(list(terms.values())).sum()
-        if self.hard_weight:
+        if self.present_hard_weight:
             terms["hard"] = self._hard_loss(student.prediction, batch)
-            loss = loss + self.hard_weight * terms["hard"]
+            loss = loss + self.present_hard_weight * terms["hard"]
         self._log_losses(loss, terms, batch)
         return {"loss": loss, **self._for_callbacks(teacher, student, batch)}
 

@@ -68,7 +68,7 @@ TRIED = [
     "kitti_depth/tiekd_mobilenetv2_adabins",
     "kitti_depth/tiekd_resnet18",
 ]
-SMALL = {
+SMALL: dict[str, dict[str, Any]] = {
     "distill.models.SNERoadSeg": {"encoder_name": "resnet10t"},
     "distill.models.OFFNet": {"encoder_name": "mit_b0"},
     "distill.models.AdaBins": {

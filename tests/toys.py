@@ -24,7 +24,7 @@ from distill import (
 )
 from distill.distributed import gather
 from distill.losses import decode_depth
-from distill.methods import ARFD, CWD, DKD, KD, NTDH, PSSM, TIEKD, ResKD
+from distill.methods import ARFD, CRD, CWD, DKD, KD, NTDH, PSSM, TIEKD, FitNet, ResKD
 from distill.weighting import NontargetSampleMask, PerceptualSolutionSpaceMask
 
 CLASSES = 4
@@ -125,6 +125,10 @@ def pair_arguments(method: str = "", **changes: Any) -> dict[str, Any]:
     } | changes
 
 
+LAYERS: dict[str, Any] = {"teacher_layers": ["norm", "head"], "student_layers": ["first", "norm"]}
+
+ONE_PAIR: dict[str, Any] = {"teacher_layers": ["norm"], "student_layers": ["first"]}
+
 VARIANTS: dict[str, Callable[..., DistillationModule]] = {
     "KD under PSSM": partial(KD, weighting=PerceptualSolutionSpaceMask()),
     "DKD with sample mask": partial(DKD, weighting=NontargetSampleMask(0.5), warmup_epochs=0),
@@ -135,14 +139,18 @@ VARIANTS: dict[str, Callable[..., DistillationModule]] = {
         TIEKD, student_layers=["head"], bin_value="integral", normalization="sum", direction="student_teacher"
     ),
     "ResKD of all": partial(ResKD, losses=["ssim", "mse", "si"]),
+    "FitNet jointly": partial(FitNet, joint=True, **LAYERS),
+    "CRD with queue": partial(CRD, memory="queue", negatives=9, **ONE_PAIR),
     "hint and relations": partial(HintAndRelations, teacher_layers=["first"], student_layers=["first"]),
 }
-
-LAYERS: dict[str, Any] = {"teacher_layers": ["norm", "head"], "student_layers": ["first", "norm"]}
-
 # what a method cannot be made without, beside what pair_arguments gives
 NEEDED: dict[str, Callable[[], dict[str, Any]]] = {
     "ARFD": lambda: LAYERS,
+    **dict.fromkeys(("AT", "NST", "SemCKD", "VID"), lambda: LAYERS),
+    **dict.fromkeys(("FitNet", "FSP", "FT"), lambda: {**LAYERS, "stage_one_epochs": 1}),
+    **dict.fromkeys(("AFKD", "CC", "PKT", "RKD", "SP"), lambda: LAYERS),
+    "DimensionalStructure": lambda: {**LAYERS, "dimension": 16},
+    "CRD": lambda: {**ONE_PAIR, "num_samples": 10, "negatives": 20},
     "LIX": lambda: LAYERS,
     "Combined": lambda: {
         "methods": {
@@ -161,11 +169,12 @@ NEEDED: dict[str, Callable[[], dict[str, Any]]] = {
 }
 
 OF_DEPTH = ("ResKD", "TIEKD")
+OF_MAPS = ("AT", "CWD", "FSP", "NST")
 DEPTH_VARIANTS = ("ResKD of all", "TIEKD by integrals")
 
 # on logits (N, C) and on (N, C, H, W), where channels have positions, and on depth
 METHODS = [
-    *(name for name in distill.methods.__all__ if name not in ("CWD", *OF_DEPTH)),
+    *(name for name in distill.methods.__all__ if name not in (*OF_MAPS, *OF_DEPTH)),
     *(name for name in VARIANTS if name not in DEPTH_VARIANTS),
     *(name + ON_MAPS for name in distill.methods.__all__ if name not in OF_DEPTH),
     "CWD of features on maps",

@@ -1,0 +1,42 @@
+"""AT: the student is active where the teacher is."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.losses import at_loss
+from distill.pairs import feature_pairs, require_pairs
+
+
+class AT(DistillationModule):
+    """Attention transfer (Zagoruyko and Komodakis, ICLR 2017, eq. 2 with activation-based maps and p = 2).
+
+    ``hard_weight * CE + weight * sum over the pairs of layers of the squared difference of their attention maps``, as a
+    mean over positions, which is the authors' code; eq. 2 prints half the norm of the difference. See
+    :func:`~distill.losses.at_loss`. Nothing is trained beside the student.
+
+    Args:
+        *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` are pairs of
+            feature maps ``(N, C, H, W)``, in the paper the ends of the groups of residual blocks.
+        weight: The weight of the term. The authors' code has 1000; the paper 1000, too, divided by the number of
+            positions and samples.
+        **kwargs: As in :class:`~distill.base.DistillationModule`.
+
+    Raises:
+        ValueError: There is no layer, or teacher and student have different numbers of layers; from ``setup``: a layer
+            has no positions.
+    """
+
+    def __init__(self, *args: Any, weight: float = 1000.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        require_pairs(self)
+        self.weight = weight
+
+    def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
+        """The second term of equation 2 for each sample."""
+        values = [at_loss(*pair, reduction="none") for pair in feature_pairs(self, student, teacher)]
+        return {"at": self.weight * torch.stack(values).sum(0)}

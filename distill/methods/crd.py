@@ -1,0 +1,137 @@
+"""CRD: a sample's embeddings by student and teacher are told from those of other samples."""
+
+from __future__ import annotations
+
+import math
+from typing import Any, Literal
+
+import torch
+from lightning.pytorch.trainer.states import TrainerFn
+from torch import Tensor, nn
+
+from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.distributed import gather
+from distill.losses import nce_log_normalizer, nce_loss
+from distill.losses.unit import unit_vectors
+from distill.methods.embedding_memory import EmbeddingMemory, MemoryBank, MemoryQueue
+from distill.pairs import as_vector, feature_pairs, require_pairs
+
+Memory = Literal["bank", "queue"]
+
+
+class CRD(DistillationModule):
+    """Contrastive representation distillation (Tian et al., ICLR 2020, eqs. 18 and 19).
+
+    ``hard_weight * CE + weight * (NCE with the student's embedding as the anchor + NCE with the teacher's)``. A linear
+    layer embeds each side's feature, of a map its mean over the positions, and the embedding is divided by its length;
+    both layers are trained by this loss. The other embeddings come from a memory:
+
+    - ``bank``, as in the paper: one embedding of either network for every training sample, by the ``index`` in the
+      batch; M is their number.
+    - ``queue``, which needs no index: those of the last ``negatives`` samples; M is their number.
+
+    The memory takes the embeddings of a batch after the step. The constants Z are those of the first batch, as in the
+    authors' code. There the negatives are drawn from all samples, the sample itself included; here from the others,
+    which matters where the data set is not larger than the number of negatives.
+
+    Args:
+        *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` have one
+            layer each, in the paper the last before the classifier.
+        memory: ``bank`` or ``queue``.
+        num_samples: How many training samples the bank has a place for; as many as the training data unless said
+            otherwise.
+        negatives: K, how many other samples each is told from; 16384 in the paper.
+        temperature: By which the products of embeddings are divided; 0.07 in the authors' code.
+        momentum: What remains in the bank of an old embedding; 0.5 in the authors' code. A queue has none.
+        dimension: The length of an embedding; 128 in the authors' code.
+        weight: The weight of the term; 0.8 in the authors' code.
+        **kwargs: As in :class:`~distill.base.DistillationModule`.
+
+    Raises:
+        ValueError: There is not one pair of layers, or an argument is out of its range. From the step: it is not known
+            how many samples there are, or an index lies outside the bank.
+        KeyError: From the step: the batch has no ``index`` for the bank.
+    """
+
+    memory: EmbeddingMemory
+
+    def __init__(
+        self,
+        *args: Any,
+        memory: Memory = "bank",
+        num_samples: int | None = None,
+        negatives: int = 16384,
+        temperature: float = 0.07,
+        momentum: float = 0.5,
+        dimension: int = 128,
+        weight: float = 0.8,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, **kwargs)
+        require_pairs(self)
+        if len(self.student_layers) > 1:
+            raise ValueError(f"CRD compares one pair of layers, got {len(self.student_layers)}")
+        if memory not in ("bank", "queue"):
+            raise ValueError(f"memory must be bank or queue, got {memory!r}")
+        if negatives < 1:
+            raise ValueError(f"negatives must be 1 or more, got {negatives}")
+        if not temperature > 0:
+            raise ValueError(f"temperature must be positive, got {temperature}")
+        if not 0 <= momentum < 1:
+            raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
+        self.temperature = temperature
+        self.weight = weight
+        self.student_embedding = nn.LazyLinear(dimension)
+        self.teacher_embedding = nn.LazyLinear(dimension)
+        if memory == "bank":
+            self.memory = MemoryBank(num_samples, dimension, negatives=negatives, momentum=momentum)
+        else:
+            self.memory = MemoryQueue(negatives, dimension)
+        self._latest: tuple[Tensor, Tensor, Batch, Tensor] | None = None
+
+    def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
+        """Equation 18 in both directions, for each sample."""
+        ((feature, their_feature),) = feature_pairs(self, student, teacher)
+        ours = unit_vectors(self.student_embedding(as_vector(feature)))
+        theirs = unit_vectors(self.teacher_embedding(as_vector(their_feature)))
+        if not len(self.memory) and not self._allocate():
+            return {"crd": 0 * (ours + theirs).sum(1)}
+        directions = [
+            (positive / self.temperature, negatives / self.temperature)
+            for positive, negatives in self.memory.similarities(ours, theirs, batch)
+        ]
+        normalizers = self.memory.log_normalizers if self.memory.steps else self._normalizers(directions)
+        self._latest = ours.detach(), theirs.detach(), batch, normalizers
+        losses = [
+            nce_loss(*logits, n_data=len(self.memory), log_normalizer=log_normalizer, reduction="none")
+            for logits, log_normalizer in zip(directions, normalizers, strict=True)
+        ]
+        return {"crd": self.weight * (losses[0] + losses[1])}
+
+    def remember(self) -> None:
+        """Puts the embeddings of the last step, from all processes, into the memory."""
+        if self._latest is not None:
+            self.memory.update(*self._latest)
+            self._latest = None
+
+    def _normalizers(self, directions: list[tuple[Tensor, Tensor]]) -> Tensor:
+        """The logarithms of Z for either direction, ``(2,)``, by the global batch."""
+        values = []
+        for positive, negatives in directions:
+            logits = torch.cat([positive.unsqueeze(1), negatives], 1).detach()
+            log_means = logits.logsumexp(1) - math.log(logits.shape[1])
+            values.append(nce_log_normalizer(gather(log_means), n_data=len(self.memory)))
+        return torch.stack(values)
+
+    def _allocate(self) -> bool:
+        """Sizes the bank by the training data; False where there is nothing to train on, as in a validation alone."""
+        if self._trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+            return False
+        loader = self.trainer.fit_loop._data_source.dataloader() if self._trainer is not None else None
+        try:
+            self.memory.allocate(len(getattr(loader, "dataset", None)))  # type: ignore[arg-type]
+        except TypeError:
+            raise ValueError(
+                "CRD does not know how many training samples there are: give num_samples, or memory='queue'"
+            ) from None
+        return True

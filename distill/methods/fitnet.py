@@ -1,0 +1,74 @@
+"""FitNet: a regressor on the student's middle layer gives the teacher's hint."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from distill.base import Batch, NetworkOutput
+from distill.losses import hint_loss
+from distill.methods.staged import StagedDistillation
+from distill.pairs import as_map, feature_pairs, require_pairs
+from distill.regressor import Regressor
+
+
+class FitNet(StagedDistillation):
+    """Hints for thin deep nets (Romero et al., ICLR 2015, eq. 3 and Algorithm 1).
+
+    The first ``stage_one_epochs`` train the student up to its guided layers, and a regressor on each, on
+    ``weight * sum over the pairs of layers of the mean squared error``; nothing else moves. After them the regressors
+    are done with, and the whole student trains on ``hard_weight * CE``. The paper's second stage adds KD: so does
+    ``Combined`` with KD as its other part, which then runs beside the first stage as well.
+
+    ``joint=True`` has no stages: hints and hard loss together from the first epoch to the last, as most comparisons of
+    methods run it.
+
+    The regressor is a 1x1 convolution, for vectors a linear layer, with batch normalisation
+    (:class:`~distill.regressor.Regressor`), and of maps of two sizes the larger is pooled. The paper's convolution has
+    no padding, and a kernel as large as it takes to get to the teacher's size; published code has the normalisation and
+    a ReLU, behind which nothing can equal a feature that is negative.
+
+    Args:
+        *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` (hint layers) and ``student_layers``
+            (guided layers) are pairs, in the paper one in the middle of each network.
+        stage_one_epochs: The length of the first stage; of no effect with ``joint``. 30 in published code for methods
+            with two stages.
+        joint: Whether hints and hard loss are trained together.
+        weight: The weight of the hints; 100 in published code that compares methods, 1 / 2 of the sum over channels and
+            positions in the paper.
+        **kwargs: As in :class:`~distill.base.DistillationModule`.
+
+    Raises:
+        ValueError: There is no layer, teacher and student have different numbers of layers, or ``hard_weight`` is 0
+            without ``joint``; and as :class:`~distill.methods.staged.StagedDistillation` does.
+    """
+
+    def __init__(
+        self,
+        *args: Any,
+        stage_one_epochs: int = 30,
+        joint: bool = False,
+        weight: float = 100.0,
+        **kwargs: Any,
+    ) -> None:
+        super().__init__(*args, stage_one_epochs=stage_one_epochs, **kwargs)
+        require_pairs(self)
+        self.joint = joint
+        self.weight = weight
+        if joint:
+            self.stage_one_epochs = 0
+        else:
+            self._require_hard_loss()
+        self.regressors = nn.ModuleList(Regressor() for _ in self.student_layers)
+
+    def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
+        """Equation 3 for each sample; 0 in the second stage."""
+        if not (self.in_stage_one or self.joint):
+            return {"hint": student.prediction.new_zeros(())}
+        values = []
+        for regressor, (ours, theirs) in zip(self.regressors, feature_pairs(self, student, teacher), strict=True):
+            regressed = regressor(as_map(ours), theirs.shape[1])
+            values.append(hint_loss(regressed, as_map(theirs), reduction="none"))
+        return {"hint": self.weight * torch.stack(values).sum(0)}

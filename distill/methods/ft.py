@@ -1,0 +1,93 @@
+"""FT: the teacher paraphrases its features, the student translates its own."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distill.adaptors import convolve_to
+from distill.base import Batch, NetworkOutput
+from distill.losses import factor_loss, hint_loss
+from distill.losses.pooling import to_common_size
+from distill.methods.staged import StagedDistillation
+from distill.pairs import as_map, feature_pairs, require_pairs
+
+
+class FT(StagedDistillation):
+    """Factor transfer (Kim et al., NeurIPS 2018, eqs. 1 to 4).
+
+    The first ``stage_one_epochs`` train a paraphraser on each of the teacher's layers, an autoencoder with
+    ``rate * C`` channels in its middle, to reconstruct the features (eq. 1); the student does not learn meanwhile.
+    After them the paraphrasers are frozen, and the student trains on
+    ``hard_weight * CE + weight * sum over the pairs of layers of the mean absolute difference`` of the teacher's factor
+    and of what a translator makes of the student's features, both of length 1 (eqs. 2 to 4).
+
+    Encoder, decoder and translator are three 3x3 convolutions with leaky ReLU (0.1) after each, as in the paper, except
+    after the decoder's last: features may be negative. Batch normalisation between them, which some published code has,
+    is left out. The paper takes eq. 4 without the mean, with p = 1; the mean is that of published code.
+
+    Args:
+        *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` are pairs of
+            maps or vectors, in the paper one pair: the ends of the last groups of convolutions.
+        stage_one_epochs: The length of the first stage; 30 in published code.
+        rate: k, the channels of a factor by those of the teacher; 0.5 to 4 in the paper, 0.5 in most of its tables.
+        weight: The weight of the term; 500 in the authors' code on CIFAR-100.
+        **kwargs: As in :class:`~distill.base.DistillationModule`.
+
+    Raises:
+        ValueError: There is no layer, teacher and student have different numbers of layers, or the rate is not
+            positive; and as :class:`~distill.methods.staged.StagedDistillation` does.
+    """
+
+    def __init__(
+        self, *args: Any, stage_one_epochs: int = 30, rate: float = 0.5, weight: float = 500.0, **kwargs: Any
+    ) -> None:
+        super().__init__(*args, stage_one_epochs=stage_one_epochs, **kwargs)
+        require_pairs(self)
+        if rate <= 0:
+            raise ValueError(f"rate must be positive, got {rate}")
+        self.rate = rate
+        self.weight = weight
+        self.encoders = nn.ModuleList(_Convolutions() for _ in self.teacher_layers)
+        self.decoders = nn.ModuleList(_Convolutions(linear_end=True) for _ in self.teacher_layers)
+        self.translators = nn.ModuleList(_Convolutions() for _ in self.student_layers)
+
+    def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
+        """Equation 1 in the first stage, equation 4 in the second, for each sample."""
+        modules = zip(self.encoders, self.decoders, self.translators, strict=True)
+        values = []
+        for (encoder, decoder, translator), pair in zip(modules, feature_pairs(self, student, teacher), strict=True):
+            ours, theirs = map(as_map, pair)
+            channels = theirs.shape[1]
+            factor_channels = max(1, round(self.rate * channels))
+            factor = encoder(theirs, (channels, factor_channels, factor_channels))
+            # in the first stage, too, so that the probe before training finds the translator's channels
+            translated = translator(ours, (ours.shape[1], factor_channels, factor_channels))
+            if self.in_stage_one:
+                reconstruction = decoder(factor, (factor_channels, channels, channels))
+                values.append(hint_loss(reconstruction, theirs, reduction="none"))
+            else:  # the paraphraser is frozen: the loss takes its factor as a constant
+                values.append(factor_loss(*to_common_size(translated, factor), reduction="none"))
+        total, none = torch.stack(values).sum(0), student.prediction.new_zeros(())
+        if self.in_stage_one:
+            return {"reconstruction": total, "ft": none}
+        return {"reconstruction": none, "ft": self.weight * total}
+
+
+class _Convolutions(nn.Module):
+    """Three 3x3 convolutions, to as many channels as their first call says, each with a leaky ReLU after it."""
+
+    def __init__(self, linear_end: bool = False) -> None:
+        super().__init__()
+        self.slopes = (0.1, 0.1, 1.0 if linear_end else 0.1)
+        self.layers = nn.ModuleList(nn.LazyConv2d(1, kernel_size=3, padding=1) for _ in self.slopes)
+
+    def forward(self, feature: Tensor, channels: Sequence[int]) -> Tensor:
+        """``(N, C, H, W)`` to ``(N, channels[-1], H, W)``."""
+        for layer, count, slope in zip(self.layers, channels, self.slopes, strict=True):
+            feature = F.leaky_relu(convolve_to(count, layer, feature), slope)
+        return feature

@@ -1,0 +1,42 @@
+"""NST: the student's channels look at the places that the teacher's look at."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.losses import nst_loss
+from distill.pairs import feature_pairs, require_pairs
+
+
+class NST(DistillationModule):
+    """Neuron selectivity transfer (Huang and Wang, 2017, arXiv:1707.01219, Sec. 4).
+
+    ``hard_weight * CE + weight * sum over the pairs of layers of MMD^2``: the channels of a layer, each a map of where
+    it is active, are samples of a distribution, and the two layers' distributions are compared by their squared maximum
+    mean discrepancy under the kernel (x^T y)^2. See :func:`~distill.losses.nst_loss`. Nothing is trained beside the
+    student.
+
+    Args:
+        *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` are pairs of
+            feature maps ``(N, C, H, W)``, in the paper the last convolution's.
+        weight: The weight of the term; 50 in published code that compares methods. The paper writes it lambda / 2.
+        **kwargs: As in :class:`~distill.base.DistillationModule`.
+
+    Raises:
+        ValueError: There is no layer, or teacher and student have different numbers of layers; from ``setup``: a layer
+            has no positions.
+    """
+
+    def __init__(self, *args: Any, weight: float = 50.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        require_pairs(self)
+        self.weight = weight
+
+    def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
+        """The discrepancies of all pairs of layers, for each sample."""
+        values = [nst_loss(*pair, reduction="none") for pair in feature_pairs(self, student, teacher)]
+        return {"nst": self.weight * torch.stack(values).sum(0)}

@@ -1,0 +1,53 @@
+"""RKD: the student's samples lie to each other as the teacher's do, in distance and angle."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.distributed import gather
+from distill.losses import rkd_angle_loss, rkd_distance_loss
+from distill.pairs import feature_pairs, require_pairs
+
+
+class RKD(DistillationModule):
+    """Relational knowledge distillation (Park et al., CVPR 2019, eqs. 4-10).
+
+    ``hard_weight * CE + distance_weight * RKD-D + angle_weight * RKD-A``, for several pairs of layers of their sums.
+    Relations are those between all samples of the batch, of all processes together, also of samples without a label.
+    The paper compares the embeddings, the output of the last layer before the classifier: name that pooled layer.
+    Features may be vectors or maps, which count as one long vector, and may have any number of channels.
+
+    Args:
+        *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` are pairs.
+        distance_weight: The weight of the distances; 25 in the paper for classification, where it is called
+            lambda_RKD-D. 0 leaves them out.
+        angle_weight: The weight of the angles; 50 in the paper for classification. 0 leaves them out.
+        **kwargs: As in :class:`~distill.base.DistillationModule`.
+
+    Raises:
+        ValueError: There is no layer, teacher and student have different numbers of layers, or both weights are 0.
+    """
+
+    def __init__(self, *args: Any, distance_weight: float = 25.0, angle_weight: float = 50.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        require_pairs(self)
+        if not (distance_weight or angle_weight):
+            raise ValueError("RKD has nothing to compare: distance_weight and angle_weight are both 0")
+        self.distance_weight = distance_weight
+        self.angle_weight = angle_weight
+
+    def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
+        """Equation 4 with the distances of eq. 7 and the angles of eq. 10, apart."""
+        pairs = [(gather(ours), gather(theirs)) for ours, theirs in feature_pairs(self, student, teacher)]
+        terms = {}
+        if self.distance_weight:
+            distances = [rkd_distance_loss(*pair) for pair in pairs]
+            terms["distance"] = self.distance_weight * torch.stack(distances).sum()
+        if self.angle_weight:
+            angles = [rkd_angle_loss(*pair) for pair in pairs]
+            terms["angle"] = self.angle_weight * torch.stack(angles).sum()
+        return terms

@@ -1,0 +1,70 @@
+"""Methods that train something else first."""
+
+from __future__ import annotations
+
+from abc import ABC
+from typing import Any
+
+from lightning.pytorch.strategies import DDPStrategy
+
+from distill.base import DistillationModule
+
+
+class StagedDistillation(DistillationModule, ABC):
+    """Base of the methods with two stages: the first epochs of a fit train on the method's first loss alone.
+
+    The stage follows from the epoch, so a resumed fit goes on in the stage that it was stopped in. In the first stage
+    there is no hard loss, and no part of the networks that the loss does not reach moves, but for running statistics.
+    As part of :class:`~distill.methods.Combined`, the hard loss and the other parts go on beside the first stage.
+
+    Args:
+        *args: As in :class:`~distill.base.DistillationModule`.
+        stage_one_epochs: How many epochs the first stage takes.
+        **kwargs: As in :class:`~distill.base.DistillationModule`.
+
+    Raises:
+        ValueError: ``stage_one_epochs`` is less than 1. From ``setup``: it is no less than the trainer's
+            ``max_epochs``, or the strategy is DDP without ``find_unused_parameters``.
+    """
+
+    def __init__(self, *args: Any, stage_one_epochs: int, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if stage_one_epochs < 1:
+            raise ValueError(f"stage_one_epochs must be 1 or more, got {stage_one_epochs}")
+        self.stage_one_epochs = stage_one_epochs
+
+    @property
+    def in_stage_one(self) -> bool:
+        """Whether this epoch belongs to the first stage; a module without a trainer is in epoch 0."""
+        epoch = self.trainer.current_epoch if self._trainer is not None else 0
+        return epoch < self.stage_one_epochs
+
+    @property
+    def present_hard_weight(self) -> float:
+        """0 in the first stage."""
+        return 0.0 if self.in_stage_one else self.hard_weight
+
+    def setup(self, stage: str) -> None:
+        """As in the base class; checks that there is a second stage, and that DDP allows for the first."""
+        if stage == "fit" and self.stage_one_epochs:
+            name, epochs = type(self).__name__, self.trainer.max_epochs
+            if epochs is not None and 0 <= epochs <= self.stage_one_epochs:
+                raise ValueError(
+                    f"{name} has stage_one_epochs={self.stage_one_epochs}, which leaves none of max_epochs={epochs} "
+                    "for its second stage"
+                )
+            strategy = self.trainer.strategy
+            if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters", False):
+                raise ValueError(
+                    f"{name} trains other parameters in each of its stages: give "
+                    "--trainer.strategy ddp_find_unused_parameters_true"
+                )
+        super().setup(stage)
+
+    def _require_hard_loss(self) -> None:
+        """Raises a ValueError where the hard loss, all that the second stage of some methods has, is left out."""
+        if not self.hard_weight:
+            raise ValueError(
+                f"{type(self).__name__} has hard_weight=0, but its second stage is the hard loss alone: give it a "
+                "hard_weight above 0"
+            )

@@ -1,0 +1,93 @@
+"""VID: the student's features are to tell the teacher's, as far as they can."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import UninitializedParameter
+
+from distill.adaptors import convolve_to
+from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.losses import vid_loss
+from distill.losses.pooling import to_common_size
+from distill.pairs import as_map, feature_pairs, require_pairs
+
+FIRST_VARIANCE = 5.0
+LEAST_VARIANCE = 1e-5
+
+
+class VID(DistillationModule):
+    """Variational information distillation (Ahn et al., CVPR 2019, Sec. 2).
+
+    ``hard_weight * CE + weight * sum over the pairs of layers of -log q(teacher | student)``: a bound of their mutual
+    information, where q is a Gaussian. Its mean is made from the student's features by three 1x1 convolutions with ReLU
+    between them, and it has one variance for each of the teacher's channels, softplus of a trained scale plus 1e-5, 5
+    at the start. Features may be maps or vectors; of maps of different sizes the larger is pooled.
+
+    The paper sums over channels and positions; published code, and this, takes the mean, see
+    :func:`~distill.losses.vid_loss`. The authors' convolutions have batch normalisation, ours depend on no other
+    sample. Weight decay would pull the variances to softplus(0), so the scales have none.
+
+    Args:
+        *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` are pairs.
+        weight: The weight of the term; 1 in published code that compares methods, lambda in the paper.
+        **kwargs: As in :class:`~distill.base.DistillationModule`.
+
+    Raises:
+        ValueError: There is no layer, or teacher and student have different numbers of layers.
+    """
+
+    def __init__(self, *args: Any, weight: float = 1.0, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        require_pairs(self)
+        self.weight = weight
+        self.regressors = nn.ModuleList(_Regressor() for _ in self.student_layers)
+        self.variances = nn.ModuleList(_Variance() for _ in self.student_layers)
+
+    def parameter_settings(self) -> Sequence[tuple[nn.Parameter, dict[str, Any]]]:
+        """No weight decay for the scales of the variances."""
+        return [(scale, {"weight_decay": 0.0}) for scale in self.variances.parameters()]
+
+    def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
+        """Minus the log-likelihoods of all pairs of layers, for each sample."""
+        parts = zip(self.regressors, self.variances, feature_pairs(self, student, teacher), strict=True)
+        values = []
+        for regressor, variance, pair in parts:
+            ours, theirs = to_common_size(*map(as_map, pair))
+            values.append(vid_loss(regressor(ours, theirs.shape[1]), theirs, variance(theirs), reduction="none"))
+        return {"vid": self.weight * torch.stack(values).sum(0)}
+
+
+class _Regressor(nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(nn.LazyConv2d(1, kernel_size=1) for _ in range(3))
+
+    def forward(self, feature: Tensor, channels: int) -> Tensor:
+        """The mean of every feature of the teacher, ``(N, C, H, W)`` to ``(N, channels, H, W)``."""
+        first, second, last = self.convolutions
+        for convolution in (first, second):
+            feature = F.relu(convolve_to(channels, convolution, feature))
+        return convolve_to(channels, last, feature)
+
+
+class _Variance(LazyModuleMixin, nn.Module):
+    def __init__(self) -> None:
+        super().__init__()
+        self.scale: Tensor = UninitializedParameter()
+
+    def initialize_parameters(self, feature: Tensor) -> None:
+        """One scale for each channel."""
+        if isinstance(self.scale, UninitializedParameter):
+            self.scale.materialize((feature.shape[1],))
+            nn.init.constant_(self.scale, math.log(math.expm1(FIRST_VARIANCE - LEAST_VARIANCE)))
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """The variance of every channel of a feature, ``(C,)``."""
+        return F.softplus(self.scale) + LEAST_VARIANCE

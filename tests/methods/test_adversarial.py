@@ -1,0 +1,128 @@
+from __future__ import annotations
+
+from typing import Any, get_args
+
+import pytest
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from distill.base import DistillationModule
+from distill.losses.adversarial import Form
+from distill.methods import AFKD, ALKD
+from distill.methods.discriminator import Discriminator, opposed_losses
+from tests.losses.cases import assert_near, random_case
+from tests.losses.features import features
+from tests.methods.steps import terms_of
+from tests.toys import ToyData, make, make_batch, prepared, quiet_trainer
+
+LAYERS: dict[str, Any] = {"teacher_layers": ["a"], "student_layers": ["a"]}
+
+
+def slopes(loss: Tensor, module: nn.Module) -> list[Tensor]:
+    found = torch.autograd.grad(loss, list(module.parameters()), allow_unused=True, retain_graph=True)
+    return [gradient for gradient in found if gradient is not None]
+
+
+@pytest.mark.parametrize("method", ["ALKD", "AFKD", "ALKD on maps", "AFKD on maps"])
+def test_neither_loss_touches_the_gradients_of_the_other(method: str) -> None:
+    module = prepared(make(method))
+    batch = make_batch(method=method)
+    terms = module._distil(*module._see_both(batch), batch)
+    assert list(terms) == ["adversarial", "discriminator"]
+    assert module.network is not None
+    judges = module.discriminator if isinstance(module, ALKD) else module.get_submodule("discriminators")
+    assert isinstance(judges, nn.Module)
+    assert slopes(terms["adversarial"], judges) == []
+    assert slopes(terms["discriminator"], module.network) == []
+    assert len(slopes(terms["discriminator"], judges)) == len(list(judges.parameters()))
+    assert slopes(terms["adversarial"], module.network)
+    if isinstance(module, AFKD):
+        assert slopes(terms["discriminator"], module.adaptors) == []
+        assert slopes(terms["adversarial"], module.adaptors)
+
+
+@pytest.mark.parametrize("form", get_args(Form))
+def test_losses_are_those_of_a_discriminator_of_three_layers(form: Form) -> None:
+    discriminator = Discriminator(5).double()
+    student, teacher = features(3, 4, 2, 2), features(3, 4, 2, 2, seed=1)
+    learning, deceiving = opposed_losses(discriminator, student, teacher, form)
+
+    weights = discriminator.state_dict()
+    first, second, last = ((weights[f"layers.{i}.weight"], weights[f"layers.{i}.bias"]) for i in (0, 3, 6))
+    scores = []
+    for hidden in (student.flatten(2).mT, teacher.flatten(2).mT):  # (N, L, C)
+        for weight, bias in (first, second):
+            hidden = hidden @ weight.T + bias
+            centred = hidden - hidden.mean(2, keepdim=True)
+            hidden = centred / (centred.square().mean(2, keepdim=True) + 1e-5).sqrt()
+            hidden = torch.where(hidden > 0, hidden, 0.2 * hidden)
+        scores.append((hidden @ last[0].T + last[1]).squeeze(2))
+    ours, theirs = scores
+    if form == "hinge":
+        expected = (1 + ours).clamp(min=0) + (1 - theirs).clamp(min=0), -ours
+    else:
+        expected = -torch.log(1 - ours.sigmoid()) - torch.log(theirs.sigmoid()), -torch.log(ours.sigmoid())
+    assert_near(learning, expected[0])
+    assert_near(deceiving, expected[1])
+
+
+def test_alkd_weighs_the_students_loss_alone_and_has_one_value_a_pixel() -> None:
+    case = random_case(samples=3, classes=4, spatial=(2, 5))
+    method = ALKD(weight=0.3, hidden=6).double()
+    terms = terms_of(method, case)
+    learning, deceiving = opposed_losses(method.discriminator, case.student, case.teacher, "non_saturating")
+    assert_near(terms["discriminator"], learning.view(3, 2, 5))
+    assert_near(terms["adversarial"], 0.3 * deceiving.view(3, 2, 5))
+    assert ALKD().weight == AFKD(**LAYERS).weight == 0.1
+
+
+def test_afkd_compares_features_of_any_size_by_one_value_a_sample() -> None:
+    theirs, ours = {"a": features(3, 6, 2, 4)}, {"a": features(3, 5, 4, 4, seed=1)}
+    method = AFKD(**LAYERS, hidden=6).double()
+    terms = terms_of(method, random_case(samples=3), theirs, ours)
+    pooled = F.avg_pool2d(ours["a"], (2, 1)).flatten(2)
+    adapted = method.adaptors[0](pooled)
+    assert adapted.shape == (3, 6, 8)
+    learning, deceiving = opposed_losses(method.discriminators[0], adapted, theirs["a"].flatten(2), "non_saturating")
+    assert_near(terms["discriminator"], learning.mean(1))
+    assert_near(terms["adversarial"], 0.1 * deceiving.mean(1))
+
+
+@pytest.mark.parametrize("method", ["ALKD", "AFKD"])
+def test_the_discriminator_learns_beside_the_student_when_gradients_are_accumulated(method: str, tmp_path: Any) -> None:
+    module = prepared(make(method))
+    before = {name: value.clone() for name, value in module.state_dict().items() if "discriminator" in name}
+    assert before
+    quiet_trainer(tmp_path, accumulate_grad_batches=2).fit(module, ToyData())
+    for name, value in before.items():
+        assert not torch.equal(value, module.state_dict()[name]), name
+
+
+@pytest.mark.parametrize("form", get_args(Form))
+def test_both_stay_finite_at_a_students_learning_rate(form: Form) -> None:
+    torch.manual_seed(0)
+    discriminator, student = Discriminator(128), nn.Linear(20, 10)
+    inputs, teacher = torch.randn(64, 20), 5 * torch.randn(64, 10)
+    discriminator(teacher)
+    parameters = [*discriminator.parameters(), *student.parameters()]
+    optimizer = torch.optim.SGD(parameters, lr=0.1, momentum=0.9)
+    for _ in range(200):
+        learning, deceiving = opposed_losses(discriminator, student(inputs), teacher, form)
+        optimizer.zero_grad()
+        (learning.mean() + 0.1 * deceiving.mean()).backward()
+        optimizer.step()
+    assert learning.mean() < 10
+    assert student(inputs).abs().max() < 1000
+
+
+def test_features_need_pairs_of_layers() -> None:
+    with pytest.raises(ValueError, match="AFKD has no layers to compare: name teacher_layers and student_layers"):
+        AFKD()
+
+
+@pytest.mark.parametrize("method", [ALKD(form="mean"), AFKD(**LAYERS, form="mean")])  # type: ignore[arg-type]
+def test_an_unknown_form_is_refused(method: DistillationModule) -> None:
+    case = random_case(samples=3)._replace(target=torch.zeros(3))
+    with pytest.raises(ValueError, match="form must be non_saturating or hinge, got 'mean'"):
+        terms_of(method.double(), case, {"a": features(3, 4)}, {"a": features(3, 4)})
