@@ -102,6 +102,8 @@ class DWLD(DistillationModule):
             :func:`~distill.losses.dwld_terms`.
         weight: The weight of the term, lambda_L of eq. 21; the best of the paper's ratios to the hard loss is 1 : 2.
         controller: Makes the weights; the paper's by default.
+        warmup_epochs: Over this many epochs the weight of both terms grows linearly to its full value, as in DKD's
+            code; the paper names none.
         **kwargs: As in :class:`~distill.base.DistillationModule`.
     """
 
@@ -113,6 +115,7 @@ class DWLD(DistillationModule):
         form: Form = "bregman",
         weight: float = 0.5,
         controller: DynamicWeightController | None = None,
+        warmup_epochs: int = 0,
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
@@ -121,6 +124,7 @@ class DWLD(DistillationModule):
         self.form = form
         self.weight = weight
         self.controller = controller or DynamicWeightController()
+        self.warmup_epochs = warmup_epochs
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """Equation 10, its terms apart."""
@@ -133,4 +137,5 @@ class DWLD(DistillationModule):
             form=self.form,
             ignore_index=self.ignore_index,
         )
-        return {"tcld": self.weight * self.alpha * tcld, "ncld": self.weight * ncld}
+        weight = self.weight * min((self.current_epoch + 1) / max(self.warmup_epochs, 1), 1.0)
+        return {"tcld": weight * self.alpha * tcld, "ncld": weight * ncld}

@@ -27,6 +27,7 @@ class LIX(Combined):
         temperature: As in :class:`DWLD`.
         form: As in :class:`DWLD`.
         controller: As in :class:`DWLD`.
+        warmup_epochs: As in :class:`DWLD`.
         kernel: As in :class:`ARFD`.
         measure: As in :class:`ARFD`.
         logit_weight: lambda_L.
@@ -46,13 +47,21 @@ class LIX(Combined):
         temperature: float = 1.0,
         form: Form = "bregman",
         controller: DynamicWeightController | None = None,
+        warmup_epochs: int = 0,
         kernel: Kernel = "laplace",
         measure: Measure = "cka",
         logit_weight: float = 0.5,
         feature_weight: float = 0.5,
         **kwargs: Any,
     ) -> None:
-        dwld = DWLD(alpha=alpha, temperature=temperature, form=form, weight=logit_weight, controller=controller)
+        dwld = DWLD(
+            alpha=alpha,
+            temperature=temperature,
+            form=form,
+            weight=logit_weight,
+            controller=controller,
+            warmup_epochs=warmup_epochs,
+        )
         arfd = ARFD(
             teacher_layers=teacher_layers,
             student_layers=student_layers,

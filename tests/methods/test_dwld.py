@@ -34,6 +34,14 @@ def test_a_range_of_one_value_makes_it_dkd() -> None:
     assert_near(terms["tcld"] + terms["ncld"], dkd, 1e-9)
 
 
+def test_the_weight_grows_over_the_epochs_of_the_warm_up() -> None:
+    case, controller = random_case(samples=5), DynamicWeightController(beta_min=8, beta_max=8)
+    whole = terms_of(DWLD(controller=controller).double(), case)
+    first = terms_of(DWLD(controller=controller, warmup_epochs=4).double(), case)
+    for name in ("tcld", "ncld"):
+        assert_near(4 * first[name], whole[name])
+
+
 def test_weights_are_equations_6_to_9() -> None:
     case = random_case(samples=2, classes=3, spatial=(4,))
     controller = DynamicWeightController(beta_min=2, beta_max=5).double()
