@@ -24,6 +24,9 @@ from distill.atomic import written_whole
 LARGEST = 65535
 """Of a 16-bit PNG file."""
 
+SETTINGS = (bool, int, float, str, tuple, type(None))
+"""Types of a layer's attributes that say what it computes."""
+
 
 class ResponseWriter(Callback):
     """Writes what a depth network predicts, one file a frame, as ``responses`` of the data modules reads it.
@@ -186,9 +189,14 @@ def _depths(prediction: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
 
 
 def _fingerprint(module: LightningModule) -> str:
-    """A hash of all weights with their names."""
+    """A hash of the network's layers with their settings, and of all weights with their names."""
     digest = hashlib.sha256()
-    for name, values in sorted(module.state_dict().items()):
+    network = getattr(module, "network", module)
+    for name, layer in network.named_modules():
+        settings = {key: value for key, value in vars(layer).items() if isinstance(value, SETTINGS) and key[0] != "_"}
+        settings.pop("training", None)
+        digest.update(f"{name} {type(layer).__name__} {sorted(settings.items())} ".encode())
+    for name, values in sorted(network.state_dict().items()):
         if isinstance(values, Tensor) and not is_lazy(values):
             digest.update(f"{name} {values.dtype} {tuple(values.shape)} ".encode())
             digest.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)

@@ -126,8 +126,8 @@ class FramePairs(Dataset[Batch]):
         """The frames' names by position; none of them has one in a data set that names no frames."""
         return getattr(self.frames, "names", ())
 
-    def check_responses(self) -> None:
-        """Sees to it that there is a response to every frame.
+    def check_responses(self, *, required: bool) -> None:
+        """Sees to it that there is a response to every frame, or, where none is required, to every frame or to none.
 
         Raises:
             FileNotFoundError: One is missing.
@@ -137,7 +137,10 @@ class FramePairs(Dataset[Batch]):
             return
         if not self.names:
             raise ValueError(f"{self.responses.folder} cannot be used: the frames have no names to find responses by")
-        self.responses.check(self.names)
+        if required or self.responses.holds_any(self.names):
+            self.responses.check(self.names)
+        else:
+            self.responses = None
 
     def __getitem__(self, index: int | Draw) -> Batch:
         """One sample.
@@ -355,7 +358,10 @@ class FrameDataModule(PairedDataModule):
         return Splits(pairs(train, self.augmentation), pairs(val), pairs(test))
 
     def setup(self, stage: str | None = None) -> None:
-        """Makes the data sets of all stages on the first call, and looks for the responses that this stage needs."""
+        """Makes the data sets of all stages on the first call, and looks for the responses that this stage needs.
+
+        Only training needs them: splits to evaluate on may have none at all, and then give no ``teacher_prediction``.
+        """
         super().setup(stage)
         needed: dict[str | None, Sequence[SplitName]] = {
             "fit": ("train", "val"),
@@ -364,7 +370,8 @@ class FrameDataModule(PairedDataModule):
             "predict": (self.predict_on,),
         }
         for split in needed.get(stage, get_args(SplitName)):
-            cast(FramePairs, getattr(self.splits, split)).check_responses()
+            pairs = cast(FramePairs, getattr(self.splits, split))
+            pairs.check_responses(required=split == "train" and stage in ("fit", None))
 
     # Loaders that start workers take a random number. From a generator of their own, it leaves the global state the
     # same whether there are workers or not.

@@ -164,7 +164,7 @@ class KITTIDepth(FrameDataModule):
 
 def _drive(line: Listed) -> str:
     """The folder above ``image_02/data/0000000069.png``."""
-    return Path(line.image).parts[-4]
+    return Path(line.image).parts[-4] if line.image.count("/") >= 3 else ""
 
 
 def _read_depth(path: Path, camera: Camera) -> NDArray[np.float32]:

@@ -70,6 +70,10 @@ class StoredResponses:
                 "TIE-KD's released code writes"
             )
 
+    def holds_any(self, names: Sequence[str]) -> bool:
+        """Whether there is a response to any frame of these names."""
+        return any(self._find(name) is not None for name in names)
+
     def read(self, name: str, sizes: Sequence[tuple[int, int]]) -> Floats:
         """The response to a frame in metres, ``(H, W)``.
 

@@ -122,7 +122,21 @@ class Supervised(LightningModule):
             schedule["monitor"] = scheduler.monitor
         if isinstance(scheduler, (OneCycleLR, CyclicLR)):
             schedule["interval"] = "step"
+            self._check_length(scheduler)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def _check_length(self, scheduler: OneCycleLR | CyclicLR) -> None:
+        """A cycle that is too short would end the fit, one that is too long never lowers the learning rate."""
+        if not isinstance(scheduler, OneCycleLR) or self._trainer is None:
+            return
+        steps, total = self.trainer.estimated_stepping_batches, scheduler.total_steps
+        advice = (
+            f"OneCycleLR has total_steps={total}, but the fit takes {steps} steps: give --model.lr_scheduler.init_args"
+        )
+        if steps > total:
+            raise ValueError(f"{advice}.total_steps {steps}")
+        if steps < total:
+            rank_zero_warn(f"{advice}.total_steps {steps}, or the learning rate ends in the middle of its cycle")
 
     def parameter_settings(self) -> Sequence[tuple[nn.Parameter, dict[str, Any]]]:
         """Parameters that the optimiser treats otherwise than it is set to, as ``{"weight_decay": 0.0}``; none here."""
@@ -144,6 +158,7 @@ class Supervised(LightningModule):
                 metric.reset()  # validate() leaves states made in inference mode, which a fit cannot update
         if stage == "predict":
             return
+        self._task.check_network(self._require("network"), model=self._described("network"))
         classes = getattr(self.trainer.datamodule, "num_classes", None)  # type: ignore[attr-defined]
         expected = getattr(self.task, "num_classes", classes)
         if classes is not None and classes != expected:
@@ -448,7 +463,8 @@ class DistillationModule(Supervised, ABC):
         super().setup(stage)
 
     def _probe(self, batch: Batch) -> None:
-        if self.teacher is None:
+        fitting = self._trainer is None or self.trainer.state.fn == TrainerFn.FITTING
+        if self.teacher is None or (not fitting and self._teacher_sees_nothing(batch)):
             return super()._probe(batch)
         with self._explaining("teacher", self.teacher_inputs, batch):
             teacher = self._teacher_output(batch)
@@ -468,6 +484,13 @@ class DistillationModule(Supervised, ABC):
                 f"{str(error).splitlines()[0]}"
             ) from error
         return None
+
+    def _teacher_sees_nothing(self, batch: Batch) -> bool:
+        """Whether a batch to evaluate on lacks what the teacher sees; the student can still be scored."""
+        lacking = [name for name in self.teacher_inputs if name not in batch]
+        if lacking:
+            rank_zero_warn(f"without the modality {lacking[0]!r} the student is scored alone, its teacher does not run")
+        return bool(lacking)
 
     def _see_both(self, batch: Batch) -> tuple[NetworkOutput, NetworkOutput]:
         return self._teacher_output(batch), self._student_output(batch)
@@ -491,7 +514,7 @@ class DistillationModule(Supervised, ABC):
             return {name: self._mean(full_precision(values), batch) for name, values in terms.items()}
 
     def _evaluate(self, batch: Batch, stage: str) -> dict[str, Any]:
-        if self.teacher is None:
+        if self.teacher is None or self._teacher_sees_nothing(batch):
             return super()._evaluate(batch, stage)
         teacher, student = self._see_both(batch)
         self._score(student.prediction, batch, stage)

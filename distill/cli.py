@@ -217,7 +217,7 @@ def main(args: list[str] | None = None) -> None:
     except ConfigurationError as error:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
-    except (FileNotFoundError, KeyError, MisconfigurationException, TypeError, ValueError) as error:
+    except (ImportError, KeyError, MisconfigurationException, OSError, TypeError, ValueError) as error:
         if not _is_a_sentence(error):
             raise
         sys.stderr.write(f"error: {one_line(str(error.args[0] if error.args else error))}\n")

@@ -28,6 +28,9 @@ class Task(nn.Module, ABC):
     mode: str
     ignore_index: int
 
+    def check_network(self, network: nn.Module, *, model: str) -> None:
+        """Raises a :class:`ValueError` of one sentence where a network to train is made for something else."""
+
     def at_targets(self, prediction: Tensor, target: Tensor) -> Tensor:
         """The prediction with one value for each position of the target; what networks return is brought to this."""
         return prediction
@@ -237,6 +240,14 @@ class DepthEstimation(Task):
         self.average = average
         self.metrics()  # refuses a range, a crop or an average that there is not
 
+    def check_network(self, network: nn.Module, *, model: str) -> None:
+        """Raises a ValueError where the network, or one that it wraps, is made for another range of depths."""
+        for part in network.modules():
+            for name in ("min_depth", "max_depth"):
+                expected, found = getattr(self, name), getattr(part, name, None)
+                if found is not None and found != expected:
+                    raise ValueError(f"the {model} has {name}={found}, but the task has {name}={expected}")
+
     def at_targets(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Depth ``(N, 1, h, w)`` as ``(N, 1, H, W)``, enlarged bilinearly where it is smaller than the target."""
         if prediction.ndim != 4 or target.ndim != 4 or not _is_smaller(prediction.shape[2:], target.shape[2:]):
@@ -270,6 +281,8 @@ class DepthEstimation(Task):
                 f"{model} returns a prediction of shape {tuple(prediction.shape)}, but DepthEstimation() takes depth "
                 "of shape (N, 1, H, W)"
             )
+        if not prediction.isfinite().all():
+            raise ValueError(f"{model} returns depth that is NaN or infinite")
         if target.ndim != 4 or target.shape[:2] != (len(prediction), 1) or not target.is_floating_point():
             raise ValueError(
                 f"{data}: target must hold one depth in metres a pixel, floats of shape ({len(prediction)}, 1, H, W), "

@@ -494,3 +494,28 @@ def test_samples_of_different_sizes_can_be_trained_on_one_by_one(tmp_path: Path)
     trainer = quiet_trainer(tmp_path, max_epochs=1)
     trainer.fit(make("LIX on maps"), loader)
     assert trainer.global_step == 2
+
+
+def test_a_cycle_of_the_learning_rate_has_the_length_of_the_fit(tmp_path: Path) -> None:
+    def fit(total_steps: int) -> None:
+        module = make("KD", lr_scheduler=lambda o: torch.optim.lr_scheduler.OneCycleLR(o, 0.1, total_steps=total_steps))
+        start(module, ToyData(), tmp_path)
+
+    with pytest.raises(ValueError, match=r"total_steps=5, but the fit takes 6 steps: give .*\.total_steps 6"):
+        fit(5)
+    with pytest.warns(UserWarning, match=r"total_steps=7, but the fit takes 6 steps: give .*\.total_steps 6, or"):
+        fit(7)
+
+
+@pytest.mark.parametrize("method", ["KD", "TIEKD on depth"])
+def test_where_the_teacher_sees_nothing_the_student_is_still_evaluated(method: str, tmp_path: Path) -> None:
+    module, lacking = make(method), make_batch(10, method=method)
+    del lacking["x_a"]
+    trainer = quiet_trainer(tmp_path, max_epochs=1)
+    trainer.fit(module, ToyData(method=method).train_dataloader(), ToyData(lacking).val_dataloader())
+    assert any(name.startswith("val/") for name in trainer.callback_metrics)
+    with pytest.warns(UserWarning, match="without the modality 'x_a' the student is scored alone"):
+        (scores,) = trainer.test(module, ToyData(lacking), verbose=False)
+    assert scores
+    with pytest.raises(KeyError, match="no modality 'x_a'"):
+        quiet_trainer(tmp_path).fit(make(method), ToyData(lacking))

@@ -281,6 +281,13 @@ def test_depth_that_does_not_fit_the_task_is_one_sentence(
         DepthEstimation(ignore_top_rows=3).check(torch.ones(prediction), target, model="net", data="Data")
 
 
+def test_a_prediction_that_is_no_number_is_named() -> None:
+    prediction = torch.ones(1, 1, 4, 6)
+    prediction[0, 0, 1, 2] = torch.nan
+    with pytest.raises(ValueError, match="teacher Net returns depth that is NaN or infinite"):
+        DepthEstimation().check(prediction, torch.ones(1, 1, 4, 6), model="teacher Net", data="Data")
+
+
 def test_a_range_or_crop_that_there_is_not_is_refused() -> None:
     for arguments in ({"min_depth": 5.0, "max_depth": 2.0}, {"crop": "middle"}, {"ignore_top_rows": -1}):
         with pytest.raises(ValueError, match=r"\d|garg"):

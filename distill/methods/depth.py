@@ -15,8 +15,9 @@ from distill.tasks import DepthEstimation
 class DepthDistillation(DistillationModule, ABC):
     """Base of the methods on depth; the labels are not used unless ``hard_weight`` is above 0.
 
-    Nothing is compared in the rows that the task ignores, nor where the teacher's depth is 0: there it has no response,
-    as beyond the borders of an augmented image.
+    Nothing is compared in the rows that the task ignores, nor where the teacher's depth is 0: there is no response, as
+    of a stored one beyond the borders of an augmented image. A teacher that runs beside the student has a depth for
+    those pixels, too.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`.

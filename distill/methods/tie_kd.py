@@ -68,14 +68,6 @@ class TIEKD(DepthDistillation):
         self.direction = direction
         self.data_range = data_range
 
-    def setup(self, stage: str) -> None:
-        """As in the base class; compares the range of the student's bins with the task's."""
-        for name in ("min_depth", "max_depth"):
-            expected, found = getattr(self.depth_task, name), getattr(self.student, name, None)
-            if found is not None and found != expected:
-                raise ValueError(f"the student's bins have {name}={found}, but the task has {name}={expected}")
-        super().setup(stage)
-
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """Equation 4, its two terms apart; means over the pixels where the teacher has a response."""
         task = self.depth_task

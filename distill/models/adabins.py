@@ -26,7 +26,8 @@ class AdaBins(nn.Module):
     the range attention maps, become the logits over the bins. Depth is the mean of the bins' centres under their
     softmax, upsampled bilinearly to the image's size.
 
-    With ``tf_efficientnet_b5`` it has 78.3 M parameters, 78 M in the paper. Three things differ. timm's features end
+    With ``tf_efficientnet_b5`` it has 78.3 M parameters, 78 M in the paper. Four things differ. There is no
+    chamfer loss between the bins and the ground truth: a network has no loss of its own here. timm's features end
     before EfficientNet's last 1x1 convolution, which is here a part of the decoder and starts from random weights.
     Positions are learned on a grid of 16 x 32 patches and interpolated to the image's, so that any size can be taken,
     also another one than in training. And widths have the paper's 0.001 added, where the released code has 0.1.

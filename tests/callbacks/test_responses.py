@@ -162,6 +162,7 @@ def test_a_finished_folder_costs_one_sample_and_takes_further_splits(tmp_path: P
     ("network", "data", "arguments", "message"),
     [
         (DepthNet(seed=1), {}, {}, "says network '[0-9a-f]{64}', but this run would write '"),
+        (DepthNet(farthest=50.0), {}, {}, "says network '[0-9a-f]{64}', but this run would write '"),
         (DepthNet(), {}, {"metres_per_unit": 0.0015}, r"says metres_per_unit 0\.002, but this run would write 0\.0015"),
         (DepthNet(), {}, {"format": "npz"}, r"says metres_per_unit 0\.002, but"),
         (DepthNet(), {"size": (32, 80)}, {}, r"says size \[16, 40\], but this run would write \[32, 80\]"),

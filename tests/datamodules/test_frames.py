@@ -346,6 +346,20 @@ def test_setup_asks_for_the_responses_that_the_stage_needs(tmp_path: Path) -> No
         NamedToy(responses="nowhere").setup()
 
 
+def test_splits_to_evaluate_on_may_have_no_responses_at_all_but_not_a_few(tmp_path: Path) -> None:
+    def pairs() -> FramePairs:
+        return FramePairs(Named(map(random_frame, range(2))), None, responses=StoredResponses(tmp_path))
+
+    without = pairs()
+    without.check_responses(required=False)
+    assert "teacher_prediction" not in without[0]
+    with pytest.raises(FileNotFoundError, match="no response for 2 of 2 frames"):
+        pairs().check_responses(required=True)
+    write_response(tmp_path, "a/0", np.ones((24, 48), np.float32))
+    with pytest.raises(FileNotFoundError, match="no response for 1 of 2 frames"):
+        pairs().check_responses(required=False)
+
+
 @pytest.mark.parametrize("split", ["train", "val", "test"])
 def test_predict_sees_a_split_in_order_and_not_augmented(split: Any) -> None:
     module, plain = ready(predict_on=split, augmentation=PairedAugmentation(), batch_size=5), ready()

@@ -209,6 +209,9 @@ def test_a_list_that_does_not_fit_is_named(tree: Path, tmp_path: Path) -> None:
         ValueError, match=rf"^line 2 of {path} should be an image, a depth map or None, .* 'a.png b.png'$"
     ):
         ready(tree, train_list=path)
+    write(path, "kitchen/rgb_1.jpg kitchen/sync_depth_1.png 518.9\n")
+    with pytest.raises(FileNotFoundError, match="1 of 1 listed images are not there"):
+        ready(tree, train_list=path)
     write(path, "2011_09_26/a/image_02/data/1.png None 700\n2011_09_26/b/image_02/data/1.png None 700\n")
     with pytest.raises(ValueError, match="there is no ground truth for any image to train on"):
         ready(tree, train_list=path)

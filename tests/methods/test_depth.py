@@ -97,7 +97,7 @@ def test_bins_of_another_range_than_the_tasks_are_named_before_the_first_step(tm
     student = network(ON_DEPTH, 4)
     student.max_depth = 80  # type: ignore[assignment]
     method = TIEKD(**pair_arguments(ON_DEPTH, student=student), student_layers=["head"])
-    with pytest.raises(ValueError, match="student's bins have max_depth=80, but the task has max_depth=10"):
+    with pytest.raises(ValueError, match="network DepthNet has max_depth=80, but the task has max_depth=10"):
         quiet_trainer(tmp_path).fit(method, ToyData(method=ON_DEPTH))
 
 
