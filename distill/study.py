@@ -42,7 +42,8 @@ class Study:
         base: The configuration that all runs share.
         rows: What sets each row apart, by the row's name; mostly ``model``.
         teacher: What sets the teacher's run apart; without it rows that need a teacher name their own checkpoint.
-        columns: What sets each column apart, by the column's name; mostly ``data``.
+        columns: What sets each column apart, by the column's name; mostly ``data``. Where it is the networks, a
+            column's ``teacher`` sets its teacher's run apart, in place of the column's ``model``.
         seeds: The seeds of the runs, or how many, counted from 0. A data module with an argument ``seed`` is given the
             same one, so that every seed is new data as well, unless base, row or column set it.
         reference: The row that the others are compared with: the student without distillation.
@@ -182,17 +183,20 @@ def plan_cells(plan: Study) -> list[Cell]:
         if len({_file_name(name) for name in names}) < len(names):
             raise ValueError(f"of {', '.join(map(repr, names))} two differ only in special characters: rename one")
     parts = {"base": plan.base}
-    parts |= {f"columns/{_file_name(name)}": part for name, part in plan.columns.items()}
+    parts |= {f"columns/{_file_name(name)}": _of_rows(part) for name, part in plan.columns.items()}
+    parts |= {f"teachers/{_file_name(name)}": _of_teacher(part) for name, part in plan.columns.items()}
     parts |= {f"rows/{_file_name(name)}": part for name, part in rows.items()}
     files = {name: plan.folder / "configs" / f"{name}.yaml" for name in parts}
     for name, path in files.items():
         with written_whole(path) as draft:
             draft.write_text(yaml.safe_dump(parts[name], sort_keys=False))
     cells = []
-    for column, part in plan.columns.items():
+    for column in plan.columns:
         teachers: dict[int, Cell] = {}
         for row in rows:
-            merged = ("base", f"rows/{_file_name(row)}", f"columns/{_file_name(column)}")
+            setting = f"{'teachers' if row == 'teacher' else 'columns'}/{_file_name(column)}"
+            part = parts[setting]
+            merged = ("base", f"rows/{_file_name(row)}", setting)
             configs = tuple(files[name] for name in merged)
             config = _parse(column, row, configs)
             learns = plan.teacher is not None and row != "teacher" and _lacks_teacher_weights(config.model)
@@ -215,6 +219,18 @@ def plan_cells(plan: Study) -> list[Cell]:
                     teachers[seed] = cell
                 cells.append(cell)
     return cells
+
+
+def _of_rows(column: dict) -> dict:
+    return {key: value for key, value in column.items() if key != "teacher"}
+
+
+def _of_teacher(column: dict) -> dict:
+    """What a column says of its teacher's run."""
+    if "teacher" not in column:
+        return column
+    shared = {key: value for key, value in column.items() if key not in ("model", "teacher")}
+    return {**shared, **column["teacher"]}
 
 
 def cells_to_run(cells: list[Cell]) -> list[Cell]:

@@ -255,6 +255,26 @@ def test_a_row_with_a_teacher_of_its_own_keeps_it(tmp_path: Path) -> None:
     assert str(arguments.teacher_checkpoint) == "mine.ckpt"
 
 
+def test_a_column_of_networks_says_what_its_teacher_is(tmp_path: Path) -> None:
+    wide = {"class_path": "distill.models.MLP", "init_args": {"in_features": 25, "num_classes": 2, "hidden": [9]}}
+    columns = {
+        "linear": {},
+        "wide": {
+            "teacher": {"model": {"init_args": {"network": wide}}},
+            "model": {"init_args": {"teacher": wide}},
+        },
+    }
+    cells = plan(tmp_path, columns=columns)
+
+    def configuration(name: str) -> Any:
+        files = [argument for path in cells[name].configs for argument in ("--config", str(path))]
+        return Configuration(files, run=False).config.model.init_args
+
+    assert configuration("wide · teacher · seed 0").network.init_args.hidden == [9]
+    assert configuration("wide · KD · seed 0").teacher.init_args.hidden == [9]
+    assert configuration("linear · teacher · seed 0").network.init_args.hidden != [9]
+
+
 def test_a_study_may_have_neither_teacher_nor_columns(tmp_path: Path) -> None:
     rows = {"student": {"model": {"class_path": "distill.Supervised", "init_args": STUDENT}}}
     data = {"data": {"class_path": "datamodules.GaussianPair", "init_args": {"level": 2}}}
