@@ -106,10 +106,15 @@ class CLI(LightningCLI):
         if command and self.config[command].ckpt_path:
             config = self.config[command]
             config.ckpt_path = self._find_checkpoint(command, config)
-            asked = config.model.class_path
+            asked, teacher = config.model.class_path, config.model.init_args.get("teacher_checkpoint")
             super()._parse_ckpt_path()
-            if (saved := self.config[command].model.class_path) != asked:
-                raise ValueError(f"{config.ckpt_path} is a run of {saved}, but the configuration asks for {asked}")
+            model = self.config[command].model
+            if model.class_path != asked:
+                raise ValueError(
+                    f"{config.ckpt_path} is a run of {model.class_path}, but the configuration asks for {asked}"
+                )
+            if teacher:  # where the teacher lies now, which the checkpoint cannot know
+                model.init_args.teacher_checkpoint = teacher
 
     def _find_checkpoint(self, command: str, config: Any) -> str | None:
         which = str(config.ckpt_path)
@@ -136,10 +141,26 @@ class CLI(LightningCLI):
     def before_instantiate_classes(self) -> None:
         """Finds the folder to write to."""
         config = self.config[self.subcommand] if self.subcommand else self.config
-        if self.subcommand == "predict" and config.model.init_args.get("teacher_checkpoint"):
-            config.model.init_args.teacher_checkpoint = None  # the student predicts alone
+        if self.subcommand == "predict":
+            config.return_predictions = False  # callbacks write them, and those of maps do not fit into memory
+        self._spare_files(config)
         self.folder = run_folder(Path(config.logs_dir, config.name).absolute(), config.version, config.get("ckpt_path"))
         self.save_config_kwargs = {"config_filename": f"{self.subcommand or 'fit'}.yaml", "overwrite": True}
+
+    def _spare_files(self, config: Any) -> None:
+        """Asks for no weights that this command does without, or that a checkpoint replaces."""
+        arguments = config.model.init_args
+        teacher = arguments.get("teacher_checkpoint")
+        if teacher and self.subcommand == "predict":  # the student predicts alone
+            arguments.teacher_checkpoint = None
+        elif teacher and self.subcommand in ("validate", "test") and not Path(teacher).is_file():
+            rank_zero_warn(f"the teacher_checkpoint {teacher} is not there: the student is scored alone")
+            arguments.teacher = arguments.teacher_checkpoint = None
+        replaced = [*(["network", "student"] if config.get("ckpt_path") else []), *(["teacher"] if teacher else [])]
+        for name in replaced:
+            network = (arguments.get(name) or {}).get("init_args") or {}
+            if network.get("pretrained"):
+                network["pretrained"] = False
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds the standing loggers, callbacks and the writer of whole checkpoints to what the configuration names."""

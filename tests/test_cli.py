@@ -11,6 +11,7 @@ from typing import Any
 
 import pandas as pd
 import pytest
+import timm
 import torch
 import yaml
 from torch import Tensor, nn
@@ -122,6 +123,51 @@ def test_predict_needs_no_teacher_file(runs: Path, tmp_path: Path) -> None:
     arguments = ["--config", STUDENT, "--ckpt_path", str(tmp_path / "student.ckpt"), "--logs_dir", str(tmp_path)]
     main(["predict", *arguments, *QUIET])
     assert len(list(tmp_path.rglob("predictions.csv"))) == 1
+
+
+def test_test_takes_the_teacher_from_where_it_lies_now_or_scores_the_student_alone(runs: Path, tmp_path: Path) -> None:
+    checkpoint = torch.load(runs / "mnistm/dkd_pssm/version_0/checkpoints/best.ckpt", weights_only=True)
+    checkpoint["hyper_parameters"]["teacher_checkpoint"] = "gone.ckpt"
+    torch.save(checkpoint, tmp_path / "student.ckpt")
+    arguments = ["--config", STUDENT, "--ckpt_path", str(tmp_path / "student.ckpt"), *QUIET]
+    expected = pd.read_csv(runs / "mnistm/dkd_pssm/version_0/test.csv")
+
+    def test(folder: str, *options: str) -> pd.DataFrame:
+        main(["test", *arguments, "--logs_dir", str(tmp_path / folder), *options])
+        (path,) = (tmp_path / folder).rglob("test.csv")
+        return pd.read_csv(path)
+
+    moved = test("moved", "--model.teacher_checkpoint", str(runs / "mnistm/teacher/version_0/checkpoints/best.ckpt"))
+    assert moved["test/ncjsd"].equals(expected["test/ncjsd"])
+    with pytest.warns(
+        UserWarning, match=r"teacher_checkpoint gone\.ckpt is not there: the student is scored alone"
+    ):
+        alone = test("alone")
+    assert alone["test/accuracy"].equals(expected["test/accuracy"])
+    assert "test/ncjsd" not in alone
+
+
+def test_weights_that_a_checkpoint_replaces_are_not_fetched(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fetched: list[bool] = []
+    create = timm.create_model
+
+    def spy(*args: Any, pretrained: bool = False, **kwargs: Any) -> Any:
+        fetched.append(pretrained)
+        return create(*args, **kwargs)
+
+    monkeypatch.setattr(timm, "create_model", spy)
+    network = {
+        "class_path": "distill.models.SNERoadSeg",
+        "init_args": {"num_classes": 11, "encoder_name": "resnet10t", "pretrained": True},
+    }
+    (tmp_path / "network.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"network": network}}}))
+    data = [f"--data.init_args.{name}=2" for name in ("n_train", "n_val", "n_test", "batch_size")]
+    config = ["--config", "configs/scenes/student.yaml", "--config", str(tmp_path / "network.yaml"), *data]
+    common = [*config, "--data.init_args.size=[32,64]", "--logs_dir", str(tmp_path), *QUIET]
+    main(["fit", *common, "--trainer.max_epochs", "1"])
+    assert fetched.pop()
+    main(["test", *common, "--ckpt_path", "last"])
+    assert fetched == [False]
 
 
 def test_a_checkpoint_of_the_command_line_rebuilds_its_module(runs: Path) -> None:
