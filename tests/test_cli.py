@@ -139,9 +139,7 @@ def test_test_takes_the_teacher_from_where_it_lies_now_or_scores_the_student_alo
 
     moved = test("moved", "--model.teacher_checkpoint", str(runs / "mnistm/teacher/version_0/checkpoints/best.ckpt"))
     assert moved["test/ncjsd"].equals(expected["test/ncjsd"])
-    with pytest.warns(
-        UserWarning, match=r"teacher_checkpoint gone\.ckpt is not there: the student is scored alone"
-    ):
+    with pytest.warns(UserWarning, match=r"teacher_checkpoint gone\.ckpt is not there: the student is scored alone"):
         alone = test("alone")
     assert alone["test/accuracy"].equals(expected["test/accuracy"])
     assert "test/ncjsd" not in alone
