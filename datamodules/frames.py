@@ -11,10 +11,11 @@ import cv2
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
-from datamodules.augmentation import IGNORED, Draw, DrawSampler, PairedAugmentation
-from datamodules.base import Batch, PairedDataModule, SplitName, Splits, check_counts, collate
+from datamodules.augmentation import IGNORED, Draw, PairedAugmentation
+from datamodules.base import Batch, SplitName, Splits, check_counts, collate
+from datamodules.draws import DrawnDataModule
 from datamodules.responses import StoredResponses
 from datamodules.transforms import Floats, Geometry, depth_to_hha, depth_to_normals, relative_disparity
 
@@ -234,7 +235,7 @@ class FramePairs(Dataset[Batch]):
         return depth_to_hha(frame.depth, frame.camera)
 
 
-class FrameDataModule(PairedDataModule):
+class FrameDataModule(DrawnDataModule):
     """Base of the data modules of images with depth: a subclass makes the frames, and names its classes if it has any.
 
     - ``image`` ``(N, 3, H, W)``: RGB, normalised by ImageNet's mean and standard deviation;
@@ -372,23 +373,6 @@ class FrameDataModule(PairedDataModule):
         for split in needed.get(stage, get_args(SplitName)):
             pairs = cast(FramePairs, getattr(self.splits, split))
             pairs.check_responses(required=split == "train" and stage in ("fit", None))
-
-    # Loaders that start workers take a random number. From a generator of their own, it leaves the global state the
-    # same whether there are workers or not.
-
-    def train_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the training split, shuffled and augmented."""
-        pairs = cast(FramePairs, self.splits.train)
-        epoch = None if self.trainer is None else self.trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
-        return self._loader(pairs, sampler=DrawSampler(len(pairs), epoch), generator=torch.Generator())
-
-    def val_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the validation split, in order."""
-        return self._loader(self.splits.val, generator=torch.Generator())
-
-    def test_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the test split, in order."""
-        return self._loader(self.splits.test, generator=torch.Generator())
 
 
 def _bottom(values: NDArray[Scalar], size: tuple[int, int]) -> NDArray[Scalar]:

@@ -122,13 +122,12 @@ class Supervised(LightningModule):
             schedule["monitor"] = scheduler.monitor
         if isinstance(scheduler, (OneCycleLR, CyclicLR)):
             schedule["interval"] = "step"
+        if isinstance(scheduler, OneCycleLR) and self._trainer is not None:
             self._check_length(scheduler)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
-    def _check_length(self, scheduler: OneCycleLR | CyclicLR) -> None:
+    def _check_length(self, scheduler: OneCycleLR) -> None:
         """A cycle that is too short would end the fit, one that is too long never lowers the learning rate."""
-        if not isinstance(scheduler, OneCycleLR) or self._trainer is None:
-            return
         steps, total = self.trainer.estimated_stepping_batches, scheduler.total_steps
         advice = (
             f"OneCycleLR has total_steps={total}, but the fit takes {steps} steps: give --model.lr_scheduler.init_args"

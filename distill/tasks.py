@@ -117,8 +117,8 @@ class SemanticSegmentation(Task):
 
     Predictions are logits ``(N, C, H, W)``, targets class indices ``(N, H, W)``. Logits of a smaller map are resized
     bilinearly to the target's size, before any loss or metric sees them; batches without a target, in ``predict``, keep
-    the network's size. The hard loss is cross entropy in nats; the
-    metrics are those of :class:`~distill.metrics.SegmentationScores`; ``val/mIoU`` picks the best epoch.
+    the network's size. The hard loss is cross entropy in nats; the metrics are those of
+    :class:`~distill.metrics.SegmentationScores`; ``val/mIoU`` picks the best epoch.
 
     Args:
         num_classes: C, the number of classes, at least 2.

@@ -11,7 +11,8 @@ from distill.adaptors import convolve_to
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.losses import consistency_loss, recalibrate
 from distill.losses.arfd import Kernel, Measure
-from distill.taps import check_pairs
+from distill.losses.pooling import to_common_size
+from distill.pairs import as_map, feature_pairs, require_pairs
 
 
 class ARFD(DistillationModule):
@@ -47,9 +48,7 @@ class ARFD(DistillationModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        check_pairs(self, self.teacher_layers, self.student_layers)
-        if not self.student_layers:
-            raise ValueError(f"{type(self).__name__} has no layers to compare: name teacher_layers and student_layers")
+        require_pairs(self)
         self.kernel = kernel
         self.measure = measure
         self.weight = weight
@@ -58,16 +57,12 @@ class ARFD(DistillationModule):
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """Equation 20 for each sample."""
-        pairs = zip(
-            self.student_alignments,
-            self.teacher_alignments,
-            student.at(self.student_layers),
-            teacher.at(self.teacher_layers),
-            strict=True,
-        )
+        features = feature_pairs(self, student, teacher)
         values = []
-        for align_student, align_teacher, ours, theirs in pairs:
-            ours, theirs = _of_one_size(ours, theirs)
+        for align_student, align_teacher, pair in zip(
+            self.student_alignments, self.teacher_alignments, features, strict=True
+        ):
+            ours, theirs = to_common_size(*map(as_map, pair))
             channels = theirs.shape[1]
             recalibrated = [
                 recalibrate(_aligned(feature, channels, align), kernel=self.kernel)
@@ -79,13 +74,6 @@ class ARFD(DistillationModule):
 
 def _alignment() -> nn.LazyConv2d:
     return nn.LazyConv2d(1, kernel_size=3, padding=1)
-
-
-def _of_one_size(*features: Tensor) -> list[Tensor]:
-    """Both as maps of the smaller height and the smaller width, by the mean over the pixels that fall together."""
-    maps = [feature[..., None, None] if feature.ndim == 2 else feature for feature in features]
-    height, width = (min(feature.shape[dim] for feature in maps) for dim in (2, 3))
-    return [F.adaptive_avg_pool2d(feature, (height, width)) for feature in maps]
 
 
 def _aligned(feature: Tensor, channels: int, convolution: nn.Module) -> Tensor:

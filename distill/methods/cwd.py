@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from distill.adaptors import convolve_to
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.losses import cwd_loss
+from distill.pairs import feature_pairs
 from distill.taps import check_pairs
 
 
@@ -43,13 +44,8 @@ class CWD(DistillationModule):
         """Equation 5 on the logits, or on every pair of features."""
         pairs = [(student.prediction, teacher.prediction)]
         if self.student_layers:
-            features = zip(
-                self.adaptors,
-                student.at(self.student_layers),
-                teacher.at(self.teacher_layers),
-                strict=True,
-            )
-            pairs = [(_like(theirs, adaptor, ours), theirs) for adaptor, ours, theirs in features]
+            features = zip(self.adaptors, feature_pairs(self, student, teacher), strict=True)
+            pairs = [(_like(theirs, adaptor, ours), theirs) for adaptor, (ours, theirs) in features]
         values = [cwd_loss(*pair, temperature=self.temperature, reduction="none") for pair in pairs]
         return {"cwd": self.weight * sum(values[1:], start=values[0])}
 

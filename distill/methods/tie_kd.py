@@ -69,12 +69,14 @@ class TIEKD(DepthDistillation):
         self.data_range = data_range
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
-        """Equation 4, its two terms apart; means over the pixels where the teacher has a response."""
+        """Equation 4, its two terms apart, if they weigh anything; means over the pixels where there is a response."""
         task = self.depth_task
         ours, theirs = self.depths(teacher, student)
         (logits,) = student.at(self.student_layers)
-        values = {
-            "dpm": dpm_loss(
+        responded = (theirs > 0)[:, 0]
+        terms = {}
+        if self.alpha > 0:
+            divergence = dpm_loss(
                 logits,
                 theirs,
                 min_depth=task.min_depth,
@@ -84,9 +86,9 @@ class TIEKD(DepthDistillation):
                 normalization=self.normalization,
                 direction=self.direction,
                 reduction="none",
-            ),
-            "depth": ssim_loss(ours, theirs, data_range=self.data_range or task.max_depth, reduction="none"),
-        }
-        responded = (theirs > 0)[:, 0]
-        weights = {"dpm": self.alpha, "depth": 1 - self.alpha}
-        return {name: self.beta * weights[name] * mean(value, responded) for name, value in values.items()}
+            )
+            terms["dpm"] = self.beta * self.alpha * mean(divergence, responded)
+        if self.alpha < 1:
+            dissimilarity = ssim_loss(ours, theirs, data_range=self.data_range or task.max_depth, reduction="none")
+            terms["depth"] = self.beta * (1 - self.alpha) * mean(dissimilarity, responded)
+        return terms

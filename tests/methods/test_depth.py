@@ -50,6 +50,11 @@ def test_tie_kd_is_equation_4_below_the_ignored_rows_where_the_teacher_responds(
     torch.testing.assert_close(terms["depth"], 4 * 0.75 * dissimilar[region()].mean())
 
 
+@pytest.mark.parametrize(("alpha", "left"), [(0.0, "depth"), (1.0, "dpm")])
+def test_a_loss_that_weighs_nothing_is_not_computed(alpha: float, left: str) -> None:
+    assert list(terms_of(TIEKD(task=task(), alpha=alpha))) == [left]
+
+
 def test_tie_kd_has_the_papers_weights_and_uses_no_labels() -> None:
     method = TIEKD(task=task())
     assert (method.alpha, method.beta, method.sigma, method.hard_weight) == (0.1, 10.0, 0.8, 0.0)
