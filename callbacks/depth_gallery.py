@@ -79,12 +79,12 @@ class DepthGallery(Gallery[DepthViews]):
         self.row = row
         self.layer = layer
 
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws the samples, and writes them for a comparison with other runs."""
-        if self._kept and self._folder is not None:
+    def close(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws the samples; those of the test it also writes, for a comparison with other runs."""
+        if stage == "test" and self._kept and self._folder is not None:
             with written_whole(self._folder / "figures" / "depth_test.npz") as draft:
                 np.savez_compressed(draft, **_arrays(self._kept))  # type: ignore[arg-type]
-        super().on_test_epoch_end(trainer, pl_module)
+        super().close(stage, trainer, pl_module)
 
     def obstacle(self, outputs: Mapping[str, Any], batch: Mapping[str, Tensor]) -> str | None:
         """Anything but maps of depth with a target of the same size."""

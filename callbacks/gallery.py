@@ -2,27 +2,28 @@
 
 from __future__ import annotations
 
-from abc import ABC, abstractmethod
+from abc import abstractmethod
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import matplotlib
 import numpy as np
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
+from callbacks.evaluation import EvaluationCallback
 from callbacks.figures import publish
 
 Sample = TypeVar("Sample")
 CELL = 2.6  # inches, the width of one picture
 
 
-class Gallery(Callback, ABC, Generic[Sample]):
+class Gallery(EvaluationCallback, Generic[Sample]):
     """Draws the same few samples of the validation every few epochs and at the end of a fit, and those of the test.
 
     A subclass names its pictures, says what it keeps of a sample, and draws that. Everything comes from what the step
@@ -72,54 +73,29 @@ class Gallery(Callback, ABC, Generic[Sample]):
         """Counts from the epoch on which a fit that goes on builds."""
         self._drawn = trainer.current_epoch
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws the last epoch, also where it came early."""
+        self._publish(trainer, f"_epoch_{self._epoch:04d}")
+
+    def start(self, stage: str) -> None:
         """Starts anew."""
         self._kept = []
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keeps the first samples: nobody knows yet whether this epoch is the last."""
-        if trainer.state.fn == TrainerFn.FITTING and not trainer.sanity_checking:
+    def add(self, stage: str, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any) -> None:
+        """Keeps the first samples: nobody knows yet whether this epoch of a fit is the last."""
+        if stage == "test" or trainer.state.fn == TrainerFn.FITTING:
             self._keep_missing(trainer, outputs, batch)
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws them every few epochs."""
+    def close(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Draws those of the test, and every few epochs those of a fit."""
+        if stage == "test":
+            self._publish(trainer, "_test")
+            return
         self._epoch = trainer.current_epoch
         done = self._epoch + 1
         if done // self.every_n_epochs > self._drawn // self.every_n_epochs:
             self._publish(trainer, f"_epoch_{self._epoch:04d}")
             self._drawn = done
-
-    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws the last epoch, also where it came early."""
-        self._publish(trainer, f"_epoch_{self._epoch:04d}")
-
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts anew."""
-        self._kept = []
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Keeps the first samples."""
-        self._keep_missing(trainer, outputs, batch)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws them."""
-        self._publish(trainer, "_test")
 
     def _keep_missing(self, trainer: Trainer, outputs: Any, batch: Any) -> None:
         missing = self.samples - len(self._kept)

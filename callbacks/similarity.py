@@ -5,15 +5,16 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacks.comparison import float64_device
+from callbacks.evaluation import EvaluationCallback
 from distill.metrics import DepthScores
 from distill.metrics.depth import Average, Crop
 
 
-class TeacherSimilarity(Callback):
+class TeacherSimilarity(EvaluationCallback):
     """Scores the student's depth against the teacher's, as if that were the ground truth (TIE-KD, Table 2).
 
     Logged for the stages ``val`` and ``test`` are all of :class:`~distill.metrics.DepthScores`, as
@@ -46,48 +47,12 @@ class TeacherSimilarity(Callback):
         self._scores = DepthScores(min_depth, max_depth, crop, average, ignore_top_rows)
         self._warned = False
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def start(self, stage: str) -> None:
         """Starts anew."""
         self._scores.reset()
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def add(self, stage: str, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any) -> None:
         """Compares the two predictions."""
-        if not trainer.sanity_checking:
-            self._add(pl_module, outputs)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs the epoch."""
-        self._log("val", trainer, pl_module)
-
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts anew."""
-        self._scores.reset()
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Compares the two predictions."""
-        self._add(pl_module, outputs)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs the test split."""
-        self._log("test", trainer, pl_module)
-
-    def _add(self, pl_module: LightningModule, outputs: Any) -> None:
         if not isinstance(outputs, Mapping) or "teacher_prediction" not in outputs:
             return
         student, teacher = outputs["prediction"], outputs["teacher_prediction"]
@@ -103,7 +68,8 @@ class TeacherSimilarity(Callback):
         self._scores.to(device)
         self._scores.update(student.to(device), teacher.to(device))
 
-    def _log(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
+    def close(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs the scores."""
         # a process without a batch must take part in the sums of the others
         if not trainer.strategy.reduce_boolean_decision(self._scores.update_called, all=False):
             return

@@ -7,12 +7,13 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from callbacks.comparison import float64_device
+from callbacks.evaluation import EvaluationCallback
 from callbacks.figures import publish
 from callbacks.layer_structure import LayerStructure, Structure
 from callbacks.structure_figures import NO_CLASS, embedding_figure, similarity_figure
@@ -23,7 +24,7 @@ Pair = tuple[str, str]
 """A layer of the teacher and one of the student."""
 
 
-class FeatureStructure(Callback):
+class FeatureStructure(EvaluationCallback):
     r"""Measures and draws the dimensional structure of the features of teacher and student (DS, Fig. 2).
 
     Of each layer, whose maps are averaged over their positions to ``(N, C)``, over the samples of a validation or test,
@@ -93,67 +94,20 @@ class FeatureStructure(Callback):
         """Counts from the epoch on which a fit that goes on builds."""
         self._drawn = trainer.current_epoch
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts anew."""
-        self._start()
-
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Adds the features of a batch."""
-        self._add(pl_module, outputs, batch)
-
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs the epoch and every few epochs draws the heat maps."""
-        if trainer.sanity_checking:
-            return
-        self._close("val", trainer, pl_module)
-        if trainer.state.fn != TrainerFn.FITTING:
-            return
-        self._epoch = trainer.current_epoch
-        done = self._epoch + 1
-        if done // self.every_n_epochs > self._drawn // self.every_n_epochs:
-            self._draw_similarity(trainer)
-            self._drawn = done
-
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws the heat maps of the last epoch, unless it was their turn, and the samples in the plane."""
         if self._drawn != self._epoch + 1:
             self._draw_similarity(trainer)
         self._draw_embedding(trainer)
-        self._start()
+        self.start("val")
 
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def start(self, stage: str) -> None:
         """Starts anew."""
-        self._start()
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Adds the features of a batch."""
-        self._add(pl_module, outputs, batch)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs the test split."""
-        self._close("test", trainer, pl_module)
-
-    def _start(self) -> None:
         self._sums, self._labels = {}, []
         self._found, self._found_labels = {}, torch.empty(0)
 
-    def _add(self, pl_module: LightningModule, outputs: Any, batch: Any) -> None:
+    def add(self, stage: str, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any) -> None:
+        """Adds the features of a batch."""
         if not outputs:  # Lightning's answer to a step that was skipped
             return
         features = [outputs.get("teacher_features"), outputs.get("features")]
@@ -177,7 +131,18 @@ class FeatureStructure(Callback):
         if missing > 0:
             self._labels.append(_labels(outputs, batch)[:missing])
 
-    def _close(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
+    def close(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Logs the epoch, and every few epochs of a fit draws the heat maps."""
+        self._log(stage, trainer, pl_module)
+        if trainer.state.fn != TrainerFn.FITTING:
+            return
+        self._epoch = trainer.current_epoch
+        done = self._epoch + 1
+        if done // self.every_n_epochs > self._drawn // self.every_n_epochs:
+            self._draw_similarity(trainer)
+            self._drawn = done
+
+    def _log(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
         # without a batch a process does not know the layers' channels
         if not trainer.strategy.reduce_boolean_decision(bool(self._sums)):
             return
