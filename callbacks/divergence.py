@@ -7,19 +7,20 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
 from callbacks.comparison import InputDivergence, OutputDivergences, float64_device
+from callbacks.evaluation import EvaluationCallback
 from callbacks.figures import divergence_figure, publish
 from distill.atomic import written_whole
 
 COLUMNS = ("epoch", "stage", "cmd", "cmd_target", "cmd_nontarget", "tcjsd", "ncjsd", "input_cmd")
 
 
-class DivergenceTracker(Callback):
+class DivergenceTracker(EvaluationCallback):
     """Measures in every epoch how far the predictions of teacher and student are apart.
 
     Logged for each stage ``train``, ``val`` and ``test``, over all samples or pixels with a label:
@@ -122,50 +123,19 @@ class DivergenceTracker(Callback):
         if trainer.is_global_zero and self._folder is not None:
             self._write(self._folder / "divergence.csv")
 
-    def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def start(self, stage: str) -> None:
         """Starts anew."""
-        self._open.pop("val", None)
+        self._open.pop(stage, None)
 
-    def on_validation_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
+    def add(self, stage: str, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any) -> None:
         """Compares the two predictions."""
-        if not trainer.sanity_checking:
-            self._add("val", pl_module, outputs, batch)
+        self._add(stage, pl_module, outputs, batch)
 
-    def on_validation_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+    def close(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the epoch."""
-        if trainer.sanity_checking:
-            return
-        values = self._close("val", trainer, pl_module)
+        values = self._close(stage, trainer, pl_module)
         if values is not None and trainer.state.fn == TrainerFn.FITTING:
-            self._keep("val", trainer, values)
-
-    def on_test_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Starts anew."""
-        self._open.pop("test", None)
-
-    def on_test_batch_end(
-        self,
-        trainer: Trainer,
-        pl_module: LightningModule,
-        outputs: Any,
-        batch: Any,
-        batch_idx: int,
-        dataloader_idx: int = 0,
-    ) -> None:
-        """Compares the two predictions."""
-        self._add("test", pl_module, outputs, batch)
-
-    def on_test_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs the test split."""
-        self._close("test", trainer, pl_module)
+            self._keep(stage, trainer, values)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws all epochs."""
