@@ -1,0 +1,329 @@
+"""A LightningModule that trains one network on hard labels; distillation extends it."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningModule
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.parsing import collect_init_args
+from lightning.pytorch.utilities.seed import isolate_rng
+from lightning_utilities.core.rank_zero import rank_zero_warn
+from torch import Tensor, nn
+from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
+from torch.utils.data import DataLoader
+from torchmetrics import MeanMetric, Metric, MetricCollection
+
+from distill.distributed import mean
+from distill.outputs import Batch, autocast_off, full_precision, prediction_of
+from distill.randomness import rng_states, set_rng_states
+from distill.tasks import Task
+
+
+class Supervised(LightningModule):
+    """Trains one network on the labels: a teacher, or the student without distillation.
+
+    ``self(*inputs)`` is the network. Steps return ``prediction`` and ``inputs`` for the callbacks, and ``loss`` in
+    training.
+
+    Args:
+        network: Any module; called with the modalities in the order of ``inputs``, it returns the prediction as a
+            tensor, or as ``logits`` or ``out`` of a mapping (Hugging Face, torchvision).
+        task: The hard loss and the metrics.
+        inputs: The names of the modalities that the network sees.
+        optimizer: Given the trained parameters, makes the optimiser.
+        lr_scheduler: Given the optimiser, makes the schedule; stepped each epoch, cyclic ones each step.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module | None = None,
+        task: Task | None = None,
+        inputs: Sequence[str] = (),
+        optimizer: OptimizerCallable | None = None,
+        lr_scheduler: LRSchedulerCallable | None = None,
+    ) -> None:
+        super().__init__()
+        self._save_plain_hyperparameters()
+        self.network = network
+        self.task = task
+        self.inputs = tuple(inputs)
+        self.optimizer = optimizer
+        self.lr_scheduler = lr_scheduler
+        self._rng_states: dict[str, Any] | None = None
+        self.scores = nn.ModuleDict()
+        self.hard = nn.ModuleDict()
+        if task is not None:
+            for stage in ("val", "test"):
+                self.scores[stage] = task.metrics().clone(prefix=f"{stage}/")
+                self.hard[stage] = MeanMetric()
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        """The prediction of the deployed network for the modalities it was trained on."""
+        return prediction_of(self._require("network")(*inputs))
+
+    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """The hard loss of a batch."""
+        prediction = self._see(batch)
+        loss = self._hard_loss(prediction, batch)
+        self._log_losses(loss, {"hard": loss}, batch)
+        return {"loss": loss, "prediction": prediction.detach(), "inputs": self._inputs(self.inputs, batch)}
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Scores a batch of the validation split."""
+        return self._evaluate(batch, "val")
+
+    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
+        """Scores a batch of the test split."""
+        return self._evaluate(batch, "test")
+
+    def on_validation_epoch_end(self) -> None:
+        """Logs the scores of the validation split."""
+        self._log_scores("val")
+
+    def on_test_epoch_end(self) -> None:
+        """Logs the scores of the test split."""
+        self._log_scores("test")
+
+    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
+        """The prediction for a batch, with the ``index`` and ``target`` of its samples where the batch has them."""
+        known = {key: batch[key] for key in ("index", "target") if key in batch}
+        return {"prediction": self._see(batch)} | known
+
+    def configure_optimizers(self) -> Any:
+        """The optimiser over all trained parameters, and the schedule if one is asked for."""
+        optimizer = self._require("optimizer")(self._parameter_groups())
+        if self.lr_scheduler is None:
+            return optimizer
+        scheduler = self.lr_scheduler(optimizer)
+        schedule: dict[str, Any] = {"scheduler": scheduler}
+        if isinstance(scheduler, ReduceLROnPlateau):
+            schedule["monitor"] = scheduler.monitor
+        if isinstance(scheduler, (OneCycleLR, CyclicLR)):
+            schedule["interval"] = "step"
+        if isinstance(scheduler, OneCycleLR) and self._trainer is not None:
+            self._check_length(scheduler)
+        return {"optimizer": optimizer, "lr_scheduler": schedule}
+
+    def _check_length(self, scheduler: OneCycleLR) -> None:
+        """A cycle that is too short would end the fit, one that is too long never lowers the learning rate."""
+        steps, total = self.trainer.estimated_stepping_batches, scheduler.total_steps
+        advice = (
+            f"OneCycleLR has total_steps={total}, but the fit takes {steps} steps: give --model.lr_scheduler.init_args"
+        )
+        if steps > total:
+            raise ValueError(f"{advice}.total_steps {steps}")
+        if steps < total:
+            rank_zero_warn(f"{advice}.total_steps {steps}, or the learning rate ends in the middle of its cycle")
+
+    def parameter_settings(self) -> Sequence[tuple[nn.Parameter, dict[str, Any]]]:
+        """Parameters that the optimiser treats otherwise than it is set to, as ``{"weight_decay": 0.0}``; none here."""
+        return ()
+
+    def setup(self, stage: str) -> None:
+        """Runs one small real batch through everything that training will run, before it starts.
+
+        Lazy adaptors find their channel counts here, ahead of the optimiser and of a checkpoint's weights.
+
+        Raises:
+            KeyError: The batch lacks a modality, or a network a layer.
+            ValueError: Predictions, labels and task do not fit each other.
+        """
+        for argument in ("network", "task", *(["optimizer"] if stage == "fit" else [])):
+            self._require(argument)
+        for metric in self.modules():
+            if isinstance(metric, Metric):
+                metric.reset()  # validate() leaves states made in inference mode, which a fit cannot update
+        if stage == "predict":
+            return
+        self._task.check_network(self._require("network"), model=self._described("network"))
+        classes = getattr(self.trainer.datamodule, "num_classes", None)  # type: ignore[attr-defined]
+        expected = getattr(self.task, "num_classes", classes)
+        if classes is not None and classes != expected:
+            data = type(self.trainer.datamodule).__name__  # type: ignore[attr-defined]
+            raise ValueError(
+                f"{data} has {classes} classes, but the task is {type(self.task).__name__}(num_classes={expected})"
+            )
+        loops: dict[str, Any] = {
+            "fit": self.trainer.fit_loop,
+            "validate": self.trainer.validate_loop,
+            "test": self.trainer.test_loop,
+        }
+        # Lightning moves the module only after this; collectives and some layers need its device already
+        self.to(self.trainer.strategy.root_device)
+        modes = {module: module.training for module in self.modules()}
+        self.eval()
+        # the random numbers taken here are given back, so that the probe does not change what follows
+        with torch.no_grad(), isolate_rng():
+            batch = _small_batch(loops[stage]._data_source.dataloader(), stage)
+            self._probe({name: value.to(self.device) for name, value in batch.items()})
+        for module, mode in modes.items():
+            module.training = mode
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keeps the random state: a resumed run shuffles and drops as one that was never stopped."""
+        checkpoint["rng_states"] = rng_states()
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Remembers the random state for :meth:`on_fit_start`."""
+        self._rng_states = checkpoint.get("rng_states")
+
+    def on_fit_start(self) -> None:
+        """Goes on with the random numbers of the checkpoint, before the first epoch is shuffled."""
+        if self._rng_states is not None and self.trainer.ckpt_path is not None:
+            set_rng_states(self._rng_states)
+        self._rng_states = None
+        if self.network is not None and not self.network.training:
+            self.network.train()  # from_pretrained of Hugging Face leaves networks in eval mode
+        if self.dtype in (torch.float16, torch.bfloat16):  # as with precision bf16-true, but losses stay in float32
+            for part in self.children():
+                if part is not self.network:
+                    part.float()
+
+    def _parameter_groups(self) -> list[dict[str, Any]]:
+        """All trained parameters: those without settings of their own in one group, each other in one by itself."""
+        parts = [part for part in self.modules() if isinstance(part, Supervised)]
+        special = [(parameter, settings) for part in parts for parameter, settings in part.parameter_settings()]
+        known = {id(parameter) for parameter, _ in special}
+        common = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
+        return [{"params": common}, *({"params": [parameter], **settings} for parameter, settings in special)]
+
+    def _probe(self, batch: Batch) -> None:
+        with self._explaining("network", self.inputs, batch):
+            prediction = self._see(batch)
+        self._task.check(prediction, batch["target"], model=self._described("network"), data="data")
+
+    @contextmanager
+    def _explaining(self, argument: str, inputs: Sequence[str], batch: Batch) -> Iterator[None]:
+        """Makes what a network raises on inputs that it was not made for one sentence."""
+        try:
+            yield
+        except (RuntimeError, TypeError) as error:
+            shapes = ", ".join(f"{name} {tuple(batch[name].shape)}" for name in inputs)
+            raise ValueError(
+                f"the {self._described(argument)} cannot take {shapes}: {str(error).splitlines()[0]}"
+            ) from error
+
+    def _see(self, batch: Batch) -> Tensor:
+        return self._at_targets(full_precision(self(*self._inputs(self.inputs, batch))), batch)
+
+    def _at_targets(self, prediction: Tensor, batch: Batch) -> Tensor:
+        if self.task is None or "target" not in batch:
+            return prediction
+        return self.task.at_targets(prediction, batch["target"])
+
+    def _inputs(self, names: Sequence[str], batch: Batch) -> tuple[Tensor, ...]:
+        lacking = [name for name in names if name not in batch]
+        if lacking:
+            raise KeyError(f"the batch has no modality {lacking[0]!r}; it has {', '.join(map(repr, batch))}")
+        return tuple(batch[name] for name in names)
+
+    def _hard_loss(self, prediction: Tensor, batch: Batch) -> Tensor:
+        with autocast_off(prediction):
+            return self._mean(self._task.loss(prediction, batch["target"]), batch)
+
+    def _mean(self, values: Tensor, batch: Batch) -> Tensor:
+        """The mean over the positions that count, on all processes; a scalar is its own mean."""
+        if values.ndim == 0:
+            return values
+        if "target" not in batch:  # pairs without labels all count
+            return mean(values, torch.ones_like(values))
+        return mean(values, self._counts(values, batch["target"]))
+
+    def _counts(self, values: Tensor, target: Tensor) -> Tensor:
+        """How much each of these values counts in their mean."""
+        counts = self._task.counts(target).to(values.dtype)
+        if counts.ndim > values.ndim:  # one value a sample, labels a pixel
+            counts = counts.flatten(values.ndim).amax(dim=-1)
+        if counts.shape != values.shape:
+            raise ValueError(
+                f"{type(self).__name__} has a term of shape {tuple(values.shape)}, but terms are scalars or hold one "
+                f"value a position, {tuple(counts.shape)}"
+            )
+        return counts
+
+    def _evaluate(self, batch: Batch, stage: str) -> dict[str, Any]:
+        prediction = self._see(batch)
+        self._score(prediction, batch, stage)
+        return {"prediction": prediction, "inputs": self._inputs(self.inputs, batch)}
+
+    def _score(self, prediction: Tensor, batch: Batch, stage: str) -> None:
+        scores, hard = cast(MetricCollection, self.scores[stage]), cast(Metric, self.hard[stage])
+        target = batch["target"]
+        scores.update(prediction, target)
+        with autocast_off(prediction):
+            values = self._task.loss(prediction, target)
+            hard.update(values, self._counts(values, target))
+
+    def _log_scores(self, stage: str) -> None:
+        scores, hard = cast(MetricCollection, self.scores[stage]), cast(Metric, self.hard[stage])
+        for name, value in {**scores.compute(), f"{stage}/hard": hard.compute()}.items():
+            # all processes have the same value already; without sync_dist Lightning would warn that they may not
+            self.log(name, value.float(), prog_bar=name == self._task.monitor, sync_dist=True)
+        scores.reset()
+        hard.reset()
+
+    def _log_losses(self, loss: Tensor, terms: dict[str, Tensor], batch: Batch) -> None:
+        size = len(next(iter(batch.values())))
+        self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=size)
+        for name, value in {"loss": loss, **terms}.items():
+            self.log(f"train/{name}", value.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
+
+    @property
+    def _task(self) -> Task:
+        assert self.task is not None
+        return self.task
+
+    def _described(self, argument: str) -> str:
+        return f"{argument} {type(getattr(self, argument)).__name__}"
+
+    def _require(self, argument: str) -> Any:
+        value = getattr(self, argument)
+        if value is None:
+            raise ValueError(f"{type(self).__name__} has no {argument}: give it under model.init_args.{argument}")
+        return value
+
+    def _save_plain_hyperparameters(self) -> None:
+        """Keeps the command line's configuration whole; of Python arguments only what is plain data.
+
+        A checkpoint must load with ``weights_only=True``, so it may hold no module and no function.
+        """
+        if _given_hyperparameters.get() is not None:
+            self.save_hyperparameters(logger=False)
+            return
+        frame = inspect.currentframe()
+        # of the outermost constructor alone: what it hands on under other names, the class itself does not take
+        while frame is not None and frame.f_back is not None and frame.f_back.f_locals.get("self") is self:
+            frame = frame.f_back
+        assert frame is not None
+        scopes = collect_init_args(frame, [], classes=(LightningModule,))
+        arguments = {name: value for scope in scopes for name, value in scope.items()}
+        ignored = [name for name, value in arguments.items() if not _is_plain(value)]
+        self.save_hyperparameters(ignore=ignored, frame=frame, logger=False)
+
+
+def _small_batch(loader: Any, stage: str) -> Batch:
+    """Two samples as the loader would deliver them, without starting its workers."""
+    if isinstance(loader, (list, tuple)):
+        loader = loader[0]
+    if isinstance(loader, DataLoader) and loader.batch_size is not None:
+        loader = DataLoader(loader.dataset, batch_size=min(2, loader.batch_size), collate_fn=loader.collate_fn)
+    try:
+        batch: Batch = next(iter(loader))
+    except StopIteration:
+        raise ValueError(f"the data set to {TrainerFn(stage).value} on is empty") from None
+    return batch
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, Mapping):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, (list, tuple)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (str, int, float, bool))
