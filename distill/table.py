@@ -11,10 +11,15 @@ from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
+from scipy.special import stdtrit
 
 from distill.atomic import written_whole
 
 NONE = "-"
+CONFIDENCE = 0.95
+MARK = " *"
+INTERVAL = f"{100 * CONFIDENCE:.0f} % interval"
+LEGEND = f"{MARK.strip()} the {INTERVAL} of the difference excludes zero"
 
 
 @dataclass(frozen=True)
@@ -49,8 +54,9 @@ def summarise(results: pd.DataFrame, scores: list[Score], reference: str | None)
 
     Returns:
         The columns ``column``, ``row``, ``runs``; for each metric ``<metric>`` and ``<metric> std`` (of the sample,
-        empty for a single run); ``difference`` and ``difference std``; ``failed``, the number of runs that did, and
-        ``error``, what ended the first of them.
+        empty for a single run); ``difference``, ``difference std``, and ``difference low`` and ``difference high``,
+        the 95 % interval of its mean by Student's t; ``failed``, the number of runs that did, and ``error``, what
+        ended the first of them.
     """
     results = results.assign(**{score.metric: float("nan") for score in scores if score.metric not in results})
     if "error" not in results:
@@ -66,10 +72,17 @@ def summarise(results: pd.DataFrame, scores: list[Score], reference: str | None)
             other = results[(results["column"] == column) & (results["row"] == reference)]
             by_seed = other.set_index("seed")[headline].astype(float)
             difference = runs.set_index("seed")[headline].astype(float) - by_seed
-            line |= {"difference": difference.mean(), "difference std": difference.std()}
+            line |= _with_interval(difference.dropna())
         errors = runs["error"].dropna()
         summary.append(line | {"failed": len(errors), "error": errors.iloc[0] if len(errors) else ""})
     return pd.DataFrame(summary)
+
+
+def _with_interval(differences: pd.Series) -> dict[str, float]:
+    mean, std, pairs = differences.mean(), differences.std(), len(differences)
+    margin = stdtrit(pairs - 1, (1 + CONFIDENCE) / 2) * std / pairs**0.5 if pairs > 1 else float("nan")
+    bounds = {"difference low": mean - margin, "difference high": mean + margin}
+    return {"difference": mean, "difference std": std, **bounds}
 
 
 def write_tables(results: list[dict[str, Any]], scores: list[Score], reference: str | None, folder: Path) -> None:
@@ -93,6 +106,7 @@ def write_tables(results: list[dict[str, Any]], scores: list[Score], reference: 
         for line in summary.to_dict("records")
         if line["failed"]
     ]
+    legend = [LEGEND] if reference is not None else []
     with written_whole(folder / "results.csv") as draft:
         runs.to_csv(draft, index=False)
     with written_whole(folder / "table.csv") as draft:
@@ -102,11 +116,14 @@ def write_tables(results: list[dict[str, Any]], scores: list[Score], reference: 
         rules = [*["---"] * labels, *["---:"] * (len(headings) - labels)]
         escaped = [[cell.replace("|", r"\|") for cell in cells] for cells in [headings, rules, *lines]]
         table = "".join(f"| {' | '.join(cells)} |\n" for cells in escaped)
-        draft.write_text(table + "".join(f"\n{remark}\n" for remark in remarks))
+        notes = [*(line.replace("*", r"\*") for line in legend), *remarks]
+        draft.write_text(table + "".join(f"\n{note}\n" for note in notes))
     with written_whole(folder / "figure.png") as draft:
         _figure(runs, summary, scores[0], reference).savefig(draft, dpi=150, bbox_inches="tight")
     console = Console()
     console.print(_rich_table(headings, lines, folder.name))
+    for line in legend:
+        console.print(line, markup=False)
     for remark in remarks:
         console.print(remark, style="red", markup=False)
 
@@ -116,14 +133,14 @@ def _cells(summary: pd.DataFrame, scores: list[Score], reference: str | None) ->
     has_settings = any(summary["column"])
     headings = [*(["setting"] if has_settings else []), "run", first.heading]
     if reference is not None:
-        headings.append(f"vs. {reference}")
+        headings += [f"vs. {reference}", INTERVAL]
     headings += [score.heading for score in others]
     lines = []
     for line in summary.to_dict("records"):
         run = f"{line['row']} ({line['failed']} failed)" if line["failed"] else line["row"]
         cells = [*([line["column"]] if has_settings else []), run, _spread(line, first.metric, first)]
         if reference is not None:
-            cells.append(_spread(line, "difference", first, sign="+"))
+            cells += [_spread(line, "difference", first, sign="+"), _interval(line, first)]
         cells += [_number(line[score.metric], score) for score in others]
         lines.append(cells)
     return headings, lines
@@ -132,6 +149,14 @@ def _cells(summary: pd.DataFrame, scores: list[Score], reference: str | None) ->
 def _spread(line: dict[str, Any], key: str, score: Score, sign: str = "") -> str:
     mean, std = _number(line.get(key), score, sign), _number(line.get(f"{key} std"), score)
     return mean if NONE in (mean, std) else f"{mean} ± {std}"
+
+
+def _interval(line: dict[str, Any], score: Score) -> str:
+    low, high = (float(line.get(f"difference {bound}", "nan")) for bound in ("low", "high"))
+    if pd.isna(low) or pd.isna(high):
+        return NONE
+    mark = MARK if low > 0 or high < 0 else ""
+    return f"[{_number(low, score, '+')}, {_number(high, score, '+')}]{mark}"
 
 
 def _number(value: Any, score: Score, sign: str = "") -> str:

@@ -103,7 +103,7 @@ def test_a_failure_is_one_sentence_in_the_table_and_a_traceback_in_the_runs_fold
     (sentence,) = set(runs[runs["row"] == "broken"]["error"])
     assert sentence.startswith("the student MLP cannot take x_b (2, 25)")
     table = (study / "tiny/table.md").read_text()
-    assert "| level 1 | broken (2 failed) | - | - | - |" in table
+    assert "| level 1 | broken (2 failed) | - | - | - | - |" in table
     assert f"level 1 · broken: 2 failed: {sentence}" in table
     assert "Traceback" in (study / "tiny/level_1/broken/seed_0/error.txt").read_text()
     assert not (study / "tiny/level_1/KD/seed_0/error.txt").exists()

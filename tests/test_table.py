@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 from PIL import Image
+from scipy.stats import ttest_rel
 
 from distill.table import Score, summarise, write_tables
 
@@ -35,6 +36,37 @@ def test_mean_sample_deviation_and_paired_difference() -> None:
     assert summary.loc["KD", "runs"] == 3
 
 
+def test_the_interval_is_students_for_paired_differences() -> None:
+    summary = summarise(pd.DataFrame(results()), SCORES, "student").set_index("row")
+    oracle = ttest_rel(ACCURACIES["KD"], ACCURACIES["student"]).confidence_interval(0.95)
+    assert summary.loc["KD", "difference low"] == pytest.approx(oracle.low)
+    assert summary.loc["KD", "difference high"] == pytest.approx(oracle.high)
+
+
+@pytest.mark.parametrize(
+    ("gains", "cell"),
+    [
+        ([0.10, 0.11, 0.12], "[+8.5, +13.5] *"),
+        ([-0.10, -0.11, -0.12], "[-13.5, -8.5] *"),
+        ([0.00, 0.01, 0.02], "[-1.5, +3.5]"),
+        ([0.0, 0.0, 0.0], "[+0.0, +0.0]"),
+    ],
+)
+def test_an_interval_that_excludes_zero_is_marked(
+    gains: list[float], cell: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    lines = [line for line in results() if line["row"] == "student"]
+    lines += [
+        {**line, "row": "KD", "test/accuracy": line["test/accuracy"] + gain}
+        for line, gain in zip(lines, gains, strict=True)
+    ]
+    write_tables(lines, SCORES, "student", tmp_path)
+    table = (tmp_path / "table.md").read_text()
+    assert f"| {cell} |" in table
+    assert r"\* the 95 % interval of the difference excludes zero" in table
+    assert cell in capsys.readouterr().out
+
+
 def test_differences_are_taken_over_the_seeds_that_both_have() -> None:
     runs = pd.DataFrame(results())
     runs = runs[(runs["row"] == "KD") | (runs["seed"] != 1)]
@@ -47,8 +79,8 @@ def test_files_hold_every_run_and_the_table(tmp_path: Path, capsys: pytest.Captu
     assert len(pd.read_csv(tmp_path / "results.csv")) == 6
     assert len(pd.read_csv(tmp_path / "table.csv")) == 2
     lines = (tmp_path / "table.md").read_text().splitlines()
-    assert lines[0] == "| setting | run | accuracy [%] | vs. student | cmd |"
-    assert lines[3] == "| noise 0 | KD | 70.0 ± 10.0 | +10.0 ± 10.0 | 0.25 |"
+    assert lines[0] == "| setting | run | accuracy [%] | vs. student | 95 % interval | cmd |"
+    assert lines[3] == "| noise 0 | KD | 70.0 ± 10.0 | +10.0 ± 10.0 | [-14.8, +34.8] | 0.25 |"
     assert min(Image.open(tmp_path / "figure.png").size) > 150
     assert "70.0 ± 10.0" in capsys.readouterr().out
 
@@ -56,8 +88,11 @@ def test_files_hold_every_run_and_the_table(tmp_path: Path, capsys: pytest.Captu
 def test_a_study_without_settings_has_no_column_for_them(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     write_tables([{**run, "column": ""} for run in results()], SCORES, "student", tmp_path / "methods")
     lines = (tmp_path / "methods" / "table.md").read_text().splitlines()
-    assert lines[:2] == ["| run | accuracy [%] | vs. student | cmd |", "| --- | ---: | ---: | ---: |"]
-    assert lines[3] == "| KD | 70.0 ± 10.0 | +10.0 ± 10.0 | 0.25 |"
+    assert lines[:2] == [
+        "| run | accuracy [%] | vs. student | 95 % interval | cmd |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    assert lines[3] == "| KD | 70.0 ± 10.0 | +10.0 ± 10.0 | [-14.8, +34.8] | 0.25 |"
     assert "setting" not in capsys.readouterr().out
 
 
@@ -67,7 +102,7 @@ def test_failed_runs_are_named_and_do_not_count(tmp_path: Path, capsys: pytest.C
     write_tables([*results(), failed | {"seed": 0}, part], SCORES, "student", tmp_path)
     table = (tmp_path / "table.md").read_text()
     assert "| noise 0 | KD (1 failed) | 70.0 ± 10.0 |" in table
-    assert "| noise 0 | DKD (1 failed) | - | - | - |" in table
+    assert "| noise 0 | DKD (1 failed) | - | - | - | - |" in table
     for text in (table, capsys.readouterr().out.replace("\n", " ")):
         assert "the student MLP cannot take" in text
 
@@ -80,12 +115,12 @@ def test_a_study_of_which_all_runs_failed_still_writes_its_files(tmp_path: Path)
 def test_runs_without_one_of_the_scores_have_a_dash_there(tmp_path: Path) -> None:
     alone = [{"column": "noise 0", "row": "teacher", "seed": seed, "test/accuracy": 0.9} for seed in range(3)]
     write_tables([*alone, *results()], SCORES, "student", tmp_path)
-    assert "| noise 0 | teacher | 90.0 ± 0.0 | - | - |" in (tmp_path / "table.md").read_text()
+    assert "| noise 0 | teacher | 90.0 ± 0.0 | - | - | - |" in (tmp_path / "table.md").read_text()
 
 
 def test_a_single_seed_has_no_deviation(tmp_path: Path) -> None:
     write_tables([run for run in results() if run["seed"] == 0], SCORES, "student", tmp_path)
-    assert "| noise 0 | KD | 60.0 | +10.0 | 0.25 |" in (tmp_path / "table.md").read_text()
+    assert "| noise 0 | KD | 60.0 | +10.0 | - | 0.25 |" in (tmp_path / "table.md").read_text()
 
 
 def test_a_score_that_no_run_logged_is_named_with_those_there_are(tmp_path: Path) -> None:
@@ -96,7 +131,7 @@ def test_a_score_that_no_run_logged_is_named_with_those_there_are(tmp_path: Path
 
 def test_a_reference_without_runs_leaves_the_differences_empty(tmp_path: Path) -> None:
     write_tables(results(), SCORES, "nobody", tmp_path)
-    assert "| noise 0 | KD | 70.0 ± 10.0 | - | 0.25 |" in (tmp_path / "table.md").read_text()
+    assert "| noise 0 | KD | 70.0 ± 10.0 | - | - | 0.25 |" in (tmp_path / "table.md").read_text()
 
 
 def test_names_and_errors_are_shown_as_they_are(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
