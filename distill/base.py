@@ -107,6 +107,9 @@ class DistillationModule(Supervised, ABC):
     def remember(self) -> None:
         """Keeps what a method's memory takes from the present step; called after each backward pass."""
 
+    def check_fit(self) -> None:
+        """Raises where the trainer cannot fit the method; called before a fit, of a combination's parts as well."""
+
     @property
     def present_hard_weight(self) -> float:
         """The weight of the hard loss in this epoch; ``hard_weight`` unless a method changes it."""
@@ -159,6 +162,9 @@ class DistillationModule(Supervised, ABC):
                     f"the {self._described('teacher')} has random weights: give teacher_checkpoint, or call .eval() "
                     "on a teacher whose weights you loaded yourself"
                 )
+            for part in self.modules():
+                if isinstance(part, DistillationModule):
+                    part.check_fit()
         super().setup(stage)
 
     def _probe(self, batch: Batch) -> None:

@@ -5,22 +5,22 @@ from __future__ import annotations
 import inspect
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from itertools import chain
 from typing import Any, cast
 
 import torch
 from lightning.pytorch import LightningModule
-from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.parsing import collect_init_args
 from lightning.pytorch.utilities.seed import isolate_rng
-from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
-from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from distill.distributed import mean
+from distill.optimization import ParameterSettings, parameter_groups, stepped_as_lightning_wants
 from distill.outputs import Batch, autocast_off, full_precision, prediction_of
 from distill.randomness import rng_states, set_rng_states
 from distill.tasks import Task
@@ -98,32 +98,21 @@ class Supervised(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser over all trained parameters, and the schedule if one is asked for."""
-        optimizer = self._require("optimizer")(self._parameter_groups())
+        parts = [part for part in self.modules() if isinstance(part, Supervised)]
+        groups = parameter_groups(self.parameters(), chain.from_iterable(part.parameter_settings() for part in parts))
+        rates = [group["lr"] for group in groups if "lr" in group]
+        optimizer = self._require("optimizer")(groups)
         if self.lr_scheduler is None:
             return optimizer
-        scheduler = self.lr_scheduler(optimizer)
-        schedule: dict[str, Any] = {"scheduler": scheduler}
-        if isinstance(scheduler, ReduceLROnPlateau):
-            schedule["monitor"] = scheduler.monitor
-        if isinstance(scheduler, (OneCycleLR, CyclicLR)):
-            schedule["interval"] = "step"
-        if isinstance(scheduler, OneCycleLR) and self._trainer is not None:
-            self._check_length(scheduler)
+        schedule = stepped_as_lightning_wants(self.lr_scheduler(optimizer), rates, self._trainer)
         return {"optimizer": optimizer, "lr_scheduler": schedule}
 
-    def _check_length(self, scheduler: OneCycleLR) -> None:
-        """A cycle that is too short would end the fit, one that is too long never lowers the learning rate."""
-        steps, total = self.trainer.estimated_stepping_batches, scheduler.total_steps
-        advice = (
-            f"OneCycleLR has total_steps={total}, but the fit takes {steps} steps: give --model.lr_scheduler.init_args"
-        )
-        if steps > total:
-            raise ValueError(f"{advice}.total_steps {steps}")
-        if steps < total:
-            rank_zero_warn(f"{advice}.total_steps {steps}, or the learning rate ends in the middle of its cycle")
+    def parameter_settings(self) -> Sequence[ParameterSettings]:
+        """Parameters that the optimiser treats otherwise than it is set to, as ``{"weight_decay": 0.0}``; none here.
 
-    def parameter_settings(self) -> Sequence[tuple[nn.Parameter, dict[str, Any]]]:
-        """Parameters that the optimiser treats otherwise than it is set to, as ``{"weight_decay": 0.0}``; none here."""
+        A schedule scales a learning rate given here as it does the optimiser's own; cyclic ones, which would overwrite
+        it, are refused.
+        """
         return ()
 
     def setup(self, stage: str) -> None:
@@ -185,14 +174,6 @@ class Supervised(LightningModule):
             for part in self.children():
                 if part is not self.network:
                     part.float()
-
-    def _parameter_groups(self) -> list[dict[str, Any]]:
-        """All trained parameters: those without settings of their own in one group, each other in one by itself."""
-        parts = [part for part in self.modules() if isinstance(part, Supervised)]
-        special = [(parameter, settings) for part in parts for parameter, settings in part.parameter_settings()]
-        known = {id(parameter) for parameter, _ in special}
-        common = [p for p in self.parameters() if p.requires_grad and id(p) not in known]
-        return [{"params": common}, *({"params": [parameter], **settings} for parameter, settings in special)]
 
     def _probe(self, batch: Batch) -> None:
         with self._explaining("network", self.inputs, batch):

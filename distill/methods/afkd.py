@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,7 +12,8 @@ from distill.adaptors import convolve_to
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.losses.adversarial import Form
 from distill.losses.pooling import to_common_size
-from distill.methods.discriminator import Discriminator, opposed_losses
+from distill.methods.discriminator import Discriminator, discriminator_settings, opposed_losses
+from distill.optimization import ParameterSettings
 from distill.pairs import feature_pairs, require_pairs
 
 
@@ -24,15 +26,19 @@ class AFKD(DistillationModule):
     from the last layer before the classifier, or maps, which are scored at each position. The larger of two maps is
     average-pooled; a linear layer (1x1 convolution) brings the student's channels to the teacher's.
 
-    Both learn in the same backward pass and by the same optimiser: simultaneous gradient descent, where the paper takes
-    turns with an optimiser each. Within :class:`~distill.methods.Combined`, a weight scales the discriminators' loss
-    too.
+    The paper takes turns, a step of the discriminator and one of the student, with an optimiser each. Here both learn
+    in the same backward pass, which is simultaneous gradient descent, and by the same optimiser, in which the
+    discriminators have a learning rate of their own and no weight decay: so mixed precision, accumulation of gradients,
+    combinations and resumed runs work as for every method. Clipping of gradients by their norm takes both together;
+    within :class:`~distill.methods.Combined`, a weight scales the discriminators' loss too.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` are pairs.
         form: ``non_saturating``, as in the paper, or ``hinge``; see :func:`~distill.losses.discriminator_loss`.
         hidden: The units of each of a discriminator's two hidden layers.
         weight: The weight of the student's term; 0.1.
+        discriminator_lr: The learning rate of the discriminators, which the schedule scales as the student's; that of
+            the student if left out.
         **kwargs: As in :class:`~distill.base.DistillationModule`.
 
     Raises:
@@ -40,14 +46,25 @@ class AFKD(DistillationModule):
     """
 
     def __init__(
-        self, *args: Any, form: Form = "non_saturating", hidden: int = 128, weight: float = 0.1, **kwargs: Any
+        self,
+        *args: Any,
+        form: Form = "non_saturating",
+        hidden: int = 128,
+        weight: float = 0.1,
+        discriminator_lr: float | None = None,
+        **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
         require_pairs(self)
         self.form: Form = form
         self.weight = weight
+        self.discriminator_lr = discriminator_lr
         self.adaptors = nn.ModuleList(nn.LazyConv1d(1, kernel_size=1) for _ in self.student_layers)
         self.discriminators = nn.ModuleList(Discriminator(hidden) for _ in self.student_layers)
+
+    def parameter_settings(self) -> Sequence[ParameterSettings]:
+        """Those of :func:`~distill.methods.discriminator.discriminator_settings`."""
+        return discriminator_settings(self.discriminators, self.discriminator_lr)
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """Both losses for each sample, the means over its positions."""

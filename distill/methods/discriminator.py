@@ -7,6 +7,7 @@ from torch.func import functional_call
 
 from distill.losses import deception_loss, discriminator_loss
 from distill.losses.adversarial import Form
+from distill.optimization import ParameterSettings
 
 
 class Discriminator(nn.Module):
@@ -40,7 +41,7 @@ class Discriminator(nn.Module):
 def opposed_losses(discriminator: nn.Module, student: Tensor, teacher: Tensor, form: Form) -> tuple[Tensor, Tensor]:
     """The losses of a discriminator and of the student that is to deceive it, each without gradient to the other.
 
-    Both train in one backward pass: simultaneous gradient descent, with the optimiser that the student has.
+    Both train in one backward pass: simultaneous gradient descent.
 
     Args:
         discriminator: A :class:`Discriminator`; gets the gradients of the first loss only.
@@ -57,3 +58,12 @@ def opposed_losses(discriminator: nn.Module, student: Tensor, teacher: Tensor, f
     scores: Tensor = functional_call(discriminator, as_constant, (student,))
     deceiving = deception_loss(scores.flatten(), form=form, reduction="none")
     return learning.view_as(scores), deceiving.view_as(scores)
+
+
+def discriminator_settings(discriminator: nn.Module, lr: float | None) -> list[ParameterSettings]:
+    """What the optimiser does otherwise for a discriminator: no weight decay, and, if given, another learning rate.
+
+    Weight decay is a prior of the student's; a discriminator that is pulled to 0 calls everything alike.
+    """
+    settings = {"weight_decay": 0.0} | ({} if lr is None else {"lr": lr})
+    return [(parameter, settings) for parameter in discriminator.parameters()]

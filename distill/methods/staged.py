@@ -44,22 +44,22 @@ class StagedDistillation(DistillationModule, ABC):
         """0 in the first stage."""
         return 0.0 if self.in_stage_one else self.hard_weight
 
-    def setup(self, stage: str) -> None:
-        """As in the base class; checks that there is a second stage, and that DDP allows for the first."""
-        if stage == "fit" and self.stage_one_epochs:
-            name, epochs = type(self).__name__, self.trainer.max_epochs
-            if epochs is not None and 0 <= epochs <= self.stage_one_epochs:
-                raise ValueError(
-                    f"{name} has stage_one_epochs={self.stage_one_epochs}, which leaves none of max_epochs={epochs} "
-                    "for its second stage"
-                )
-            strategy = self.trainer.strategy
-            if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters", False):
-                raise ValueError(
-                    f"{name} trains other parameters in each of its stages: give "
-                    "--trainer.strategy ddp_find_unused_parameters_true"
-                )
-        super().setup(stage)
+    def check_fit(self) -> None:
+        """Checks that there is a second stage, and that DDP allows for the first."""
+        if not self.stage_one_epochs:
+            return
+        name, epochs = type(self).__name__, self.trainer.max_epochs
+        if epochs is not None and 0 <= epochs <= self.stage_one_epochs:
+            raise ValueError(
+                f"{name} has stage_one_epochs={self.stage_one_epochs}, which leaves none of max_epochs={epochs} for "
+                "its second stage"
+            )
+        strategy = self.trainer.strategy
+        if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters", False):
+            raise ValueError(
+                f"{name} trains other parameters in each of its stages: give "
+                "--trainer.strategy ddp_find_unused_parameters_true"
+            )
 
     def _require_hard_loss(self) -> None:
         """Raises a ValueError where the hard loss, all that the second stage of some methods has, is left out."""

@@ -16,6 +16,7 @@ from distill.adaptors import convolve_to
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.losses import vid_loss
 from distill.losses.pooling import to_common_size
+from distill.optimization import ParameterSettings
 from distill.pairs import as_map, feature_pairs, require_pairs
 
 FIRST_VARIANCE = 5.0
@@ -50,7 +51,7 @@ class VID(DistillationModule):
         self.regressors = nn.ModuleList(_Regressor() for _ in self.student_layers)
         self.variances = nn.ModuleList(_Variance() for _ in self.student_layers)
 
-    def parameter_settings(self) -> Sequence[tuple[nn.Parameter, dict[str, Any]]]:
+    def parameter_settings(self) -> Sequence[ParameterSettings]:
         """No weight decay for the scales of the variances."""
         return [(scale, {"weight_decay": 0.0}) for scale in self.variances.parameters()]
 

@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from functools import partial
+from pathlib import Path
 from typing import Any, get_args
 
 import pytest
@@ -9,12 +11,12 @@ from torch import Tensor, nn
 
 from distill.base import DistillationModule
 from distill.losses.adversarial import Form
-from distill.methods import AFKD, ALKD
+from distill.methods import AFKD, ALKD, Combined
 from distill.methods.discriminator import Discriminator, opposed_losses
 from tests.losses.cases import assert_near, random_case
 from tests.losses.features import features
 from tests.methods.steps import terms_of
-from tests.toys import ToyData, make, make_batch, prepared, quiet_trainer
+from tests.toys import CLASSES, ToyData, make, make_batch, pair_arguments, prepared, quiet_trainer
 
 LAYERS: dict[str, Any] = {"teacher_layers": ["a"], "student_layers": ["a"]}
 
@@ -89,14 +91,103 @@ def test_afkd_compares_features_of_any_size_by_one_value_a_sample() -> None:
     assert_near(terms["adversarial"], 0.1 * deceiving.mean(1))
 
 
-@pytest.mark.parametrize("method", ["ALKD", "AFKD"])
-def test_the_discriminator_learns_beside_the_student_when_gradients_are_accumulated(method: str, tmp_path: Any) -> None:
-    module = prepared(make(method))
-    before = {name: value.clone() for name, value in module.state_dict().items() if "discriminator" in name}
-    assert before
-    quiet_trainer(tmp_path, accumulate_grad_batches=2).fit(module, ToyData())
-    for name, value in before.items():
-        assert not torch.equal(value, module.state_dict()[name]), name
+class Plain(nn.Module):
+    """A network without what looks at a batch as a whole."""
+
+    def __init__(self, in_features: int) -> None:
+        super().__init__()
+        self.norm, self.head = nn.Linear(in_features, 6), nn.Linear(6, CLASSES)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        logits: Tensor = self.head(self.norm(torch.cat(inputs, 1)).relu())
+        return logits
+
+
+PLAIN: dict[str, Any] = {"teacher_layers": ["norm"], "student_layers": ["norm"]}
+
+
+def made(method: str, **options: Any) -> DistillationModule:
+    torch.manual_seed(0)
+    networks: dict[str, Any] = {"teacher": Plain(10).eval(), "student": Plain(4)}
+    kind = ALKD if method == "ALKD" else partial(AFKD, **PLAIN)
+    return prepared(kind(**pair_arguments(**networks), hidden=8, **options))
+
+
+def discriminator_of(module: nn.Module) -> dict[str, Tensor]:
+    return {name: value.detach().clone() for name, value in module.state_dict().items() if "discriminator" in name}
+
+
+both_methods = pytest.mark.parametrize("method", ["ALKD", "AFKD"])
+
+
+@both_methods
+def test_two_accumulated_halves_of_a_batch_take_the_step_of_the_whole(method: str, tmp_path: Path) -> None:
+    def fit(batch_size: int, accumulated: int) -> dict[str, Tensor]:
+        module = made(method)
+        start = discriminator_of(module)
+        trainer = quiet_trainer(tmp_path, max_epochs=1, accumulate_grad_batches=accumulated)
+        trainer.fit(module, ToyData(batch_size=batch_size))
+        assert trainer.global_step == 1
+        for name, value in discriminator_of(module).items():
+            assert not torch.equal(value, start[name]), name
+        return module.state_dict()
+
+    whole = fit(10, 1)
+    for name, value in fit(5, 2).items():
+        torch.testing.assert_close(value, whole[name], msg=name)
+
+
+@both_methods
+@pytest.mark.parametrize("accumulated", [1, 2])
+def test_under_bf16_autocast_weights_end_in_float32_near_those_of_full_precision(
+    method: str, accumulated: int, tmp_path: Path
+) -> None:
+    def fit(precision: Any) -> tuple[Tensor, Tensor]:
+        module = made(method, discriminator_lr=0.02)
+        start = nn.utils.parameters_to_vector(module.parameters()).detach()
+        quiet_trainer(tmp_path, precision=precision, accumulate_grad_batches=accumulated).fit(module, ToyData())
+        return start, nn.utils.parameters_to_vector(module.parameters()).detach()
+
+    (start, exact), (_, rounded) = fit("32-true"), fit("bf16-mixed")
+    assert rounded.dtype == torch.float32
+    assert not torch.equal(rounded, exact)
+    assert (rounded - exact).norm() < 0.05 * (exact - start).norm()
+
+
+@both_methods
+@pytest.mark.parametrize("combined", [False, True])
+def test_the_schedule_scales_the_discriminators_own_rate_and_nothing_decays_it(
+    method: str, combined: bool, tmp_path: Path
+) -> None:
+    options: dict[str, Any] = {
+        "optimizer": partial(torch.optim.SGD, lr=0.1, momentum=0.9, weight_decay=0.5),
+        "lr_scheduler": partial(torch.optim.lr_scheduler.CosineAnnealingLR, T_max=4),
+    }
+    kind, layers = (ALKD, {}) if method == "ALKD" else (AFKD, PLAIN)
+    if combined:
+        part: Any = kind(**layers, discriminator_lr=0.02)
+        module: DistillationModule = Combined(**pair_arguments(**options), methods={"part": part})
+    else:
+        part = module = kind(**pair_arguments(**options), **layers, discriminator_lr=0.02)
+    trainer = quiet_trainer(tmp_path)
+    trainer.fit(module, ToyData())
+    student, discriminator = trainer.optimizers[0].param_groups
+    judges = part.discriminator if method == "ALKD" else part.discriminators
+    assert {id(p) for p in discriminator["params"]} == {id(p) for p in judges.parameters()}
+    assert (student["weight_decay"], discriminator["weight_decay"]) == (0.5, 0.0)
+    # half of the cosine's descent
+    assert (student["lr"], discriminator["lr"]) == pytest.approx((0.05, 0.01))
+    assert discriminator["momentum"] == 0.9
+
+
+def test_a_schedule_that_would_overwrite_the_discriminators_rate_is_refused(tmp_path: Path) -> None:
+    def fit(**options: Any) -> None:
+        schedule = partial(torch.optim.lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=6)
+        quiet_trainer(tmp_path).fit(ALKD(**pair_arguments(lr_scheduler=schedule), **options), ToyData())
+
+    fit()
+    with pytest.raises(ValueError, match=r"OneCycleLR puts its own learning rates in .* also of the 0\.02 that a part"):
+        fit(discriminator_lr=0.02)
 
 
 @pytest.mark.parametrize("form", get_args(Form))

@@ -12,7 +12,8 @@ import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from torch import Tensor
 
-from distill.methods import FT, Combined, FitNet
+from distill import DistillationModule
+from distill.methods import FT, KD, Combined, FitNet
 from distill.methods.staged import StagedDistillation
 from tests.methods.stages import weights_after_each_epoch
 from tests.toys import LAYERS, ON_MAPS, ToyData, make, pair_arguments, quiet_trainer
@@ -66,16 +67,28 @@ def test_weight_decay_moves_nothing_that_a_stage_leaves_alone(tmp_path: Path) ->
     assert torch.equal(first["encoders.0.layers.0.weight"], second["encoders.0.layers.0.weight"])
 
 
-def test_stages_that_leave_nothing_are_refused(tmp_path: Path) -> None:
+def alone_or_in_a_combination(combined: bool, **options: int) -> DistillationModule:
+    if not combined:
+        return FT(**pair_arguments(), **LAYERS, **options)
+    inner = Combined(methods={"ft": FT(**LAYERS, **options)})
+    return Combined(**pair_arguments(), methods={"kd": KD(), "inner": inner})
+
+
+def test_there_is_a_first_stage() -> None:
     with pytest.raises(ValueError, match="stage_one_epochs must be 1 or more, got 0"):
         FT(**LAYERS, stage_one_epochs=0)
-    module = FT(**pair_arguments(), **LAYERS, stage_one_epochs=2)
+
+
+@pytest.mark.parametrize("combined", [False, True])
+def test_a_first_stage_that_leaves_no_second_one_is_refused(combined: bool, tmp_path: Path) -> None:
+    module = alone_or_in_a_combination(combined, stage_one_epochs=2)
     with pytest.raises(ValueError, match="FT has stage_one_epochs=2, which leaves none of max_epochs=2 for its second"):
         quiet_trainer(tmp_path).fit(module, ToyData())
 
 
-def test_ddp_must_allow_for_parameters_that_a_stage_leaves_alone(tmp_path: Path) -> None:
-    module = FT(**pair_arguments(), **LAYERS, stage_one_epochs=1)
+@pytest.mark.parametrize("combined", [False, True])
+def test_ddp_must_allow_for_parameters_that_a_stage_leaves_alone(combined: bool, tmp_path: Path) -> None:
+    module = alone_or_in_a_combination(combined, stage_one_epochs=1)
     module.trainer = quiet_trainer(tmp_path, strategy="ddp", devices=1)
     with pytest.raises(ValueError, match=r"FT trains other parameters in each of its stages: give --trainer\.strategy"):
         module.setup("fit")
