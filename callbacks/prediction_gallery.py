@@ -8,6 +8,7 @@ from typing import Any
 
 import matplotlib
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
@@ -16,8 +17,11 @@ from torch import Tensor
 
 from callbacks.gallery import CELL, Gallery, images_seen, visible
 from distill.metrics import nontarget_jsd
+from distill.weighting import left_out
+from distill.weighting.base import check_share
 
 NO_CLASS = -1
+MARK = (1.0, 0.4, 0.0)
 
 RGB = tuple[float, float, float]
 
@@ -30,11 +34,10 @@ none."""
 class PredictionGallery(Gallery[Views]):
     """Draws a few validation samples every few epochs: modalities, target, predictions, and their divergence.
 
-    One row a sample: the modalities that the models see, the labels, what teacher and student predict, and the
-    Jensen-Shannon divergence of the two on the non-target classes (NCJSD, NTDH eq. 6) at every pixel as a heat map, as
-    in NTDH Fig. 12. Everything comes from what the step returned; no model runs again. The picture is
-    ``figures/predictions_epoch_0003.png`` of the run's folder, and an image in TensorBoard where that is a logger;
-    ``test`` writes ``figures/predictions_test.png``.
+    One row a sample: the modalities that the models see, the labels, what teacher and student predict, and the Jensen-
+    Shannon divergence of the two on the non-target classes (NCJSD, NTDH eq. 6) at every pixel as a heat map. Everything
+    comes from what the step returned; no model runs again. The picture is ``figures/predictions_epoch_0003.png`` of the
+    run's folder, and an image in TensorBoard where that is a logger; ``test`` writes ``figures/predictions_test.png``.
 
     Classes are drawn in the ``palette`` of the data module and called by its ``class_names``, where it has them.
     Predictions that are no maps of logits are left out with a warning.
@@ -42,12 +45,21 @@ class PredictionGallery(Gallery[Views]):
     Args:
         every_n_epochs: Draws the first validation after each so many epochs, and the last one.
         samples: How many samples, the first ones that the main process sees.
+        left_out: Marks on the image this share of its pixels, those of the highest NCJSD, which
+            :class:`~distill.weighting.NontargetSampleMask` would leave out of the image (NTDH Fig. 12); no such column
+            by default.
 
     Raises:
-        ValueError: An argument is below 1.
+        ValueError: A number is below 1, or the share outside [0, 1].
     """
 
     name = "predictions"
+
+    def __init__(self, every_n_epochs: int = 5, samples: int = 4, left_out: float | None = None) -> None:
+        super().__init__(every_n_epochs, samples)
+        if left_out is not None:
+            check_share("left_out", left_out)
+        self.left_out = left_out
 
     def obstacle(self, outputs: Mapping[str, Any], batch: Mapping[str, Tensor]) -> str | None:
         """Anything but maps of logits with a target."""
@@ -58,7 +70,11 @@ class PredictionGallery(Gallery[Views]):
 
     def keep(self, outputs: Mapping[str, Any], batch: Mapping[str, Tensor], count: int) -> list[Views]:
         """The columns of the picture."""
-        return _views(outputs, batch, count)
+        samples = _views(outputs, batch, count)
+        for views in samples:
+            if self.left_out is not None and "NCJSD" in views:
+                views["left out"] = _marked(views, left_out(views["NCJSD"].nan_to_num(-math.inf), self.left_out))
+        return samples
 
     def draw(self, samples: list[Views], data: Any) -> Figure:
         """The gallery, in the classes of the data."""
@@ -98,7 +114,7 @@ def gallery_figure(
             else:
                 heat = axes.imshow(view.numpy(), cmap="magma", vmin=0, vmax=math.log(2), interpolation="nearest")
     if "NCJSD" in samples[0]:
-        figure.colorbar(heat, ax=grid[:, -1], label="nats")
+        figure.colorbar(heat, ax=grid[:, list(samples[0]).index("NCJSD")], label="nats")
     names = {label: class_names[label] if class_names else str(label) for label in classes}
     patches = [
         Patch(facecolor=colours[label], edgecolor="#888888", linewidth=0.5, label=name) for label, name in names.items()
@@ -122,6 +138,13 @@ def _views(outputs: Mapping[str, Any], batch: Mapping[str, Tensor], count: int) 
         views["student"] = student.argmax(1)
         views["NCJSD"] = divergence.where(is_class, math.nan)
     return [{name: value[n].cpu() for name, value in views.items()} for n in range(len(target))]
+
+
+def _marked(views: Views, where: Tensor) -> Tensor:
+    """The last image that there is, or grey, with pixels in orange where told."""
+    images = [view for view in views.values() if view.ndim == 3]
+    grey = visible(images[-1]).mean(-1) if images else np.full(where.shape, 0.5)
+    return torch.tensor(np.where(where.numpy()[..., None], MARK, grey[..., None])).movedim(-1, 0)
 
 
 def _classes_in(view: Tensor) -> list[int]:

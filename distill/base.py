@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
 from pathlib import Path
@@ -152,9 +153,8 @@ class DistillationModule(Supervised, ABC):
 
     def setup(self, stage: str) -> None:
         """As in :class:`Supervised`, through the teacher and ``distillation_step`` as well."""
-        for part in self.modules():
-            if isinstance(part, SampleWeighting):
-                part.ignore_index = self.ignore_index
+        for weighting in self._weightings():
+            weighting.ignore_index = self.ignore_index
         if stage == "fit":
             self._require("teacher")
             if self._untrained_teacher:
@@ -166,6 +166,32 @@ class DistillationModule(Supervised, ABC):
                 if isinstance(part, DistillationModule):
                     part.check_fit()
         super().setup(stage)
+        if stage == "fit":
+            for weighting in self._weightings():
+                weighting.begin_fit(self)
+
+    def on_train_epoch_start(self) -> None:
+        """Tells the weightings of samples where in the fit they are."""
+        for weighting in self._weightings():
+            weighting.begin_epoch(self.current_epoch, self.trainer.max_epochs or -1)
+
+    @torch.no_grad()
+    def teacher_prediction(self, batch: Batch) -> Tensor:
+        """What the teacher says of a batch, as ``distillation_step`` sees it."""
+        return self._teacher_output(batch).prediction
+
+    def reference_student(self, checkpoint: str | Path) -> Supervised:
+        """A frozen copy of the student with other weights, in eval mode.
+
+        Args:
+            checkpoint: As ``teacher_checkpoint``.
+        """
+        network = copy.deepcopy(self._require("network"))
+        load_network(network, checkpoint)
+        return Supervised(network, copy.deepcopy(self.task), self.inputs).eval().requires_grad_(False)
+
+    def _weightings(self) -> list[SampleWeighting]:
+        return [part for part in self.modules() if isinstance(part, SampleWeighting)]
 
     def _probe(self, batch: Batch) -> None:
         fitting = self._trainer is None or self.trainer.state.fn == TrainerFn.FITTING

@@ -70,7 +70,7 @@ class Supervised(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """The hard loss of a batch."""
-        prediction = self._see(batch)
+        prediction = self.see(batch)
         loss = self._hard_loss(prediction, batch)
         self._log_losses(loss, {"hard": loss}, batch)
         return {"loss": loss, "prediction": prediction.detach(), "inputs": self._inputs(self.inputs, batch)}
@@ -94,7 +94,7 @@ class Supervised(LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The prediction for a batch, with the ``index`` and ``target`` of its samples where the batch has them."""
         known = {key: batch[key] for key in ("index", "target") if key in batch}
-        return {"prediction": self._see(batch)} | known
+        return {"prediction": self.see(batch)} | known
 
     def configure_optimizers(self) -> Any:
         """The optimiser over all trained parameters, and the schedule if one is asked for."""
@@ -177,7 +177,7 @@ class Supervised(LightningModule):
 
     def _probe(self, batch: Batch) -> None:
         with self._explaining("network", self.inputs, batch):
-            prediction = self._see(batch)
+            prediction = self.see(batch)
         self._task.check(prediction, batch["target"], model=self._described("network"), data="data")
 
     @contextmanager
@@ -191,7 +191,8 @@ class Supervised(LightningModule):
                 f"the {self._described(argument)} cannot take {shapes}: {str(error).splitlines()[0]}"
             ) from error
 
-    def _see(self, batch: Batch) -> Tensor:
+    def see(self, batch: Batch) -> Tensor:
+        """The prediction for a batch, with one value for each position of its target."""
         return self._at_targets(full_precision(self(*self._inputs(self.inputs, batch))), batch)
 
     def _at_targets(self, prediction: Tensor, batch: Batch) -> Tensor:
@@ -230,7 +231,7 @@ class Supervised(LightningModule):
         return counts
 
     def _evaluate(self, batch: Batch, stage: str) -> dict[str, Any]:
-        prediction = self._see(batch)
+        prediction = self.see(batch)
         self._score(prediction, batch, stage)
         return {"prediction": prediction, "inputs": self._inputs(self.inputs, batch)}
 

@@ -56,5 +56,5 @@ class DKD(DistillationModule):
         )
         weight: float | Tensor = min((self.current_epoch + 1) / max(self.warmup_epochs, 1), 1.0)
         if self.weighting is not None:
-            weight = weight * self.weighting(student.prediction, teacher.prediction, batch["target"])
+            weight = weight * self.weighting(student.prediction, teacher.prediction, batch)
         return {"tckd": self.alpha * weight * tckd, "nckd": self.beta * weight * nckd}

@@ -44,5 +44,5 @@ class KD(DistillationModule):
         """Hinton et al.'s soft cross entropy, up to the teacher's entropy."""
         kd = kd_loss(student.prediction, teacher.prediction, temperature=self.temperature, reduction="none")
         if self.weighting is not None:
-            kd = kd * self.weighting(student.prediction, teacher.prediction, batch["target"])
+            kd = kd * self.weighting(student.prediction, teacher.prediction, batch)
         return {"kd": self.weight * kd}

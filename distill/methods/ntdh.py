@@ -21,8 +21,8 @@ class NTDH(DistillationModule):
     distillation fails where teacher and student diverge on the non-target classes: then a larger ``beta`` harms, and
     dropping the samples of the largest divergence helps.
 
-    Samples are ranked anew in every batch. Those that are dropped still count in the mean, so that a mask also lowers
-    the weight of distillation as a whole: what its choice of samples does shows against ``mode="random"`` alone.
+    Samples that are dropped still count in the mean, unless the mask says ``average="kept"``, so that a mask also
+    lowers the weight of distillation as a whole: what its choice of samples does shows against ``mode="random"`` alone.
 
     TCKL is the full binary divergence of eq. 17, not the single term that eq. 19 prints. The paper's captions
     exchange alpha and beta; here, as in its Sec. IV-C, alpha weighs TCKL.
@@ -61,6 +61,6 @@ class NTDH(DistillationModule):
             ignore_index=self.ignore_index,
         )
         if self.sample_mask is not None:
-            kept = self.sample_mask(student.prediction, teacher.prediction, batch["target"])
+            kept = self.sample_mask(student.prediction, teacher.prediction, batch)
             tckl, nckl = kept * tckl, kept * nckl
         return {"tckl": self.alpha * tckl, "nckl": self.beta * nckl}

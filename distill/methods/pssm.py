@@ -63,7 +63,7 @@ class PSSM(DistillationModule):
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """Equation 8 or 9."""
         outputs = student.prediction, teacher.prediction
-        mask = self.mask(*outputs, batch["target"])
+        mask = self.mask(*outputs, batch)
         if self.loss == "kd":
             values = kd_loss(*outputs, temperature=self.temperature, reduction="none")
         else:

@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from callbacks import PredictionGallery
-from callbacks.prediction_gallery import NO_CLASS, Views, _views, gallery_figure
+from callbacks.prediction_gallery import MARK, NO_CLASS, Views, _views, gallery_figure
 from distill import Supervised
 from tests.callbacks.pairs import trainer
 from tests.losses.cases import softmax
@@ -100,6 +100,23 @@ def test_the_heat_map_is_ncjsd_at_every_pixel_and_empty_where_ignored() -> None:
     m = (p + q) / 2
     expected = (p * (p / m).log() + q * (q / m).log()).sum() / 2
     assert views[1]["NCJSD"][2, 3].item() == pytest.approx(expected.item(), abs=1e-6)
+
+
+def test_the_share_of_the_highest_divergences_is_marked_on_the_image() -> None:
+    _, outputs, batch = views_of_batch()
+    (views,) = PredictionGallery(left_out=0.25).keep(outputs, batch, 1)  # 8 of its 12 pixels have a label
+    assert list(views) == ["x_a", "x_b", "target", "teacher", "student", "NCJSD", "left out"]
+    marked = (views["left out"] == torch.tensor(MARK, dtype=torch.float64).view(3, 1, 1)).all(0)
+    assert marked.sum() == 2
+    assert not marked[0].any()
+    assert views["NCJSD"][marked].min() > views["NCJSD"][1:][~marked[1:]].max()
+    figure = gallery_figure([views])
+    assert [axes.get_title() for axes in figure.axes[5:7]] == ["NCJSD", "left out"]
+
+
+def test_a_share_outside_0_to_1_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"left_out must lie in \[0, 1\], got 25"):
+        PredictionGallery(left_out=25)
 
 
 def test_classes_are_painted_in_the_palette_and_ignored_pixels_black() -> None:

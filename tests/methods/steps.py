@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch.callbacks import Callback
 from torch import Tensor
 
-from distill import DistillationModule, NetworkOutput
+from distill import Batch, DistillationModule, NetworkOutput
 from distill.weighting import SampleWeighting
 from tests.losses.cases import Case
 
@@ -35,7 +35,8 @@ class Fixed(SampleWeighting):
         super().__init__()
         self.asked: Case | None = None
 
-    def forward(self, student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
+    def forward(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        target = batch["target"]
         self.asked = Case(student, teacher, target)
         return torch.arange(target.numel(), dtype=student.dtype).view(target.shape) / target.numel()
 

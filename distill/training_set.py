@@ -1,0 +1,44 @@
+"""The training set from its first sample to its last, outside of training."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import torch
+from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.seed import isolate_rng
+from rich.progress import track
+from torch.utils.data import DataLoader, Subset
+
+from distill.outputs import Batch
+
+
+def training_set(trainer: Trainer, device: torch.device, description: str) -> Iterator[Batch]:
+    """Each sample of the training set once, in order, in batches of the size of training.
+
+    With several processes the first has the samples 0, n, 2n, ..., the second 1, n + 1, ..., and so on. Random
+    augmentation is drawn as it comes; the random numbers that this takes are given back.
+
+    Args:
+        trainer: The trainer of a fit, which has the data.
+        device: Where the batches are put.
+        description: What this is done for, beside a progress bar where the trainer shows one.
+
+    Raises:
+        ValueError: The training data are no :class:`~torch.utils.data.DataLoader` over numbered samples.
+    """
+    loader: Any = trainer.fit_loop._data_source.dataloader()
+    if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__len__"):
+        raise ValueError(f"{description} needs one DataLoader over samples with a number, got {type(loader).__name__}")
+    own = range(trainer.global_rank, len(loader.dataset), trainer.world_size)
+    batches = DataLoader(
+        Subset(loader.dataset, own),
+        loader.batch_size or 1,
+        collate_fn=loader.collate_fn,
+        num_workers=loader.num_workers,
+    )
+    shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
+    with isolate_rng():
+        for batch in track(batches, description, disable=not shown, transient=True):
+            yield {name: values.to(device) for name, values in batch.items()}

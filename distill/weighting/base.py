@@ -1,0 +1,53 @@
+"""What every weighting of samples or pixels is."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from typing import TYPE_CHECKING
+
+from torch import Tensor, nn
+
+from distill.outputs import Batch
+
+if TYPE_CHECKING:
+    from distill.base import DistillationModule
+
+
+class SampleWeighting(nn.Module, ABC):
+    """Weights of 0 or more, without gradient, that multiply the unreduced value of any logit loss.
+
+    ``ignore_index`` is the target of positions to ignore; a method sets it to its task's.
+    """
+
+    ignore_index: int
+
+    @abstractmethod
+    def forward(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        """The weight of every sample or pixel.
+
+        Args:
+            student: The student's logits, ``(N, C, *)``.
+            teacher: The teacher's logits, of the same shape.
+            batch: What they were made from; ``target`` holds class indices, ``(N, *)``.
+
+        Returns:
+            ``(N, *)``, detached; 1 at ignored positions, where the loss is 0 anyway.
+        """
+
+    def begin_fit(self, method: DistillationModule) -> None:
+        """Called once before the first step of a fit, or of the part of a fit that is resumed."""
+
+    def begin_epoch(self, epoch: int, epochs: int) -> None:
+        """Called before each epoch, counted from 0, of a fit of so many; -1 where their number is open."""
+
+
+def check_option(name: str, value: str, known: tuple[str, ...]) -> None:
+    """Raises a ValueError unless the value is one of those there are."""
+    if value not in known:
+        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+
+
+def check_share(name: str, value: float) -> None:
+    """Raises a ValueError unless the value lies in [0, 1]."""
+    if not 0 <= value <= 1:
+        raise ValueError(f"{name} must lie in [0, 1], got {value}")
