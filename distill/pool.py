@@ -7,7 +7,7 @@ import os
 import pickle
 import signal
 import threading
-from collections.abc import Callable, Hashable, Iterator, Sequence
+from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
@@ -24,19 +24,19 @@ class ProcessDiedError(RuntimeError):
 
 def run_with_dependencies(
     work: Callable[[Item], None],
-    after: dict[Item, Item | None],
+    after: Mapping[Item, Collection[Item]],
     *,
     workers: int,
     preload: Sequence[str] = (),
 ) -> Iterator[tuple[Item, BaseException | None]]:
-    """Calls ``work`` on every item in one of several processes, on an item only after the one that it depends on.
+    """Calls ``work`` on every item in one of several processes, on an item only after those that it depends on.
 
     The processes import ``preload`` once and serve item after item. When one dies, another tries its item once more.
     When the caller stops early, as by Ctrl-C, all are killed.
 
     Args:
         work: A function that can be pickled.
-        after: The items, each with the item that must have succeeded before it, or None.
+        after: The items, each with the items that must have succeeded before it.
         workers: How many items are worked on at once.
         preload: Modules that the processes import before the first item.
 
@@ -49,14 +49,15 @@ def run_with_dependencies(
     """
     waiting = dict(after)
     attempts = dict.fromkeys(after, 0)
-    ended: dict[Item | None, BaseException | None] = {None: None}
+    ended: set[Item] = set()
+    failed: dict[Item, BaseException] = {}
     with _Crew(work, preload) as crew:
         while waiting or crew.busy:
-            while doomed := [item for item, other in waiting.items() if ended.get(other) is not None]:
+            while doomed := [item for item, others in waiting.items() if not failed.keys().isdisjoint(others)]:
                 for item in doomed:
-                    ended[item] = ended[waiting.pop(item)]
-                    yield item, ended[item]
-            ready = [item for item, other in waiting.items() if other in ended]
+                    failed[item] = next(failed[other] for other in waiting.pop(item) if other in failed)
+                    yield item, failed[item]
+            ready = [item for item, others in waiting.items() if ended.issuperset(others)]
             if waiting and not ready and not crew.busy:
                 raise ValueError(f"{next(iter(waiting))!r} depends on itself, or on something that is no item")
             for item in ready[: workers - len(crew.busy)]:
@@ -65,10 +66,13 @@ def run_with_dependencies(
                 crew.begin(item)
             for item, error in crew.wait_for_some():
                 if isinstance(error, ProcessDiedError) and attempts[item] < ATTEMPTS:
-                    waiting = {item: None, **waiting}
+                    waiting = {item: (), **waiting}
+                    continue
+                if error is None:
+                    ended.add(item)
                 else:
-                    ended[item] = error
-                    yield item, error
+                    failed[item] = error
+                yield item, error
 
 
 class _Crew(Generic[Item]):

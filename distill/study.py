@@ -40,7 +40,8 @@ class Study:
 
     Args:
         base: The configuration that all runs share.
-        rows: What sets each row apart, by the row's name; mostly ``model``.
+        rows: What sets each row apart, by the row's name; mostly ``model``. A row may use files of a run above it, of
+            the same column and seed: ``"{student}/checkpoints/best.ckpt"`` lies in the folder of the row ``student``.
         teacher: What sets the teacher's run apart; without it rows that need a teacher name their own checkpoint.
         columns: What sets each column apart, by the column's name; mostly ``data``. Where it is the networks, a
             column's ``teacher`` sets its teacher's run apart, in place of the column's ``model``.
@@ -105,9 +106,10 @@ class Cell:
     folder: Path
     configs: tuple[Path, ...]
     fingerprint: str
-    seeds_data: bool
+    settings: tuple[tuple[str, str], ...]
     threads: int | None
     teacher: Cell | None = None
+    used: tuple[Cell, ...] = ()
 
     def arguments(self) -> list[str]:
         """The command line of this training."""
@@ -116,11 +118,16 @@ class Cell:
         arguments += ["--seed_everything", str(self.seed), "--logs_dir", str(study), "--name", str(name)]
         arguments += ["--version", self.folder.name, "--trainer.default_root_dir", str(self.folder)]
         arguments += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
-        if self.seeds_data:
-            arguments += ["--data.init_args.seed", str(self.seed)]
+        for key, value in self.settings:
+            arguments += [f"--{key}", value]
         if self.teacher is not None:
             arguments += ["--model.init_args.teacher_checkpoint", str(self.teacher.best)]
         return arguments
+
+    @property
+    def after(self) -> list[Cell]:
+        """The trainings that must have ended before this one."""
+        return [*([self.teacher] if self.teacher is not None else []), *self.used]
 
     @property
     def best(self) -> Path:
@@ -190,9 +197,8 @@ def plan_cells(plan: Study) -> list[Cell]:
     for name, path in files.items():
         with written_whole(path) as draft:
             draft.write_text(yaml.safe_dump(parts[name], sort_keys=False))
-    cells = []
+    cells: dict[tuple[str, str, int], Cell] = {}
     for column in plan.columns:
-        teachers: dict[int, Cell] = {}
         for row in rows:
             setting = f"{'teachers' if row == 'teacher' else 'columns'}/{_file_name(column)}"
             part = parts[setting]
@@ -200,25 +206,45 @@ def plan_cells(plan: Study) -> list[Cell]:
             configs = tuple(files[name] for name in merged)
             config = _parse(column, row, configs)
             learns = plan.teacher is not None and row != "teacher" and _lacks_teacher_weights(config.model)
-            seeds_data = "seed" in config.data.get("init_args", {}) and not _set_data_seed(plan.base, rows[row], part)
+            named = {key for given in (plan.base, rows[row], part) for key in _data_seeds(given.get("data") or {})}
+            data_seeds = [key for key in _data_seeds(config.data) if key not in named]
             for seed in plan.all_seeds:
-                teacher = teachers[seed] if learns else None
-                content = [plan.base, rows[row], part, seed, seeds_data, teacher.fingerprint if teacher else None]
-                cell = Cell(
+                teacher = cells[column, "teacher", seed] if learns else None
+                used = {key: (_run_used(cells, column, row, name, seed), file) for key, name, file in _used(rows[row])}
+                content = [plan.base, rows[row], part, seed, bool(data_seeds), teacher.fingerprint if teacher else None]
+                content += [cell.fingerprint for cell, _ in used.values()]
+                cells[column, row, seed] = Cell(
                     column=column,
                     row=row,
                     seed=seed,
                     folder=plan.folder / _file_name(column) / _file_name(row) / f"seed_{seed}",
                     configs=configs,
                     fingerprint=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16],
-                    seeds_data=seeds_data,
+                    settings=(
+                        *((f"data.{key}", str(seed)) for key in data_seeds),
+                        *((key, str(cell.folder / file)) for key, (cell, file) in used.items()),
+                    ),
                     threads=None if plan.cluster else max(1, torch.get_num_threads() // plan.workers),
                     teacher=teacher,
+                    used=tuple(dict.fromkeys(cell for cell, _ in used.values())),
                 )
-                if row == "teacher":
-                    teachers[seed] = cell
-                cells.append(cell)
-    return cells
+    return list(cells.values())
+
+
+def _used(part: dict, prefix: str = "") -> Iterator[tuple[str, str, str]]:
+    """The keys of a configuration whose values are files of other runs, with the row's name and the file."""
+    for key, value in part.items():
+        if isinstance(value, dict):
+            yield from _used(value, f"{prefix}{key}.")
+        elif isinstance(value, str) and (match := re.fullmatch(r"\{(.+?)\}/(.+)", value)):
+            yield f"{prefix}{key}", match[1], match[2]
+
+
+def _run_used(cells: dict[tuple[str, str, int], Cell], column: str, row: str, name: str, seed: int) -> Cell:
+    if (column, name, seed) not in cells:
+        above = ", ".join(dict.fromkeys(repr(row) for _, row, _ in cells))
+        raise ValueError(f"row {row!r} uses a file of {name!r}, which is no row above it; those are {above or 'none'}")
+    return cells[column, name, seed]
 
 
 def _of_rows(column: dict) -> dict:
@@ -234,9 +260,9 @@ def _of_teacher(column: dict) -> dict:
 
 
 def cells_to_run(cells: list[Cell]) -> list[Cell]:
-    """Those without scores, and the teachers of such whose checkpoint is gone."""
+    """Those without scores, and those on which such build whose checkpoint is gone."""
     undone = {cell for cell in cells if "scores" not in (cell.result() or {})}
-    wanted = {cell.teacher for cell in undone if cell.teacher is not None and not cell.teacher.best.is_file()}
+    wanted = {other for cell in undone for other in cell.after if not other.best.is_file()}
     return [cell for cell in cells if cell in undone | wanted]
 
 
@@ -262,8 +288,9 @@ def train_group(cells: list[Cell]) -> None:
     """Trains cells one after the other, as one job of a cluster; an error ends its cell, not the others."""
     for cell in cells:
         try:
-            if cell.teacher is not None and (error := (cell.teacher.result() or {}).get("error")):
-                raise RuntimeError(f"its teacher failed: {error}")
+            for other in cell.after:
+                if error := (other.result() or {}).get("error"):
+                    raise RuntimeError(f"its {other.row} failed: {error}")
             train(cell)
         except Exception as error:
             _write_result(cell, {"error": _sentence(error)})
@@ -281,7 +308,7 @@ def _fit_and_test(cell: Cell) -> dict[str, float]:
 
 
 def _train_here(plan: Study, cells: list[Cell]) -> Iterator[tuple[Cell, str | None]]:
-    after = {cell: cell.teacher if cell.teacher in cells else None for cell in cells}
+    after = {cell: [other for other in cell.after if other in cells] for cell in cells}
     for cell, error in run_with_dependencies(train, after, workers=plan.workers, preload=[__name__]):
         yield cell, None if error is None else _sentence(error)
 
@@ -316,10 +343,12 @@ def _lacks_teacher_weights(model: Any) -> bool:
     return "teacher_checkpoint" in model.init_args and model.init_args.teacher_checkpoint is None
 
 
-def _set_data_seed(*parts: dict) -> bool:
-    """Whether one of the parts of a configuration names the seed of the data."""
-    data = [part["data"] for part in parts if isinstance(part.get("data"), dict)]
-    return any("seed" in (part.get("init_args") or {}) for part in data)
+def _data_seeds(data: Any) -> list[str]:
+    """The keys of the seeds of a data module and of one that it wraps."""
+    arguments = data.get("init_args") or {}
+    own = ["init_args.seed"] if "seed" in arguments else []
+    wrapped = arguments.get("data")
+    return own + ([f"init_args.data.{key}" for key in _data_seeds(wrapped)] if hasattr(wrapped, "get") else [])
 
 
 def _clear_unless_same(cell: Cell) -> None:

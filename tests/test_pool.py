@@ -49,15 +49,18 @@ def span(item: Item) -> tuple[float, float]:
 
 
 def run(after: dict[str, str | None], folder: Path, workers: int = 2) -> dict[str, str | None]:
-    """What became of the items, in the order in which they ended."""
-    items = {(name, folder): None if other is None else (other, folder) for name, other in after.items()}
+    """What became of the items, each after those that are named, in the order in which they ended."""
+    items = {
+        (name, folder): [] if other is None else [(o, folder) for o in other.split(", ")]
+        for name, other in after.items()
+    }
     ended = run_with_dependencies(work, items, workers=workers)
     return {item[0]: None if error is None else str(error) for item, error in ended}
 
 
 def test_items_wait_for_what_they_depend_on_and_no_more_work_at_once_than_workers(tmp_path: Path) -> None:
     after: dict[str, str | None] = {
-        "naps c": "naps b",
+        "naps c": "naps a, naps b",
         "naps b": "naps a",
         "naps a": None,
         "naps 1": None,
@@ -74,7 +77,7 @@ def test_items_wait_for_what_they_depend_on_and_no_more_work_at_once_than_worker
 
 
 def test_what_depends_on_a_failure_ends_with_it_untried_and_the_others_finish(tmp_path: Path) -> None:
-    ended = run({"c": "b", "b": "fails", "fails": None, "exits": None, "other": None}, tmp_path)
+    ended = run({"c": "other, b", "b": "fails", "fails": None, "exits": None, "other": None}, tmp_path)
     on_purpose = "fails on purpose"
     assert ended == {"fails": on_purpose, "b": on_purpose, "c": on_purpose, "exits": "left", "other": None}
     assert not attempts(("b", tmp_path))
@@ -97,7 +100,7 @@ def test_an_item_whose_process_dies_is_tried_once_more_and_the_others_are_not_di
 
 
 def test_a_process_that_dies_idle_costs_nothing(tmp_path: Path) -> None:
-    items: dict[Item, Item | None] = {("a", tmp_path): None, ("b", tmp_path): ("a", tmp_path)}
+    items: dict[Item, list[Item]] = {("a", tmp_path): [], ("b", tmp_path): [("a", tmp_path)]}
     ended = run_with_dependencies(work, items, workers=1)
     assert next(ended) == (("a", tmp_path), None)
     (pid,) = attempts(("a", tmp_path))
@@ -108,7 +111,7 @@ def test_a_process_that_dies_idle_costs_nothing(tmp_path: Path) -> None:
 
 def test_a_caller_that_stops_early_leaves_no_process_at_work(tmp_path: Path) -> None:
     sleeper: Item = ("sleeps", tmp_path)
-    items: dict[Item, Item | None] = {sleeper: None, ("quick", tmp_path): None}
+    items: dict[Item, list[Item]] = {sleeper: [], ("quick", tmp_path): []}
     ended = run_with_dependencies(work, items, workers=2)
     next(ended)
     wait_until(lambda: bool(attempts(sleeper)))

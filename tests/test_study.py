@@ -255,6 +255,37 @@ def test_a_row_with_a_teacher_of_its_own_keeps_it(tmp_path: Path) -> None:
     assert str(arguments.teacher_checkpoint) == "mine.ckpt"
 
 
+def masked(reference: str) -> dict[str, Any]:
+    mask = {"class_path": "distill.weighting.NontargetSampleMask", "init_args": {"fraction": 0.5}}
+    mask["init_args"]["reference_checkpoint"] = reference  # type: ignore[index]
+    return {"model": {"class_path": "distill.methods.NTDH", "init_args": {"sample_mask": mask}}}
+
+
+def test_a_row_uses_files_of_a_run_above_it_of_its_column_and_seed(tmp_path: Path) -> None:
+    rows = {"student": {"model": {"init_args": {"weight": 0, "hard_weight": 1}}}}
+    rows["masked"] = masked("{student}/checkpoints/best.ckpt")
+    base = STUDY["base"] | {"trainer": STUDY["base"]["trainer"] | {"callbacks": None}}
+    changes = {"rows": rows, "seeds": [4], "base": base, "scores": [{"metric": "test/accuracy"}]}
+    cells = plan(tmp_path, **changes | {"scores": [Score("x")]})
+    student, cell = cells["level 6 · student · seed 4"], cells["level 6 · masked · seed 4"]
+    assert cell.after == [cells["level 6 · teacher · seed 4"], student]
+    arguments = Configuration(cell.arguments(), run=False).config.model.init_args
+    assert Path(arguments.sample_mask.init_args.reference_checkpoint) == student.best
+    other = plan(tmp_path, **changes | {"scores": [Score("x")], "rows": rows | {"student": {}}})
+    assert other["level 6 · masked · seed 4"].fingerprint != cell.fingerprint
+
+    main(write(tmp_path, **changes))
+    assert "error" not in pd.read_csv(tmp_path / "tiny/results.csv")
+
+
+def test_a_row_cannot_use_what_is_no_row_above_it(tmp_path: Path) -> None:
+    rows = {"masked": masked("{student}/checkpoints/best.ckpt"), "student": {}}
+    with pytest.raises(
+        ValueError, match="row 'masked' uses a file of 'student', which is no row above it; those are 't"
+    ):
+        plan(tmp_path, rows=rows, reference=None)
+
+
 def test_a_column_of_networks_says_what_its_teacher_is(tmp_path: Path) -> None:
     wide = {"class_path": "distill.models.MLP", "init_args": {"in_features": 25, "num_classes": 2, "hidden": [9]}}
     columns = {
