@@ -126,11 +126,14 @@ def visible(modality: Tensor) -> NDArray[Any]:
     """A modality ``(C, H, W)`` as a picture.
 
     Returns:
-        RGB ``(H, W, 3)``, stretched to the range of the values; as a colour map unless there are three channels.
+        RGB ``(H, W, 3)``, stretched to the range of the values; unless there are three channels, the first one as a
+        colour map.
     """
+    if len(modality) != 3:
+        modality = modality[:1]
     low, high = modality.min(), modality.max()
     stretched = ((modality - low) / (high - low).clamp(min=1e-12)).float().numpy()
     if len(stretched) == 3:
         return np.moveaxis(stretched, 0, -1)
-    colours: NDArray[Any] = matplotlib.colormaps["viridis"](stretched.mean(0))[..., :3]
+    colours: NDArray[Any] = matplotlib.colormaps["viridis"](stretched[0])[..., :3]
     return colours

@@ -12,6 +12,7 @@ from datamodules.mnistm import MNISTM
 from datamodules.noisy_pair import NoisyPair
 from datamodules.nyu_depth import NYUDepthV2
 from datamodules.radar_optical import RadarOptical
+from datamodules.semantic_kitti import SemanticKITTI
 from datamodules.sklearn_pair import SklearnPair
 from datamodules.virtual_kitti2 import VirtualKITTI2
 
@@ -31,6 +32,7 @@ __all__ = [
     "PairedAugmentation",
     "PairedDataModule",
     "RadarOptical",
+    "SemanticKITTI",
     "SklearnPair",
     "Splits",
     "TensorPairs",

@@ -74,8 +74,8 @@ class PairedAugmentation:
     anybody measured. Flip, rotation about the optical axis, zoom and crop change where a point of the scene is seen,
     but not where it is: depth, relative disparity, normals and HHA, computed from the frame as it was measured, stay
     what they are and only move with their pixels (a flip mirrors the scene, so it also changes the sign of the normals'
-    x, and a rotation turns them with it). Differences between the repeated pixels of an enlarged depth map would give
-    no normals.
+    x, and a rotation turns them with it; the points of a lidar scan likewise, about the sensor). Differences between
+    the repeated pixels of an enlarged depth map would give no normals.
 
     A zoom is what another focal length would show. A network that estimates depth from how large things look cannot
     know of it: with a target of metres, ``scale=(1, 1)`` keeps the camera, and ``crop`` varies what is seen.
@@ -127,7 +127,7 @@ class PairedAugmentation:
         window = [] if crop is None else [A.RandomCrop(*crop)]
         self._all = A.Compose(
             [colour, self._flip, self._warp, *window],
-            additional_targets=dict.fromkeys((*get_args(Geometry), "teacher_prediction", "target"), "mask"),
+            additional_targets=dict.fromkeys((*get_args(Geometry), "lidar", "teacher_prediction", "target"), "mask"),
         )
 
     def __call__(
@@ -142,8 +142,8 @@ class PairedAugmentation:
         Args:
             image: RGB, ``(H, W, 3)``.
             target: Class indices, ``(H, W)``, 255 where ignored.
-            maps: Geometry, ``teacher_prediction`` and, if it is of depth, ``target`` by name, ``(H, W)`` or
-                ``(H, W, 3)`` each, 0 where there is nothing.
+            maps: Geometry, ``lidar``, ``teacher_prediction`` and, if it is of depth, ``target`` by name, ``(H, W)`` or
+                ``(H, W, C)`` each, 0 where there is nothing.
             seed: The same one gives the same result.
 
         Raises:
@@ -158,6 +158,8 @@ class PairedAugmentation:
         moved = {name: changed[name] for name in maps}
         if "normal" in moved:
             moved["normal"] = self._turned(moved["normal"])
+        if "lidar" in moved:
+            moved["lidar"] = self._turned_points(moved["lidar"])
         return changed["image"], IGNORED - changed["mask"], moved
 
     def _turned(self, normals: Floats) -> Floats:
@@ -169,6 +171,12 @@ class PairedAugmentation:
             turn[:2, :2] = _rotation(self._warp.get_applied_params()["angle"])
             normals = normals @ turn.T
         return normals
+
+    def _turned_points(self, points: Floats) -> Floats:
+        """Range, x, y, z and intensity of points whose pixels have moved; a lidar's y and z are left and up."""
+        seen = np.stack([-points[..., 2], -points[..., 3], points[..., 1]], axis=-1)
+        right, down, _ = np.moveaxis(self._turned(seen), -1, 0)
+        return np.stack([points[..., 0], points[..., 1], -right, -down, points[..., 4]], axis=-1)
 
 
 class _RotateAndZoom(A.DualTransform):
@@ -210,4 +218,7 @@ def _warped(
     pixels: NDArray[Any], matrix: NDArray[np.float64], interpolation: int, fill: tuple[int, int, int]
 ) -> NDArray[Any]:
     height, width = pixels.shape[:2]
+    if pixels.ndim == 3 and pixels.shape[2] > len(fill):
+        # with more than four channels, OpenCV rounds other coordinates to other pixels, and labels would not follow
+        return np.dstack([_warped(channel, matrix, interpolation, fill) for channel in np.moveaxis(pixels, 2, 0)])
     return cv2.warpAffine(pixels, matrix, (width, height), flags=interpolation, borderValue=fill)

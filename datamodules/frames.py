@@ -16,6 +16,7 @@ from torch.utils.data import Dataset
 from datamodules.augmentation import IGNORED, Draw, PairedAugmentation
 from datamodules.base import Batch, SplitName, Splits, check_counts, collate
 from datamodules.draws import DrawnDataModule
+from datamodules.lidar import normalised_points
 from datamodules.responses import StoredResponses
 from datamodules.transforms import Floats, Geometry, depth_to_hha, depth_to_normals, relative_disparity
 
@@ -49,13 +50,15 @@ class Frame(NamedTuple):
 
     ``image``: RGB, ``(H, W, 3)`` ``uint8``; ``depth``: metres along the optical axis, ``(H, W)`` ``float32``, 0 where
     nothing was measured; ``target``: class indices, ``(H, W)`` ``uint8``, 255 where ignored, as is all of it in a data
-    set without semantics.
+    set without semantics; ``lidar``: the points of a scan that the camera sees, ``(H, W, 5)`` ``float32``, as in
+    :mod:`datamodules.lidar`, ``None`` in a data set without scans.
     """
 
     image: NDArray[np.uint8]
     depth: NDArray[np.float32]
     target: NDArray[np.uint8]
     camera: Camera
+    lidar: NDArray[np.float32] | None = None
 
 
 class Frames(Protocol):
@@ -158,6 +161,8 @@ class FramePairs(Dataset[Batch]):
             frame = _cropped(frame, self.crop)
         image, labels = frame.image, frame.target
         maps: dict[str, Floats] = {name: self._geometry(name, frame) for name in self.geometry}
+        if frame.lidar is not None:
+            maps["lidar"] = frame.lidar
         if self.responses is not None:
             maps["teacher_prediction"] = self._response(self.responses, position, full, image.shape[:2])
         if self.num_classes is None:
@@ -168,6 +173,8 @@ class FramePairs(Dataset[Batch]):
             maps = {name: _resized_nearest(values, self.size) for name, values in maps.items()}
         if isinstance(index, Draw) and self.augmentation is not None:
             image, labels, maps = self.augmentation(image, labels, maps, index.seed)
+        if "lidar" in maps:
+            maps["lidar"] = normalised_points(maps["lidar"])
         maps = {"image": _normalised(image), **maps}
         sample = {name: torch.from_numpy(_channels_first(values)) for name, values in maps.items()}
         if self.num_classes is not None:
@@ -392,6 +399,7 @@ def _cropped(frame: Frame, size: tuple[int, int]) -> Frame:
         _bottom(frame.depth, size),
         _bottom(frame.target, size),
         frame.camera._replace(cx=frame.camera.cx - left, cy=frame.camera.cy - top),
+        None if frame.lidar is None else _bottom(frame.lidar, size),
     )
 
 

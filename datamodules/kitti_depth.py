@@ -13,7 +13,7 @@ from datamodules.depth_lists import Listed, find_listed, read_list
 from datamodules.frame_files import FileFrames, FrameFiles
 from datamodules.frames import Camera, FrameDataModule, Frames
 from datamodules.image_files import find_folder, list_files, read_uint16, subfolders
-from datamodules.kitti_semantics import KITTI_CAMERA
+from datamodules.kitti_calibration import KITTI_CAMERA
 from datamodules.transforms import Geometry
 
 KB_CROP = (352, 1216)

@@ -12,10 +12,8 @@ from datamodules.cityscapes_classes import CLASS_NAMES, PALETTE, read_train_ids
 from datamodules.frame_files import FileFrames, FrameFiles, split_at_random
 from datamodules.frames import Camera, FrameDataModule, Frames
 from datamodules.image_files import check_paired, find_folder, list_files, read_float_map, read_uint16
+from datamodules.kitti_calibration import KITTI_CAMERA, read_matrices, stereo_camera
 from datamodules.transforms import disparity_to_depth
-
-# the drives of 26 September 2011, from which most of the images are; the height is that of the sensor setup
-KITTI_CAMERA = Camera(fx=721.5377, fy=721.5377, cx=609.5593, cy=172.854, baseline=0.532725, height=1.65)
 
 
 class KITTISemantics(FrameDataModule):
@@ -101,15 +99,7 @@ class KITTISemantics(FrameDataModule):
 
 def _read_camera(path: Path) -> Camera:
     """The left colour camera, number 2; number 3 is the right one."""
-    try:
-        lines = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
-        left, right = (np.array(lines[name].split(), float).reshape(3, 4) for name in ("P_rect_02", "P_rect_03"))
-    except (KeyError, ValueError):
-        raise ValueError(f"{path} should hold the lines P_rect_02 and P_rect_03 with 12 numbers each") from None
-    # the fourth entry is -fx times the camera's position on the common x axis
-    baseline = (left[0, 3] - right[0, 3]) / left[0, 0]
-    fx, fy, cx, cy = map(float, (left[0, 0], left[1, 1], left[0, 2], left[1, 2]))
-    return Camera(fx, fy, cx, cy, float(baseline), KITTI_CAMERA.height)
+    return stereo_camera(*read_matrices(path, ("P_rect_02", "P_rect_03")))
 
 
 def _read_depth(path: Path, camera: Camera) -> NDArray[np.float32]:

@@ -18,6 +18,7 @@ from tests.datamodules.trees import (
     write_kitti_depth,
     write_kitti_semantics,
     write_responses,
+    write_semantic_kitti,
     write_virtual_kitti2,
 )
 
@@ -52,12 +53,18 @@ def kitti_depth(folder: Path, _: pytest.MonkeyPatch) -> dict[str, Any]:
     }
 
 
+def semantic_kitti(folder: Path, _: pytest.MonkeyPatch) -> dict[str, Any]:
+    root = write_semantic_kitti(folder)
+    return {"root": root, "train_sequences": [0], "crop": "null", "augmentation.init_args.crop": [32, 64]}
+
+
 # data sets that must be fetched: what writes a small tree in their format and says where it is
 TREES: dict[str, Writer] = {
     "kitti_semantics": frames(write_kitti_semantics),
     "vkitti2": frames(write_virtual_kitti2, n_images="null"),
     "cityscapes": frames(write_cityscapes),
     "kitti_depth": kitti_depth,
+    "semantic_kitti": semantic_kitti,
     "cifar100": cifar100,
 }
 OWN_DATA = [path for path in RECIPES if path.parent.name not in TREES]
@@ -72,6 +79,10 @@ TRIED = [
     "vkitti2/kd_sne_roadseg",
     "cityscapes/cwd_mfnet",
     "cityscapes/dkd_off_net",
+    "semantic_kitti/kd_fused",
+    "semantic_kitti/ntdh_image",
+    "semantic_kitti/pssm_image",
+    "semantic_kitti/teacher_fused",
     "cifar100/crd",
     "cifar100/fitnet",
     "cifar100/kd-ds",
@@ -86,6 +97,9 @@ STAGED = ("fitnet", "fsp", "ft")
 SMALL: dict[str, dict[str, Any]] = {
     "distill.models.SNERoadSeg": {"encoder_name": "resnet10t"},
     "distill.models.OFFNet": {"encoder_name": "mit_b0"},
+    "distill.models.CameraStream": {"encoder_name": "resnet18"},
+    "distill.models.LidarStream": {"base_channels": 8},
+    "distill.models.PMF": {"encoder_name": "resnet18", "base_channels": 8},
     "distill.models.AdaBins": {
         "encoder_name": "mobilenetv3_small_050",
         "decoder_channels": 64,

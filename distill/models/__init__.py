@@ -23,19 +23,23 @@ from distill.models.hugging_face import HuggingFaceDepth
 from distill.models.mfnet import MFNet
 from distill.models.mlp import MLP
 from distill.models.off_net import OFFNet
+from distill.models.pmf import PMF, CameraStream, LidarStream
 from distill.models.sne_roadseg import SNERoadSeg
 from distill.models.stored_teacher import StoredTeacher
 
 __all__ = [
     "BTS",
     "MLP",
+    "PMF",
     "VGG8",
     "VGG13",
     "AdaBins",
+    "CameraStream",
     "DepthUNet",
     "DuplexUNet",
     "FlipAveraged",
     "HuggingFaceDepth",
+    "LidarStream",
     "MFNet",
     "MobileNetV2",
     "OFFNet",

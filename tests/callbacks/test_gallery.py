@@ -15,6 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from callbacks import PredictionGallery
+from callbacks.gallery import visible
 from callbacks.prediction_gallery import MARK, NO_CLASS, Views, _views, gallery_figure
 from distill import Supervised
 from tests.callbacks.pairs import trainer
@@ -178,3 +179,9 @@ def test_as_many_samples_as_asked_for_are_drawn_over_batches(tmp_path: Path, mon
     monkeypatch.setattr("callbacks.prediction_gallery.gallery_figure", count)
     fit(tmp_path, PredictionGallery(every_n_epochs=1, samples=6), max_epochs=1)  # batches of 4
     assert drawn == [6]
+
+
+def test_of_a_modality_that_is_no_colour_image_the_first_channel_is_drawn() -> None:
+    points = torch.randn(5, 4, 6)
+    assert np.array_equal(visible(points), visible(points[:1]))
+    assert visible(points).shape == (4, 6, 3)

@@ -64,6 +64,30 @@ def test_a_flip_mirrors_everything_and_the_normals_x() -> None:
     assert np.array_equal(normal, NORMAL * np.array([-1, 1, 1]))
 
 
+def test_a_flip_mirrors_the_points_of_a_lidar_and_their_y() -> None:
+    points = np.random.default_rng(0).uniform(-9, 9, (HEIGHT, WIDTH, 5)).astype(np.float32)
+    _, _, moved = geometric(1, (1, 1))(IMAGE, TARGET, {"lidar": points}, seed=1)
+    assert np.array_equal(moved["lidar"], points[:, ::-1] * np.array([1, 1, -1, 1, 1], np.float32))
+
+
+def test_a_rotation_turns_the_points_of_a_lidar_with_their_pixels() -> None:
+    # a lidar's x is ahead, y left and z up; a camera of focal length 50 sits in it and looks ahead
+    depth = np.random.default_rng(0).uniform(5, 20, (HEIGHT, WIDTH))
+    right, down = (COLUMNS - (WIDTH - 1) / 2) / 50 * depth, (ROWS - (HEIGHT - 1) / 2) / 50 * depth
+    points = np.stack([np.sqrt(depth**2 + right**2 + down**2), depth, -right, -down, depth / 20], -1)
+    augmentation = PairedAugmentation(0.5, (1, 1), brightness=0, contrast=0, saturation=0, hue=0, rotation=40)
+    for seed in range(4):
+        _, _, moved = augmentation(IMAGE, TARGET, {"lidar": points.astype(np.float32)}, seed)
+        distance, ahead, left, up, intensity = np.moveaxis(moved["lidar"], -1, 0)
+        seen = distance > 0
+        assert 0.5 < seen.mean() < 1
+        # half a pixel to the nearest one, along the diagonal
+        for plane, tangent in ((COLUMNS - (WIDTH - 1) / 2, -left), (ROWS - (HEIGHT - 1) / 2, -up)):
+            assert np.abs(plane[seen] - 50 * tangent[seen] / ahead[seen]).max() < 0.5**0.5 + 0.01
+        np.testing.assert_allclose(distance**2, ahead**2 + left**2 + up**2, rtol=1e-4)
+        np.testing.assert_allclose(intensity, ahead / 20, rtol=1e-5)
+
+
 @pytest.mark.parametrize("scale", [(1.0, 1.0), (1.0, 2.5), (0.6, 0.9), (1.7, 1.7)])
 def test_image_depth_and_labels_stay_registered(scale: tuple[float, float]) -> None:
     augmentation, offsets = geometric(scale=scale), []

@@ -31,7 +31,7 @@ def stems(root: Path, **arguments: object) -> list[list[str]]:
 
 def test_a_frame_holds_what_was_written(root: Path) -> None:
     for split, names in zip(Cityscapes(root).make_frames(), stems(root), strict=True):
-        image, depth, target, camera = split[1]
+        image, depth, target, camera, _ = split[1]
         assert np.array_equal(image, stored(root / "leftImg8bit" / f"{names[1]}_leftImg8bit.png"))
         labels = stored(root / "gtFine" / f"{names[1]}_gtFine_labelIds.png")
         assert target.tolist() == [[TRAIN_IDS[label] for label in row] for row in labels.tolist()]

@@ -54,7 +54,7 @@ def empty_canvas(camera: Camera = CAMERA, size: tuple[int, int] = SIZE) -> Canva
 def test_frames_have_the_size_asked_for(size: tuple[int, int]) -> None:
     module = DrivingScenes(n_train=1, n_val=1, n_test=1, size=size)
     for frames in module.make_frames():
-        image, depth, target, _ = frames[0]
+        image, depth, target, *_ = frames[0]
         assert [array.shape for array in (image, depth, target)] == [(*size, 3), size, size]
         assert [array.dtype.name for array in (image, depth, target)] == ["uint8", "float32", "uint8"]
 

@@ -6,7 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.kitti_semantics import KITTI_CAMERA, KITTISemantics
+from datamodules.kitti_calibration import KITTI_CAMERA
+from datamodules.kitti_semantics import KITTISemantics
 from tests.datamodules.trees import KITTI_CALIBRATION, SIZE, save, stored, write, write_kitti_semantics
 
 # of the official table: -1 and the ids that do not count give 255
@@ -30,7 +31,7 @@ def names(root: Path, seed: int = 0) -> list[list[str]]:
 def test_a_frame_holds_what_was_written(root: Path) -> None:
     train, _, _ = KITTISemantics(root).make_frames()
     name = names(root)[0][0]
-    image, depth, target, _ = train[0]
+    image, depth, target, *_ = train[0]
     folder = root / "training"
     assert np.array_equal(image, stored(folder / "image_2" / name))
     labels = stored(folder / "semantic" / name)

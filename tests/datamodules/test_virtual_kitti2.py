@@ -50,7 +50,7 @@ def test_a_frame_holds_what_was_written(root: Path) -> None:
     seen = set()
     for split, paths in zip(splits, images(root), strict=True):
         for index, path in enumerate(paths):
-            image, depth, target, _ = split[index]
+            image, depth, target, *_ = split[index]
             frames, number = root / path.parents[2], path.stem.removeprefix("rgb_")
             assert np.abs(image.astype(int) - stored(root / path).astype(int)).max() <= 2
             centimetres = stored(frames / "depth" / "Camera_0" / f"depth_{number}.png").astype(float)

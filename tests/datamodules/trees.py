@@ -101,6 +101,39 @@ def write_cityscapes(root: Path, cities: int = 4, count: int = 2, size: tuple[in
     return root
 
 
+# of sequence 00, but for P2 and P3, whose focal length and principal point are those of an image of 96 pixels
+ODOMETRY_CALIBRATION = """\
+P0: 7.188560e+02 0.000000e+00 6.071928e+02 0.000000e+00 0.000000e+00 7.188560e+02 1.852157e+02 0.000000e+00 \
+0.000000e+00 0.000000e+00 1.000000e+00 0.000000e+00
+P2: 6.000000e+01 0.000000e+00 4.750000e+01 3.800000e+00 0.000000e+00 6.000000e+01 1.550000e+01 -9.000000e-03 \
+0.000000e+00 0.000000e+00 1.000000e+00 3.779761e-03
+P3: 6.000000e+01 0.000000e+00 4.750000e+01 -2.820000e+01 0.000000e+00 6.000000e+01 1.550000e+01 2.000000e-01 \
+0.000000e+00 0.000000e+00 1.000000e+00 4.915215e-03
+Tr: 4.276802385584e-04 -9.999672484946e-01 -8.084491683471e-03 -1.198459927713e-02 -7.210626507497e-03 \
+8.081198471645e-03 -9.999413164504e-01 -5.403984729748e-02 9.999738645903e-01 4.859485810390e-04 \
+-7.206933692422e-03 -2.921968648686e-01
+"""
+SCAN_LABELS = (0, 1, 10, 11, 15, 18, 20, 30, 31, 32, 40, 44, 48, 49, 50, 51, 52, 60, 70, 71, 72, 80, 81, 99, 252, 259)
+
+
+def write_semantic_kitti(
+    root: Path, count: int = 4, size: tuple[int, int] = (32, 96), sequences: Sequence[int] = (0, 8)
+) -> Path:
+    """``count`` images with scans all around the lidar and their labels, with instances, for every sequence."""
+    rng = np.random.default_rng(0)
+    for folder in (root / "sequences" / f"{sequence:02d}" for sequence in sequences):
+        write(folder / "calib.txt", ODOMETRY_CALIBRATION)
+        for name in ("velodyne", "labels"):
+            (folder / name).mkdir(exist_ok=True)
+        for number in range(count):
+            save(folder / "image_2" / f"{number:06d}.png", _colors(rng, size))
+            points = rng.uniform((-30, -20, -2, 0), (40, 20, 1, 1), (3000, 4))
+            points.astype("<f4").tofile(folder / "velodyne" / f"{number:06d}.bin")
+            labels = rng.choice(SCAN_LABELS, 3000) | rng.integers(0, 50, 3000) << 16
+            labels.astype("<u4").tofile(folder / "labels" / f"{number:06d}.label")
+    return root
+
+
 KITTI_TRAIN_DRIVES = ("2011_09_26_drive_0057_sync", "2011_09_28_drive_0001_sync", "2011_10_03_drive_0034_sync")
 KITTI_TEST_DRIVE = "2011_09_26_drive_0002_sync"
 
