@@ -15,6 +15,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from distill.checkpoint import load_network, looks_untrained
+from distill.distributed import KeptEqual
 from distill.outputs import Batch, NetworkOutput, autocast_off, full_precision, network_output, shapes
 from distill.supervised import Supervised
 from distill.taps import FeatureTaps
@@ -124,6 +125,12 @@ class DistillationModule(Supervised, ABC):
         if name == "teacher":
             raise AttributeError("the teacher is an argument of the constructor, which freezes it")
         super().__setattr__(name, value)
+
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """The name is DDP's, which would send these buffers from its first process to all others in every step."""
+        kept = ((name, part) for name, part in self.named_modules() if isinstance(part, KeptEqual))
+        return [name for prefix, part in kept for name, _ in part.named_buffers(prefix)]
 
     @property
     def student(self) -> nn.Module | None:

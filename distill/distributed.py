@@ -6,7 +6,7 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch import Tensor
+from torch import Tensor, nn
 
 
 def world_size() -> int:
@@ -72,6 +72,10 @@ def mean(values: Tensor, weights: Tensor) -> Tensor:
     # where(): a position that does not count may hold inf or NaN, and 0 * inf is NaN
     counted = torch.where(weights > 0, values * weights, torch.zeros_like(values))
     return world_size() * counted.sum() / total.clamp(min=torch.finfo(values.dtype).tiny)
+
+
+class KeptEqual(nn.Module):
+    """Base of modules whose buffers are equal in all processes by what they do, so that DDP need not send them."""
 
 
 class _AllGather(torch.autograd.Function):

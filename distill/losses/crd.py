@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import math
 
-import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -16,7 +15,7 @@ def nce_loss(
     negatives: Tensor,
     *,
     n_data: int,
-    log_normalizer: float | Tensor = 0.0,
+    log_normalizer: float = 0.0,
     reduction: Reduction = "mean",
 ) -> Tensor:
     r"""The noise-contrastive loss of one direction: minus the log-probability that every pair is told right, in nats.
@@ -25,15 +24,15 @@ def nce_loss(
         -\log h(z^+) - \sum_{k=1}^K \log(1 - h(z_k^-)), \quad h(z) = \frac{e^z / Z}{e^z / Z + K / M}
 
     with z the product of two embeddings over the temperature, K negatives, and the noise uniform over the M samples of
-    the data set. The paper prints Z = 1. The authors' code sets Z from its first batch (:func:`nce_log_normalizer`) and
-    adds 1e-7 to the denominator; here h is a sigmoid, finite for any z. Their loss is the sum of this one with either
-    network's embedding as the anchor.
+    the data set. The paper prints Z = 1; the authors' code has another (:func:`nce_log_normalizer`) and adds 1e-7 to
+    the denominator; here h is a sigmoid, finite for any z. Their loss is the sum of this one with either network's
+    embedding as the anchor.
 
     Args:
         positive: z of student and teacher embeddings of the same sample, ``(N,)``.
         negatives: z of embeddings of different samples, ``(N, K)``.
         n_data: M, the number of samples in the data set, or in the queue that the negatives are drawn from.
-        log_normalizer: log Z; no gradient should flow to it.
+        log_normalizer: log Z.
         reduction: ``"none"`` for one value a sample, ``"mean"`` over the samples, or ``"sum"``.
 
     Returns:
@@ -58,17 +57,32 @@ def nce_loss(
     return reduce_losses(of_positive + of_negatives, reduction)
 
 
-def nce_log_normalizer(logits: Tensor, *, n_data: int) -> Tensor:
-    r"""An estimate of log Z, with which e^z / Z sums to 1 over the data set: :math:`\log(M \cdot \mathrm{mean}(e^z))`.
+def nce_log_normalizer(*, n_data: int, dimension: int, temperature: float) -> float:
+    r"""Log Z, with which e^z / Z sums to 1 over a data set whose embeddings point anywhere, as they do at first.
+
+    .. math::
+        \log \left( M \, E_v [e^{u^\top v / \tau}] \right) = \log M
+            + \log \sum_{k=0}^\infty \frac{(1 / 4 \tau^2)^k}{k! \, (d / 2) (d / 2 + 1) \cdots (d / 2 + k - 1)}
+
+    for any u of length 1 and v uniform on the sphere. The authors' code has M times the mean of e^z in its first batch,
+    an estimate of the same, since its memory starts at random; here no batch decides.
 
     Args:
-        logits: z of some pairs, of any shape; the authors' code takes all of its first batch.
-        n_data: M, the number of samples in the data set.
+        n_data: M, the number of samples in the data set, or in the queue that the negatives are drawn from.
+        dimension: d, the length of an embedding.
+        temperature: tau, above 0.
 
     Returns:
-        A scalar without gradient; float32, or float64 where the logits are.
+        Nats.
 
-    Source: the code published with Tian et al., Contrastive Representation Distillation, ICLR 2020.
+    Source: the code published with Tian et al., Contrastive Representation Distillation, ICLR 2020. The mean is that
+    of a von Mises-Fisher density, 0F1(; d/2; 1 / 4 tau^2).
     """
-    values = at_least_float32(logits.detach()).flatten()
-    return torch.logsumexp(values, 0) + math.log(n_data / values.numel())
+    ratio = -2 * math.log(2 * temperature)
+    term = total = 0.0  # logarithms: of the sum, e^{1 / tau} would not fit into a number for small tau
+    k = 0
+    while term > total - 40:  # terms grow up to one of them, and fall from it
+        term += ratio - math.log(k + 1) - math.log(dimension / 2 + k)
+        total = max(total, term) + math.log1p(math.exp(-abs(total - term)))
+        k += 1
+    return math.log(n_data) + total

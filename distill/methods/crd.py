@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-import math
 from typing import Any, Literal
 
-import torch
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
-from distill.distributed import gather
 from distill.losses import nce_log_normalizer, nce_loss
 from distill.losses.unit import unit_vectors
 from distill.methods.embedding_memory import EmbeddingMemory, MemoryBank, MemoryQueue
@@ -30,9 +27,10 @@ class CRD(DistillationModule):
       batch; M is their number.
     - ``queue``, which needs no index: those of the last ``negatives`` samples; M is their number.
 
-    The memory takes the embeddings of a batch after the step. The constants Z are those of the first batch, as in the
-    authors' code. There the negatives are drawn from all samples, the sample itself included; here from the others,
-    which matters where the data set is not larger than the number of negatives.
+    The memory takes the embeddings of a batch after the step. The constant Z is what the authors' code estimates from
+    its first batch, see :func:`~distill.losses.nce_log_normalizer`. There the negatives are drawn from all samples, the
+    sample itself included; here from the others, which matters where the data set is not larger than the number of
+    negatives.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` have one
@@ -49,7 +47,7 @@ class CRD(DistillationModule):
 
     Raises:
         ValueError: There is not one pair of layers, or an argument is out of its range. From the step: it is not known
-            how many samples there are, or an index lies outside the bank.
+            how many samples there are, there are fewer than 2, or an index lies outside the bank.
         KeyError: From the step: the batch has no ``index`` for the bank.
     """
 
@@ -79,15 +77,18 @@ class CRD(DistillationModule):
             raise ValueError(f"temperature must be positive, got {temperature}")
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
+        self.num_samples = num_samples
+        self.negatives = negatives
         self.temperature = temperature
+        self.dimension = dimension
         self.weight = weight
         self.student_embedding = nn.LazyLinear(dimension)
         self.teacher_embedding = nn.LazyLinear(dimension)
         if memory == "bank":
-            self.memory = MemoryBank(num_samples, dimension, negatives=negatives, momentum=momentum)
+            self.memory = MemoryBank(dimension, negatives=negatives, momentum=momentum)
         else:
-            self.memory = MemoryQueue(negatives, dimension)
-        self._latest: tuple[Tensor, Tensor, Batch, Tensor] | None = None
+            self.memory = MemoryQueue(dimension)
+        self._latest: tuple[Tensor, Tensor, Batch] | None = None
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """Equation 18 in both directions, for each sample."""
@@ -96,16 +97,19 @@ class CRD(DistillationModule):
         theirs = unit_vectors(self.teacher_embedding(as_vector(their_feature)))
         if not len(self.memory) and not self._allocate():
             return {"crd": 0 * (ours + theirs).sum(1)}
-        directions = [
-            (positive / self.temperature, negatives / self.temperature)
+        samples = len(self.memory)
+        log_normalizer = nce_log_normalizer(n_data=samples, dimension=self.dimension, temperature=self.temperature)
+        losses = [
+            nce_loss(
+                positive / self.temperature,
+                negatives / self.temperature,
+                n_data=samples,
+                log_normalizer=log_normalizer,
+                reduction="none",
+            )
             for positive, negatives in self.memory.similarities(ours, theirs, batch)
         ]
-        normalizers = self.memory.log_normalizers if self.memory.steps else self._normalizers(directions)
-        self._latest = ours.detach(), theirs.detach(), batch, normalizers
-        losses = [
-            nce_loss(*logits, n_data=len(self.memory), log_normalizer=log_normalizer, reduction="none")
-            for logits, log_normalizer in zip(directions, normalizers, strict=True)
-        ]
+        self._latest = ours.detach(), theirs.detach(), batch
         return {"crd": self.weight * (losses[0] + losses[1])}
 
     def remember(self) -> None:
@@ -114,24 +118,23 @@ class CRD(DistillationModule):
             self.memory.update(*self._latest)
             self._latest = None
 
-    def _normalizers(self, directions: list[tuple[Tensor, Tensor]]) -> Tensor:
-        """The logarithms of Z for either direction, ``(2,)``, by the global batch."""
-        values = []
-        for positive, negatives in directions:
-            logits = torch.cat([positive.unsqueeze(1), negatives], 1).detach()
-            log_means = logits.logsumexp(1) - math.log(logits.shape[1])
-            values.append(nce_log_normalizer(gather(log_means), n_data=len(self.memory)))
-        return torch.stack(values)
-
     def _allocate(self) -> bool:
-        """Sizes the bank by the training data; False where there is nothing to train on, as in a validation alone."""
-        if self._trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+        """Makes the memory; False where nothing says its size, as in a validation alone."""
+        if isinstance(self.memory, MemoryQueue):
+            self.memory.allocate(self.negatives)
+        elif self.num_samples is not None:
+            self.memory.allocate(self.num_samples)
+        elif self._trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
             return False
+        else:
+            self.memory.allocate(self._training_samples())
+        return True
+
+    def _training_samples(self) -> int:
         loader = self.trainer.fit_loop._data_source.dataloader() if self._trainer is not None else None
         try:
-            self.memory.allocate(len(getattr(loader, "dataset", None)))  # type: ignore[arg-type]
+            return len(getattr(loader, "dataset", None))  # type: ignore[arg-type]
         except TypeError:
             raise ValueError(
                 "CRD does not know how many training samples there are: give num_samples, or memory='queue'"
             ) from None
-        return True

@@ -6,9 +6,9 @@ from abc import ABC, abstractmethod
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
-from distill.distributed import gather, own_rows, world_size
+from distill.distributed import KeptEqual, gather, own_rows
 from distill.losses.unit import unit_vectors
 from distill.outputs import Batch
 
@@ -16,33 +16,31 @@ Similarities = tuple[Tensor, Tensor]
 """Cosines of embeddings of the same sample, ``(N,)``, and of different ones, ``(N, K)``."""
 
 
-class EmbeddingMemory(nn.Module, ABC):
+class EmbeddingMemory(KeptEqual, ABC):
     """Embeddings of both networks, of length 1, at first random; the same in all processes, and in checkpoints.
 
+    There are none until a checkpoint or :meth:`allocate` says how many.
+
     Args:
-        size: How many embeddings there are of either network; with None a checkpoint or :meth:`allocate` says it.
         dimension: The length of an embedding.
     """
 
     student: Tensor  # (M, D)
     teacher: Tensor
-    log_normalizers: Tensor  # (2,), for the student's and for the teacher's embedding as the anchor
 
-    def __init__(self, size: int | None, dimension: int) -> None:
+    def __init__(self, dimension: int) -> None:
         super().__init__()
         self.steps = 0
         self._seed = int(torch.randint(2**31, ()))
-        self.register_buffer("log_normalizers", torch.zeros(2))
         self.register_buffer("student", torch.empty(0, dimension))
         self.register_buffer("teacher", torch.empty(0, dimension))
-        if size is not None:
-            self.allocate(size)
 
     def __len__(self) -> int:
         return len(self.student)
 
     def allocate(self, size: int) -> None:
-        """Makes room for ``size`` embeddings of either network."""
+        """Makes room for ``size`` embeddings of either network: in all processes together, as the first one would."""
+        self._seed = int(gather(torch.tensor([self._seed], device=self.student.device))[0])
         # on the CPU, so that the numbers are the same on every device
         generator = torch.Generator().manual_seed(self._seed)
         for side in ("student", "teacher"):
@@ -63,10 +61,9 @@ class EmbeddingMemory(nn.Module, ABC):
         """
 
     @torch.no_grad()
-    def update(self, student: Tensor, teacher: Tensor, batch: Batch, log_normalizers: Tensor) -> None:
-        """Keeps the embeddings of the batches of all processes, ``(N, D)`` here, and what log Z they were used with."""
+    def update(self, student: Tensor, teacher: Tensor, batch: Batch) -> None:
+        """Keeps the embeddings of the batches of all processes, ``(N, D)`` here."""
         self.keep(gather(student), gather(teacher), batch)
-        self.log_normalizers.copy_(log_normalizers)
         self.steps += 1
 
     @abstractmethod
@@ -84,7 +81,7 @@ class EmbeddingMemory(nn.Module, ABC):
     def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
         saved = state_dict.get(f"{prefix}student")
         if not len(self) and saved is not None:
-            self.allocate(len(saved))
+            self.student, self.teacher = (kept.new_empty(saved.shape) for kept in (self.student, self.teacher))
         super()._load_from_state_dict(state_dict, prefix, *args)
 
 
@@ -95,18 +92,18 @@ class MemoryBank(EmbeddingMemory):
     other samples. Several processes draw what one process would that holds their batches one after the other.
 
     Args:
-        size: The number of samples, None if not yet known.
         dimension: The length of an embedding.
         negatives: How many negatives each sample has.
         momentum: What remains of the old embedding where there is a new one.
 
     Raises:
-        ValueError: There are fewer than 2 samples; from :meth:`similarities`: an index lies outside the bank.
+        ValueError: From :meth:`allocate`: there are fewer than 2 samples; from :meth:`similarities`: an index lies
+            outside the bank.
         KeyError: From there: the batch has no ``index``.
     """
 
-    def __init__(self, size: int | None, dimension: int, *, negatives: int, momentum: float) -> None:
-        super().__init__(size, dimension)
+    def __init__(self, dimension: int, *, negatives: int, momentum: float) -> None:
+        super().__init__(dimension)
         self.negatives = negatives
         self.momentum = momentum
 
@@ -151,10 +148,8 @@ class MemoryBank(EmbeddingMemory):
 
     def _draw(self, index: Tensor) -> Tensor:
         """The negatives of each sample, ``(N, K)``, drawn on the device for the global batch."""
-        everywhere, seed = gather(index), self._seed
-        if world_size() > 1:
-            seed = int(gather(torch.tensor([seed], device=index.device))[0])
-        generator = torch.Generator(index.device).manual_seed(seed + self.steps)
+        everywhere = gather(index)
+        generator = torch.Generator(index.device).manual_seed(self._seed + self.steps)
         size = len(everywhere), self.negatives
         others = torch.randint(len(self) - 1, size, generator=generator, device=index.device)
         return own_rows(others + (others >= everywhere.unsqueeze(1)), index)

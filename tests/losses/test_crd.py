@@ -4,6 +4,7 @@ import math
 
 import pytest
 import torch
+from scipy.special import hyp0f1
 from torch import Tensor
 
 from distill.losses import nce_log_normalizer, nce_loss
@@ -51,12 +52,23 @@ def test_finite_for_gaps_of_1000() -> None:
         assert slope.isfinite().all()
 
 
-def test_the_normalizer_makes_the_probabilities_of_the_data_set_sum_to_1() -> None:
-    logits = features(5, 8)
-    log_normalizer = nce_log_normalizer(logits, n_data=40)
-    assert_near((logits - log_normalizer).exp().sum(), torch.ones((), dtype=torch.float64))
-    assert nce_log_normalizer(torch.full((2, 2), 1000.0), n_data=4).item() == pytest.approx(1000 + math.log(4))
-    assert not nce_log_normalizer(logits.requires_grad_(), n_data=40).requires_grad
+@pytest.mark.parametrize(("dimension", "temperature"), [(1, 0.2), (3, 1.0), (5, 0.5), (128, 0.07)])
+def test_the_normalizer_makes_the_probabilities_of_embeddings_anywhere_sum_to_1(
+    dimension: int, temperature: float
+) -> None:
+    found = nce_log_normalizer(n_data=40, dimension=dimension, temperature=temperature)
+    assert found == pytest.approx(math.log(40 * hyp0f1(dimension / 2, 1 / (4 * temperature**2))))
+    # what the authors' code does with its first batch
+    directions = features(100_000, dimension)
+    cosines = directions[:, 0] / directions.norm(dim=1)
+    assert found == pytest.approx(math.log(40 * (cosines / temperature).exp().mean()), abs=0.03)
+
+
+def test_the_normalizer_by_hand_and_where_the_largest_term_is_no_number() -> None:
+    # in three dims the cosine is uniform from -1 to 1, in one it is -1 or 1
+    log_sinh = 1000 - math.log(2)
+    assert nce_log_normalizer(n_data=1, dimension=3, temperature=1e-3) == pytest.approx(log_sinh - math.log(1000))
+    assert nce_log_normalizer(n_data=1, dimension=1, temperature=1e-3) == pytest.approx(log_sinh)
 
 
 def test_wrong_arguments_are_named() -> None:
