@@ -13,6 +13,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from distill.losses import silog_loss
+from distill.losses.logits import counted_gradient
 from distill.metrics import DepthScores, SegmentationScores
 from distill.metrics.depth import Average, Crop
 
@@ -80,7 +81,11 @@ class Classification(Task):
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Cross entropy of logits ``(N, C)`` with targets ``(N,)``, in nats, ``(N,)``; 0 where ignored."""
         return F.cross_entropy(
-            prediction, target, ignore_index=self.ignore_index, label_smoothing=self.label_smoothing, reduction="none"
+            counted_gradient(prediction, target != self.ignore_index),
+            target,
+            ignore_index=self.ignore_index,
+            label_smoothing=self.label_smoothing,
+            reduction="none",
         )
 
     def counts(self, target: Tensor) -> Tensor:
@@ -163,7 +168,7 @@ class SemanticSegmentation(Task):
         """Cross entropy of logits ``(N, C, H, W)`` with targets ``(N, H, W)``, in nats, ``(N, H, W)``; 0 if ignored."""
         weights = None if self.class_weights is None else self.class_weights.to(prediction.dtype)
         return F.cross_entropy(
-            self.at_targets(prediction, target),
+            counted_gradient(self.at_targets(prediction, target), target != self.ignore_index),
             target,
             weights,
             ignore_index=self.ignore_index,

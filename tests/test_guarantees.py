@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import copy
+import math
 import subprocess
 import sys
 import warnings
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -37,6 +39,8 @@ from tests.toys import (
 )
 
 every_method = pytest.mark.parametrize("method", METHODS)
+COMPARE_ALL = ("ALKD", "CWD", "Combined on maps")
+"""These compare the logits of all positions, labelled or not."""
 
 
 def weights_of(module: nn.Module) -> dict[str, Tensor]:
@@ -239,6 +243,29 @@ def test_loss_and_gradients_stay_finite(method: str, case: str) -> None:
     of_relations = any(term.ndim == 0 for term in terms.values())  # they take all samples
     if case == "all ignored" and not of_relations and not method.endswith(ON_DEPTH):
         assert loss == 0
+
+
+@pytest.mark.parametrize(
+    "method", [name for name in METHODS if not name.startswith(COMPARE_ALL) and ON_DEPTH not in name]
+)
+@pytest.mark.parametrize("strange", [math.nan, math.inf])
+def test_logits_at_ignored_positions_change_neither_loss_nor_gradients(method: str, strange: float) -> None:
+    size = positions(method)
+    generator = torch.Generator().manual_seed(0)
+    logits, other = torch.randn(2, 6, CLASSES, *size, generator=generator)
+    feature = torch.randn(6, 5, *size, generator=generator)
+    batch = make_batch(6, method=method)
+    batch["target"][1] = ignored(method)
+    results = []
+    for value in (0.0, strange):
+        both = (tensor.clone().index_fill_(0, torch.tensor(1), value) for tensor in (other, logits))
+        teacher, student = (Fixed(tensor, feature) for tensor in both)
+        module = prepared(make(method, teacher=teacher.eval(), student=student), batch)
+        results.append(loss_and_gradients(module, batch, parallel=False))
+    usual, odd = results
+    assert usual.keys() == odd.keys()
+    for name, values in usual.items():
+        torch.testing.assert_close(odd[name], values, msg=partial("{}: {}".format, name))
 
 
 def loss_and_gradients(module: DistillationModule, batch: Batch, *, parallel: bool) -> dict[str, Tensor]:

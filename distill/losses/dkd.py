@@ -12,6 +12,7 @@ from distill.losses.logits import (
     check_reduction,
     check_temperature,
     check_two_classes,
+    counted_gradient,
     kl_divergence,
     reduce_losses,
     split_target,
@@ -56,15 +57,16 @@ def decoupled_kd_terms(
     check_logits(student, teacher, target)
     check_two_classes(student)
 
-    def terms(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
-        student_binary, student_others = split_target(at_least_float32(student) / temperature, target)
+    def terms(student: Tensor, teacher: Tensor, target: Tensor, counted: Tensor) -> Tensor:
+        student = counted_gradient(at_least_float32(student), counted)
+        student_binary, student_others = split_target(student / temperature, target)
         teacher_binary, teacher_others = split_target(at_least_float32(teacher) / temperature, target)
         return torch.stack(
             [kl_divergence(student_binary, teacher_binary), kl_divergence(student_others, teacher_others)], 1
         )
 
     counted = target != ignore_index
-    tckd, nckd = by_parts(terms, student, teacher.detach(), torch.where(counted, target, 0)).unbind(1)
+    tckd, nckd = by_parts(terms, student, teacher.detach(), torch.where(counted, target, 0), counted).unbind(1)
     return temperature**2 * torch.where(counted, tckd, 0), temperature**2 * torch.where(counted, nckd, 0)
 
 

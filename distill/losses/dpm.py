@@ -296,7 +296,8 @@ class _Divergence(torch.autograd.Function):
             else:
                 log_ratio = _log_ratio(log_student, index, teacher, ctx.window.cutoff)
                 of_part = log_ratio.sub_(losses[part]).mul_(log_student.exp_())
-            in_logits[part] = of_part.mul_(gradient[part])
+            # a gradient of 0 where there is no response would keep what is not finite
+            in_logits[part] = of_part.mul_(gradient[part]).masked_fill_(~(depth[part] > 0), 0)
         return in_logits, None, None, None
 
 

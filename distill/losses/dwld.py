@@ -15,6 +15,7 @@ from distill.losses.logits import (
     check_reduction,
     check_temperature,
     check_two_classes,
+    counted_gradient,
     kl_divergence,
     reduce_losses,
     split_target,
@@ -75,18 +76,21 @@ def dwld_terms(
     if form not in get_args(Form):
         raise ValueError(f"form must be kl or bregman, got {form!r}")
 
-    def terms(student: Tensor, teacher: Tensor, target: Tensor, beta: Tensor) -> Tensor:
-        student_binary, student_others = split_target(at_least_float32(student) / temperature, target)
+    def terms(student: Tensor, teacher: Tensor, target: Tensor, beta: Tensor, counted: Tensor) -> Tensor:
+        student = counted_gradient(at_least_float32(student), counted)
+        beta = counted_gradient(beta.to(student.dtype), counted)
+        student_binary, student_others = split_target(student / temperature, target)
         teacher_binary, teacher_others = split_target(at_least_float32(teacher) / temperature, target)
         log_p, log_q = F.log_softmax(teacher_others, 1), F.log_softmax(student_others, 1)
         divergence = log_p.exp() * (log_p - log_q)
         if form == "bregman":
             divergence = divergence - log_p.exp() + log_q.exp()
-        weighted = (without_target(beta.to(log_p.dtype), target) * divergence).sum(1)
+        weighted = (without_target(beta, target) * divergence).sum(1)
         return torch.stack([kl_divergence(student_binary, teacher_binary), weighted], 1)
 
     counted = target != ignore_index
-    tcld, ncld = by_parts(terms, student, teacher.detach(), torch.where(counted, target, 0), beta).unbind(1)
+    tensors = student, teacher.detach(), torch.where(counted, target, 0), beta, counted
+    tcld, ncld = by_parts(terms, *tensors).unbind(1)
     return temperature**2 * torch.where(counted, tcld, 0), temperature**2 * torch.where(counted, ncld, 0)
 
 

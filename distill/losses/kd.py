@@ -11,6 +11,7 @@ from distill.losses.logits import (
     check_logits,
     check_reduction,
     check_temperature,
+    counted_gradient,
     kl_divergence,
     reduce_losses,
 )
@@ -53,11 +54,11 @@ def kd_loss(
     check_reduction(reduction)
     check_logits(student, teacher, target)
 
-    def softened(student: Tensor, teacher: Tensor) -> Tensor:
-        return kl_divergence(at_least_float32(student) / temperature, at_least_float32(teacher) / temperature)
+    counted = torch.ones_like(student[:, 0], dtype=torch.bool) if target is None else target != ignore_index
 
-    losses = temperature**2 * by_parts(softened, student, teacher.detach())
-    if target is None:
-        return reduce_losses(losses, reduction)
-    counted = target != ignore_index
+    def softened(student: Tensor, teacher: Tensor, counted: Tensor) -> Tensor:
+        student = counted_gradient(at_least_float32(student), counted)
+        return kl_divergence(student / temperature, at_least_float32(teacher) / temperature)
+
+    losses = temperature**2 * by_parts(softened, student, teacher.detach(), counted)
     return reduce_losses(torch.where(counted, losses, 0), reduction, counted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -76,6 +76,20 @@ def reduce_losses(losses: Tensor, reduction: Reduction, counted: Tensor | None =
     return total / (max(1, losses.numel()) if counted is None else counted.sum().clamp(min=1))
 
 
+def counted_gradient(logits: Tensor, counted: Tensor) -> Tensor:
+    """The logits, with no gradient where a position does not count.
+
+    Setting a loss to 0 there is not enough: its formula may have no finite gradient, as at NaN or infinite logits, and
+    0 times that is NaN.
+
+    Args:
+        logits: ``(N, C, *)``.
+        counted: True where a position counts, ``(N, *)``.
+    """
+    guarded: Tensor = _CountedGradient.apply(logits, counted.unsqueeze(1))
+    return guarded
+
+
 def at_least_float32(logits: Tensor) -> Tensor:
     """Half precision as float32; float32 and float64 as they are."""
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
@@ -122,3 +136,15 @@ def split_target(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     others = without_target(logits, target)
     of_target = logits.gather(1, target.long().unsqueeze(1))
     return torch.cat([of_target, others.logsumexp(1, keepdim=True)], 1), others
+
+
+class _CountedGradient(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, counted: Tensor) -> Tensor:
+        ctx.save_for_backward(counted)
+        return logits.view_as(logits)
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
+        (counted,) = ctx.saved_tensors
+        return torch.where(counted, gradient, 0), None

@@ -128,11 +128,13 @@ class DWLD(DistillationModule):
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """Equation 10, its terms apart."""
+        ignored = (batch["target"] == self.ignore_index).unsqueeze(1)
+        seen = (output.prediction.detach().masked_fill(ignored, 0) for output in (student, teacher))
         tcld, ncld = dwld_terms(
             student.prediction,
             teacher.prediction,
             batch["target"],
-            self.controller(student.prediction, teacher.prediction),
+            self.controller(*seen),
             temperature=self.temperature,
             form=self.form,
             ignore_index=self.ignore_index,

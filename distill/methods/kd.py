@@ -42,7 +42,17 @@ class KD(DistillationModule):
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """Hinton et al.'s soft cross entropy, up to the teacher's entropy."""
-        kd = kd_loss(student.prediction, teacher.prediction, temperature=self.temperature, reduction="none")
+        target = batch.get("target")
+        if target is not None and target.is_floating_point():  # soft labels ignore no position
+            target = None
+        kd = kd_loss(
+            student.prediction,
+            teacher.prediction,
+            temperature=self.temperature,
+            target=target,
+            ignore_index=self.ignore_index,
+            reduction="none",
+        )
         if self.weighting is not None:
             kd = kd * self.weighting(student.prediction, teacher.prediction, batch)
         return {"kd": self.weight * kd}

@@ -65,7 +65,13 @@ class PSSM(DistillationModule):
         outputs = student.prediction, teacher.prediction
         mask = self.mask(*outputs, batch)
         if self.loss == "kd":
-            values = kd_loss(*outputs, temperature=self.temperature, reduction="none")
+            values = kd_loss(
+                *outputs,
+                temperature=self.temperature,
+                target=batch["target"],
+                ignore_index=self.ignore_index,
+                reduction="none",
+            )
         else:
             values = dkd_loss(
                 *outputs,

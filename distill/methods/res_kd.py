@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
+import torch
 from torch import Tensor
 
 from distill.base import Batch, NetworkOutput
@@ -61,6 +62,6 @@ class ResKD(DepthDistillation):
         if name == "si":
             return mean(silog_loss(ours, theirs, reduction="none"), responded.flatten(1).any(1))
         if name == "mse":
-            return mean((ours - theirs).square(), responded)
+            return mean(torch.where(responded, ours - theirs, 0).square(), responded)
         data_range = self.data_range or self.depth_task.max_depth
         return mean(ssim_loss(ours, theirs, data_range=data_range, reduction="none"), responded[:, 0])

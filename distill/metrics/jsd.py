@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
-from distill.losses.logits import at_least_float32, check_logits, check_two_classes, split_target
+from distill.losses.logits import at_least_float32, check_logits, check_two_classes, counted_gradient, split_target
 from distill.losses.parts import by_parts
 
 
@@ -168,7 +168,11 @@ def _at_counted(
     check_logits(student, teacher, target)
     check_two_classes(student)
     counted = target != ignore_index
-    return torch.where(counted, by_parts(divergence, student, teacher, torch.where(counted, target, 0)), 0)
+
+    def guarded(student: Tensor, teacher: Tensor, target: Tensor, counted: Tensor) -> Tensor:
+        return divergence(counted_gradient(student, counted), counted_gradient(teacher, counted), target)
+
+    return torch.where(counted, by_parts(guarded, student, teacher, torch.where(counted, target, 0), counted), 0)
 
 
 def _jsd_terms(log_p: Tensor, log_q: Tensor) -> Tensor:

@@ -191,6 +191,21 @@ def test_positions_without_a_response_are_zero_and_do_not_count(direction: Direc
 
 
 @directions
+def test_logits_where_there_is_no_response_do_not_matter(direction: Direction) -> None:
+    depth = depths()
+    depth[1, 0, :2] = 0
+    depth[1, 0, 2, 0] = math.nan
+    logits = random_logits(depth, 40)
+    strange = logits.masked_fill(~(depth > 0), math.inf)
+    loss, usual = (dpm_loss(values, depth, direction=direction) for values in (strange, logits))
+    assert_near(loss, usual)
+    in_strange, in_logits = (
+        gradient(lambda z: dpm_loss(z, depth, direction=direction), values) for values in (strange, logits)
+    )
+    assert_near(in_strange, in_logits)
+
+
+@directions
 def test_without_any_response_the_loss_is_zero_with_zero_gradient(direction: Direction) -> None:
     for samples in (0, 2):
         logits = torch.randn(samples, 5, 2, 2, requires_grad=True)

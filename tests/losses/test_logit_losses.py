@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from itertools import product
 
 import pytest
@@ -50,6 +51,19 @@ def test_ignored_positions_are_zero_with_zero_gradient(divergence: Divergence) -
     of_ignored = gradient(lambda s: divergence(s, teacher, target), student).movedim(1, -1)[target == IGNORED]
     assert len(of_ignored) > 0
     assert of_ignored.eq(0).all()
+
+
+@unreduced
+@pytest.mark.parametrize("strange", [math.nan, math.inf])
+def test_what_stands_at_ignored_positions_does_not_matter(divergence: Divergence, strange: float) -> None:
+    case = random_case(samples=4, spatial=(3, 3))
+    ignored = (case.target == IGNORED).unsqueeze(1)
+    student, teacher = (logits.masked_fill(ignored, strange) for logits in case[:2])
+    assert_near(divergence(student, teacher, case.target), divergence(*case))
+    assert_near(
+        gradient(lambda s: divergence(s, teacher, case.target), student),
+        gradient(lambda s: divergence(s, *case[1:]), case.student),
+    )
 
 
 @reduced
