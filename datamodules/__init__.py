@@ -12,12 +12,14 @@ from datamodules.mnistm import MNISTM
 from datamodules.noisy_pair import NoisyPair
 from datamodules.nyu_depth import NYUDepthV2
 from datamodules.radar_optical import RadarOptical
+from datamodules.ravdess import RAVDESS
 from datamodules.semantic_kitti import SemanticKITTI
 from datamodules.sklearn_pair import SklearnPair
 from datamodules.virtual_kitti2 import VirtualKITTI2
 
 __all__ = [
     "MNISTM",
+    "RAVDESS",
     "Batch",
     "Camera",
     "Cityscapes",

@@ -18,6 +18,7 @@ from distill.models.cifar import (
 )
 from distill.models.depth_unet import DepthUNet
 from distill.models.duplex_unet import DuplexUNet
+from distill.models.emotion_net import EmotionNet
 from distill.models.flip_averaged import FlipAveraged
 from distill.models.hugging_face import HuggingFaceDepth
 from distill.models.mfnet import MFNet
@@ -37,6 +38,7 @@ __all__ = [
     "CameraStream",
     "DepthUNet",
     "DuplexUNet",
+    "EmotionNet",
     "FlipAveraged",
     "HuggingFaceDepth",
     "LidarStream",
