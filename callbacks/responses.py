@@ -2,30 +2,25 @@
 
 from __future__ import annotations
 
-import hashlib
 import json
 import math
 from pathlib import Path
 from typing import Any, get_args
 
 import numpy as np
-import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
-from torch.nn.parameter import is_lazy
 
 from datamodules import FrameDataModule
 from datamodules.responses import DESCRIPTION, ResponseFormat, read_description, response_path
 from distill.atomic import written_whole
+from distill.fingerprint import network_fingerprint
 
 LARGEST = 65535
 """Of a 16-bit PNG file."""
-
-SETTINGS = (bool, int, float, str, tuple, type(None))
-"""Types of a layer's attributes that say what it computes."""
 
 
 class ResponseWriter(Callback):
@@ -95,7 +90,7 @@ class ResponseWriter(Callback):
             "metres_per_unit": self._unit(data),
             "format": self.format,
             "size": None if data.frame_size is None else list(data.frame_size),
-            "network": _fingerprint(pl_module),
+            "network": network_fingerprint(getattr(pl_module, "network", pl_module)),
         }
         begun = read_description(self.folder)
         if begun is None:
@@ -186,18 +181,3 @@ def _depths(prediction: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
         prediction = F.interpolate(prediction, size, mode="bilinear", align_corners=False)
     depths: NDArray[np.float32] = prediction[:, 0].cpu().numpy()
     return depths
-
-
-def _fingerprint(module: LightningModule) -> str:
-    """A hash of the network's layers with their settings, and of all weights with their names."""
-    digest = hashlib.sha256()
-    network = getattr(module, "network", module)
-    for name, layer in network.named_modules():
-        settings = {key: value for key, value in vars(layer).items() if isinstance(value, SETTINGS) and key[0] != "_"}
-        settings.pop("training", None)
-        digest.update(f"{name} {type(layer).__name__} {sorted(settings.items())} ".encode())
-    for name, values in sorted(network.state_dict().items()):
-        if isinstance(values, Tensor) and not is_lazy(values):
-            digest.update(f"{name} {values.dtype} {tuple(values.shape)} ".encode())
-            digest.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
-    return digest.hexdigest()

@@ -126,6 +126,14 @@ class PairedDataModule(LightningDataModule, ABC):
     def modalities(self) -> tuple[str, ...]:
         """The names of the modalities in a batch."""
 
+    @property
+    def fixed_modalities(self) -> tuple[str, ...]:
+        """The modalities whose training samples are the same in every epoch, so that a teacher need see them once.
+
+        None where that is not known: a data module whose data set does not lie in memory says so itself.
+        """
+        return self.modalities if isinstance(self.splits.train, TensorPairs) else ()
+
     @abstractmethod
     def make_splits(self) -> Splits:
         """Makes the data sets, the same ones whenever it is called."""

@@ -338,6 +338,11 @@ class FrameDataModule(DrawnDataModule):
         return ("image", *self.geometry)
 
     @property
+    def fixed_modalities(self) -> tuple[str, ...]:
+        """All of them without ``augmentation``, which changes all; else none."""
+        return self.modalities if self.augmentation is None else ()
+
+    @property
     def predict_names(self) -> Sequence[str]:
         """The names of the frames that ``predict`` sees, by position; empty in a data set that names none."""
         return cast(FramePairs, self.predict_dataset).names

@@ -18,6 +18,7 @@ from datamodules.draws import Bytes, DrawnDataModule, Floats, as_floats, split_d
 from datamodules.labelled_images import (
     NUMBERS,
     DatasetName,
+    ImagesInMemory,
     LabelledImages,
     download_images,
     downloadable,
@@ -133,6 +134,12 @@ class NoisyPair(DrawnDataModule):
     def modalities(self) -> tuple[str, ...]:
         """``clean`` and ``noisy``."""
         return ("clean", "noisy")
+
+    @property
+    def fixed_modalities(self) -> tuple[str, ...]:
+        """``clean`` of the digits, which are not augmented; else none."""
+        images = self._images.images
+        return ("clean",) if isinstance(images, ImagesInMemory) and not images.augmented else ()
 
     def prepare_data(self) -> None:
         """Downloads the data set where that was asked for and it is not there."""

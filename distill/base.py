@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.rank_zero import rank_zero_warn
@@ -20,6 +21,7 @@ from distill.outputs import Batch, NetworkOutput, autocast_off, full_precision, 
 from distill.supervised import Supervised
 from distill.taps import FeatureTaps
 from distill.tasks import Task
+from distill.teacher_cache import TeacherCache
 from distill.weighting import SampleWeighting
 
 __all__ = ["Batch", "DistillationModule", "NetworkOutput", "Supervised"]
@@ -50,6 +52,9 @@ class DistillationModule(Supervised, ABC):
             methods that compare predictions alone (such as KD) take batches without ``target``.
         optimizer: Given the trained parameters, makes the optimiser.
         lr_scheduler: Given the optimiser, makes the schedule; stepped each epoch, cyclic ones each step.
+        cache_teacher: A folder to keep the teacher's responses to the training samples in, so that it runs once per
+            sample; see :class:`~distill.teacher_cache.TeacherCache`. Only where what the teacher sees is the same in
+            every epoch.
 
     ``teacher``, ``student``, ``task`` and ``optimizer`` may be left out only where a method is a part of
     :class:`~distill.methods.Combined`, which has its own.
@@ -70,6 +75,7 @@ class DistillationModule(Supervised, ABC):
         hard_weight: float = 1.0,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
+        cache_teacher: str | Path | None = None,
     ) -> None:
         super().__init__(student, task, student_inputs, optimizer, lr_scheduler)
         if hard_weight < 0:
@@ -79,6 +85,7 @@ class DistillationModule(Supervised, ABC):
         self.student_layers = tuple(student_layers)
         self.teacher_checkpoint = teacher_checkpoint
         self.hard_weight = hard_weight
+        self._teacher_cache = None if cache_teacher is None else TeacherCache(cache_teacher)
         # kept out of the registered modules: so it is in no checkpoint, optimiser, train() or DDP broadcast
         self.__dict__["teacher"] = teacher
         if teacher is not None:
@@ -146,6 +153,19 @@ class DistillationModule(Supervised, ABC):
     def ignore_index(self) -> int:
         """The target of positions to ignore, as the task has it; 255 without a task."""
         return getattr(self.task, "ignore_index", 255)
+
+    def configure_callbacks(self) -> list[Callback]:
+        """The cache of the teacher's responses, where there is one, hears when a fit and its epochs begin and end."""
+        return [] if self._teacher_cache is None else [self._teacher_cache]
+
+    # the public hooks around the transfer would make Lightning warn every user of a data module
+    def _apply_batch_transfer_handler(
+        self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0
+    ) -> Any:
+        moved = super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
+        if self._teacher_cache is not None:
+            self._teacher_cache.note_transfer(batch, moved)
+        return moved
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """The hard loss and the distillation terms of a batch."""
@@ -234,15 +254,19 @@ class DistillationModule(Supervised, ABC):
         return self._teacher_output(batch), self._student_output(batch)
 
     @torch.no_grad()
+    def ask_teacher(self, batch: Batch) -> NetworkOutput:
+        """What the teacher itself makes of its part of a batch, in its own size."""
+        return network_output(self._teacher_taps, self._inputs(self.teacher_inputs, batch))
+
     def _teacher_output(self, batch: Batch) -> NetworkOutput:
-        return self._output(self._teacher_taps, self.teacher_inputs, batch)
+        training = self._trainer is not None and self.trainer.training
+        cache = self._teacher_cache if training else None
+        output = self.ask_teacher(batch) if cache is None else cache.output(batch, self.ask_teacher)
+        return output._replace(prediction=self._at_targets(output.prediction, batch))
 
     def _student_output(self, batch: Batch) -> NetworkOutput:
-        return self._output(self._student_taps, self.inputs, batch)
-
-    def _output(self, taps: FeatureTaps, inputs: Sequence[str], batch: Batch) -> NetworkOutput:
-        prediction, features = network_output(taps, self._inputs(inputs, batch))
-        return NetworkOutput(self._at_targets(prediction, batch), features)
+        output = network_output(self._student_taps, self._inputs(self.inputs, batch))
+        return output._replace(prediction=self._at_targets(output.prediction, batch))
 
     def _distil(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         with autocast_off(student.prediction):

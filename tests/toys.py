@@ -235,6 +235,7 @@ class ToyData(LightningDataModule):
     """Random pairs as the method takes them; ``batch`` replaces them."""
 
     num_classes = CLASSES
+    fixed_modalities = ("x_a", "x_b")
 
     def __init__(self, batch: Batch | None = None, batch_size: int = 4, method: str = "") -> None:
         super().__init__()

@@ -437,3 +437,8 @@ def test_training_sees_the_same_pairs_with_workers_and_when_resumed(tmp_path: Pa
 def test_arguments_out_of_range_are_refused(arguments: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         Toy(**arguments)
+
+
+def test_frames_are_fixed_unless_they_are_augmented() -> None:
+    assert Toy(geometry=("depth", "hha")).fixed_modalities == ("image", "depth", "hha")
+    assert Toy(augmentation=PairedAugmentation()).fixed_modalities == ()

@@ -11,7 +11,7 @@ import pytest
 import torch
 from lightning import LightningModule, Trainer, seed_everything
 from torch import Tensor
-from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler
+from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler, Subset
 
 from datamodules import MNISTM, Batch, GaussianPair, NoisyPair, PairedDataModule, SklearnPair, Splits, TensorPairs
 from datamodules.base import SplitName, collate
@@ -102,6 +102,26 @@ def test_index_is_the_position_in_the_split(promise: Promise) -> None:
     for row, index in enumerate(batch["index"].tolist()):
         sample = module.splits.train[index]
         assert {name for name in batch if not torch.equal(sample[name], batch[name][row])} == {*promise.fresh}
+
+
+@every_promise
+def test_a_module_vouches_for_the_modalities_that_are_the_same_in_every_epoch(promise: Promise) -> None:
+    module = ready(promise.make, batch_size=500)
+    assert module.fixed_modalities == tuple(name for name in promise.shapes if name not in promise.fresh)
+    loader = module.train_dataloader()
+    first, second = (whole(loader) for _ in range(2))
+    for name in promise.shapes:
+        epochs = [batch[name][batch["index"].argsort()] for batch in (first, second)]
+        assert torch.equal(*epochs) == (name in module.fixed_modalities)
+
+
+def test_a_module_does_not_vouch_for_a_data_set_that_it_does_not_know() -> None:
+    class Foreign(Chosen):
+        def make_splits(self) -> Splits:
+            return Splits(*(Subset(split, range(2)) for split in super().make_splits()))
+
+    assert ready(Chosen).fixed_modalities == ("x_a",)
+    assert ready(Foreign).fixed_modalities == ()
 
 
 @every_module

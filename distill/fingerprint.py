@@ -1,0 +1,47 @@
+"""Tells networks and data apart by what they hold."""
+
+from __future__ import annotations
+
+import hashlib
+import zlib
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
+
+SETTINGS = (bool, int, float, str, tuple, type(None))
+"""Types of a layer's attributes that say what it computes."""
+
+
+def network_fingerprint(network: nn.Module) -> str:
+    """A hash of the network's layers with their settings, and of all weights with their names."""
+    digest = hashlib.sha256()
+    for name, layer in network.named_modules():
+        settings = {key: value for key, value in vars(layer).items() if isinstance(value, SETTINGS) and key[0] != "_"}
+        settings.pop("training", None)
+        digest.update(f"{name} {type(layer).__name__} {sorted(settings.items())} ".encode())
+    for name, values in sorted(network.state_dict().items()):
+        if isinstance(values, Tensor) and not is_lazy(values):
+            digest.update(f"{name} {values.dtype} {tuple(values.shape)} ".encode())
+            digest.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()
+
+
+def sample_checksums(inputs: Sequence[Tensor]) -> NDArray[np.int64]:
+    """One number a sample, that of the bytes of all its inputs.
+
+    Args:
+        inputs: ``(N, *)`` each.
+
+    Returns:
+        CRC-32, ``(N,)``.
+    """
+    count = len(inputs[0])
+    sums = [0] * count
+    for values in inputs:
+        rows = values.detach().cpu().contiguous().reshape(count, -1).view(torch.uint8).numpy()
+        sums = [zlib.crc32(row.data, sum_) for row, sum_ in zip(rows, sums, strict=True)]
+    return np.array(sums, np.int64)
