@@ -16,8 +16,9 @@ from scipy.io.matlab import MatReadError
 from datamodules.augmentation import IGNORED
 from datamodules.depth_lists import find_listed, read_list
 from datamodules.frame_files import FileFrames, FrameFiles
-from datamodules.frames import Camera, Frame, FrameDataModule, Frames
+from datamodules.frames import Camera, Frame, FrameDataModule, Frames, Target
 from datamodules.image_files import read_uint16
+from datamodules.nyu_classes import CLASS_NAMES, MAPPING, PALETTE, read_mapping
 from datamodules.transforms import Geometry
 
 LABELED = "nyu_depth_v2_labeled.mat"
@@ -31,10 +32,17 @@ class NYUDepthV2(FrameDataModule):
     Source: Silberman et al., "Indoor Segmentation and Support Inference from RGBD Images", ECCV 2012. **The test split
     is the validation split**, as is usual, so a score at the best epoch is a little too good. Two forms are read.
 
+    The target is depth, or with ``target="classes"`` and ``geometry=["depth"]`` image and depth are the two modalities
+    of one segmentation into the 40 classes of Gupta et al., CVPR 2013. (NTDH, Sec. IV-A, has the image teach the depth
+    as well, but completes scenes in three dimensions, by volumes of labels that are another data set.)
+
     The labelled images, 795 to train on and 654 to test on, whose holes in the depth are filled in::
 
         root/nyu_depth_v2_labeled.mat       images (1449, 3, 640, 480) bytes, depths (1449, 640, 480) floats in metres
         root/splits.mat                     trainNdxs and testNdxs, counted from 1
+
+    For classes it must also hold labels (1449, 640, 480), and beside it lies the mapping of these to classes,
+    ``classMapping40.mat`` of Gupta et al., with ``mapClass``, 1 to 40 for each of the 894 labels.
 
     Or, with ``train_list`` and ``test_list``, extracted folders as the published code of BTS and AdaBins trains on,
     with ``nyudepthv2_train_files_with_gt.txt`` and ``nyudepthv2_test_files_with_gt.txt``, whose lines read
@@ -52,6 +60,7 @@ class NYUDepthV2(FrameDataModule):
         train_list: Which images to train on; goes with ``test_list``.
         test_list: Which images to test on; goes with ``train_list``.
         geometry: As in :class:`~datamodules.frames.FrameDataModule`, but for ``hha``, which needs the camera's height.
+        target: ``depth``, or ``classes``, which the lists have not.
         max_depth: As in :class:`~datamodules.frames.FrameDataModule`.
         **kwargs: Further arguments of :class:`~datamodules.frames.FrameDataModule`.
 
@@ -61,20 +70,26 @@ class NYUDepthV2(FrameDataModule):
         ModuleNotFoundError: From ``setup``: the labelled images need h5py, the extra ``nyu``.
     """
 
+    class_names = CLASS_NAMES
+    palette = PALETTE
+
     def __init__(
         self,
         root: str | Path,
         train_list: str | Path | None = None,
         test_list: str | Path | None = None,
         geometry: Sequence[Geometry] = (),
+        target: Target = "depth",
         max_depth: float = 10.0,
         **kwargs: Any,
     ) -> None:
-        super().__init__(geometry=geometry, target="depth", max_depth=max_depth, **kwargs)
+        super().__init__(geometry=geometry, target=target, max_depth=max_depth, **kwargs)
         if "hha" in geometry:
             raise ValueError("geometry cannot be hha, for which the camera's height and pitch would have to be known")
         if (train_list is None) != (test_list is None):
             raise ValueError(f"train_list and test_list go together, got {train_list} and {test_list}")
+        if target == "classes" and train_list is not None:
+            raise ValueError("target cannot be classes with train_list and test_list, whose images have no labels")
         self.root = Path(root)
         self.train_list = None if train_list is None else Path(train_list)
         self.test_list = None if test_list is None else Path(test_list)
@@ -86,14 +101,15 @@ class NYUDepthV2(FrameDataModule):
         if self.train_list is not None and self.test_list is not None:
             train, test = self._listed(self.train_list, "train"), self._listed(self.test_list, "test")
             return train, test, test
-        for name in (LABELED, "splits.mat"):
+        for name in (LABELED, "splits.mat", *((MAPPING,) if self.target == "classes" else ())):
             if not (self.root / name).is_file():
                 raise FileNotFoundError(
                     f"{self.root} holds no {name}: download it from the data set's page, or give train_list and "
                     "test_list for extracted folders"
                 )
         parts = _read_splits(self.root / "splits.mat")
-        labeled_train, labeled_test = (LabeledFrames(self.root / LABELED, positions) for positions in parts)
+        classes = read_mapping(self.root / MAPPING) if self.target == "classes" else None
+        labeled_train, labeled_test = (LabeledFrames(self.root / LABELED, positions, classes) for positions in parts)
         return labeled_train, labeled_test, labeled_test
 
     def _listed(self, path: Path, folder: str) -> FileFrames:
@@ -119,19 +135,23 @@ class LabeledFrames:
     Args:
         path: Of ``nyu_depth_v2_labeled.mat``.
         positions: Which images, counted from 0.
+        classes: The class by label; ``None`` leaves the labels out.
 
     Raises:
         ModuleNotFoundError: h5py is not installed.
-        ValueError: The file is damaged, or holds other arrays or fewer images.
+        ValueError: The file is damaged, or holds other arrays or fewer images. When an image is read: it has a label
+            without a class.
     """
 
-    def __init__(self, path: Path, positions: Sequence[int]) -> None:
+    def __init__(self, path: Path, positions: Sequence[int], classes: NDArray[np.uint8] | None = None) -> None:
         self.path = path
         self.positions = positions
+        self.classes = classes
         self.names = [f"labeled/{position:05d}" for position in positions]
         try:
             with _h5py().File(path) as file:
                 images, depths = file["images"].shape, file["depths"].shape
+                labels = depths if classes is None else file["labels"].shape
         except (OSError, KeyError) as error:
             raise ValueError(f"{path} cannot be read ({error})") from None
         if len(images) != 4 or images[1] != 3 or depths != (images[0], *images[2:]) or max(positions) >= images[0]:
@@ -139,6 +159,8 @@ class LabeledFrames:
                 f"{path} should hold images (N, 3, W, H) and depths (N, W, H) with N above {max(positions)}, but holds "
                 f"{images} and {depths}"
             )
+        if labels != depths:
+            raise ValueError(f"{path} should hold labels of the shape of depths, {depths}, but they have {labels}")
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -150,9 +172,21 @@ class LabeledFrames:
                 # MATLAB counts the first index fastest
                 image = np.ascontiguousarray(file["images"][position].transpose(2, 1, 0))
                 depth = np.ascontiguousarray(file["depths"][position].T, np.float32)
+                labels = None if self.classes is None else np.ascontiguousarray(file["labels"][position].T)
         except OSError as error:
             raise ValueError(f"image {position} of {self.path} cannot be read ({error})") from None
-        return Frame(image, depth, np.full(depth.shape, IGNORED, np.uint8), NYU_CAMERA)
+        target = np.full(depth.shape, IGNORED, np.uint8) if labels is None else self._target(labels, position)
+        return Frame(image, depth, target, NYU_CAMERA)
+
+    def _target(self, labels: NDArray[np.integer], position: int) -> NDArray[np.uint8]:
+        assert self.classes is not None
+        if labels.max() >= len(self.classes):
+            raise ValueError(
+                f"image {position} of {self.path} has the label {labels.max()}, but {MAPPING} maps those up to "
+                f"{len(self.classes) - 1}"
+            )
+        classes: NDArray[np.uint8] = self.classes[labels]
+        return classes
 
 
 def _h5py() -> ModuleType:

@@ -1,6 +1,7 @@
 """Networks of the papers that no library ships, and duplex ones on the libraries that do."""
 
 from distill.models.adabins import AdaBins
+from distill.models.aic_net import AICNet
 from distill.models.bts import BTS
 from distill.models.cifar import (
     VGG8,
@@ -34,6 +35,7 @@ __all__ = [
     "PMF",
     "VGG8",
     "VGG13",
+    "AICNet",
     "AdaBins",
     "CameraStream",
     "DepthUNet",

@@ -47,6 +47,66 @@ def test_labelled_images_stand_upright_and_follow_the_official_split(tmp_path: P
             torch.testing.assert_close(sample["depth"], sample["target"] / 10)
 
 
+def test_labels_become_the_40_classes_beside_image_and_depth(tmp_path: Path) -> None:
+    write_nyu_labeled(tmp_path)
+    module = ready(tmp_path, geometry=["depth"], target="classes", batch_size=4)
+    assert module.modalities == ("image", "depth")
+    assert module.num_classes == len(module.class_names) == len(module.palette) == 40
+    with h5py.File(tmp_path / LABELED) as file:
+        labels = file["labels"][1::2].astype(int)
+    batch = next(iter(module.test_dataloader()))
+    expected = np.where(labels > 0, (labels - 1) % 40, 255).transpose(0, 2, 1)
+    assert {0, 255} < {*expected.ravel()[:400].tolist()}
+    assert np.array_equal(batch["target"].numpy(), expected)
+    assert batch["depth"].shape == (4, 1, 12, 40)
+    assert ready(tmp_path).num_classes is None
+
+
+def test_classes_and_their_colours_are_the_usual_ones() -> None:
+    colours = dict(zip(NYUDepthV2.class_names, NYUDepthV2.palette, strict=True))
+    # those of labels 1, 2, 8 and 20 in PASCAL VOC's map
+    assert colours["wall"] == (128, 0, 0)
+    assert colours["floor"] == (0, 128, 0)
+    assert colours["floor mat"] == (0, 64, 128)
+    assert colours["door"] == (64, 0, 0)
+    assert len({*colours.values()}) == 40
+
+
+def test_a_label_that_the_mapping_has_not_is_named_when_it_is_read(tmp_path: Path) -> None:
+    write_nyu_labeled(tmp_path)
+    savemat(tmp_path / "classMapping40.mat", {"mapClass": np.arange(1, 31)[None]})
+    frames = ready(tmp_path, target="classes").splits.train.frames  # type: ignore[attr-defined]
+    with pytest.raises(
+        ValueError, match=r"^image 0 of .* has the label 89\d, but classMapping40.mat maps those up to 30$"
+    ):
+        frames[0]
+
+
+def test_a_mapping_that_is_missing_or_something_else_is_named(tmp_path: Path) -> None:
+    write_nyu_labeled(tmp_path)
+    path = tmp_path / "classMapping40.mat"
+    for content, message in (
+        ({"mapping": np.ones((1, 894))}, r"should hold mapClass and cannot be read \('mapClass'\)$"),
+        ({"mapClass": np.arange(0, 41)}, "should hold mapClass with classes from 1 to 40$"),
+    ):
+        savemat(path, content)
+        with pytest.raises(ValueError, match=f"^{path} {message}"):
+            ready(tmp_path, target="classes")
+    path.unlink()
+    with pytest.raises(FileNotFoundError, match=rf"^{tmp_path} holds no classMapping40.mat: download it"):
+        ready(tmp_path, target="classes")
+    ready(tmp_path)
+
+
+def test_labels_of_another_shape_are_refused(tmp_path: Path) -> None:
+    write_nyu_labeled(tmp_path)
+    with h5py.File(tmp_path / LABELED, "a") as file:
+        del file["labels"]
+        file["labels"] = np.zeros((8, 12, 40), np.uint16)
+    with pytest.raises(ValueError, match=r"should hold labels of the shape of depths, \(8, 40, 12\), but they have"):
+        ready(tmp_path, target="classes")
+
+
 def test_workers_read_what_the_main_process_reads(tmp_path: Path) -> None:
     write_nyu_labeled(tmp_path)
     alone, helped = (ready(tmp_path, batch_size=2, num_workers=workers) for workers in (0, 2))
@@ -115,6 +175,10 @@ def test_damaged_files_are_named(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"geometry": ["hha"]}, "geometry cannot be hha"),
+        (
+            {"target": "classes", "train_list": "a.txt", "test_list": "b.txt"},
+            "target cannot be classes with train_list and test_list, whose images have no labels",
+        ),
         ({"test_list": "b.txt"}, r"train_list and test_list go together, got None and b\.txt"),
     ],
 )

@@ -162,14 +162,19 @@ def write_kitti_depth(root: Path, count: int = 2, size: tuple[int, int] = (356, 
 
 
 def write_nyu_labeled(root: Path, count: int = 8, size: tuple[int, int] = SIZE) -> Path:
-    """The labelled images in MATLAB's order, the last index of which is the first; every second one is to test on."""
+    """The labelled images in MATLAB's order, the last index of which is the first; every second one is to test on.
+
+    Of the 894 labels, number n is of class (n - 1) % 40 + 1.
+    """
     rng = np.random.default_rng(0)
     root.mkdir(parents=True, exist_ok=True)
     with h5py.File(root / "nyu_depth_v2_labeled.mat", "w") as file:
         file["images"] = rng.integers(0, 256, (count, 3, size[1], size[0]), dtype=np.uint8)
         file["depths"] = rng.uniform(0.7, 10, (count, size[1], size[0])).astype(np.float32)
+        file["labels"] = rng.integers(0, 895, (count, size[1], size[0]), dtype=np.uint16)
     numbers = np.arange(1, count + 1, dtype=np.uint16)[:, None]
     savemat(root / "splits.mat", {"trainNdxs": numbers[::2], "testNdxs": numbers[1::2]})
+    savemat(root / "classMapping40.mat", {"mapClass": np.arange(894)[None] % 40 + 1.0})
     return root
 
 
