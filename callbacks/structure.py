@@ -47,7 +47,8 @@ class FeatureStructure(EvaluationCallback):
     Nothing is measured, with one warning, where no layers are tapped.
 
     Args:
-        teacher_layers: Which of the tapped layers; the last one if left out.
+        teacher_layers: Which of the tapped layers. If left out, all of them in the order in which they were named, or
+            the last one where the student has another number of them.
         student_layers: As many of the student's, to stand beside them.
         max_samples: How many samples are kept for uniformity and t-SNE, the first ones of the validation.
         every_n_epochs: Draws the heat maps of the first validation after each so many epochs, and of the last one.
@@ -119,7 +120,7 @@ class FeatureStructure(EvaluationCallback):
                 )
             self._warned = True
             return
-        pairs = self.pairs or [(list(features[0])[-1], list(features[1])[-1])]
+        pairs = self.pairs or _all_or_last(*map(list, features))
         _check_tapped(pairs, features)
         device = float64_device(pl_module.device)
         share = -(-self.max_samples // world_size())
@@ -186,6 +187,12 @@ class FeatureStructure(EvaluationCallback):
         ]
         names = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
         publish(embedding_figure(rows, self._found_labels, names), "feature_embedding", self._folder, trainer)
+
+
+def _all_or_last(teacher_layers: list[str], student_layers: list[str]) -> list[Pair]:
+    if len(teacher_layers) != len(student_layers):
+        return [(teacher_layers[-1], student_layers[-1])]
+    return list(zip(teacher_layers, student_layers, strict=True))
 
 
 def _check_tapped(pairs: Sequence[Pair], features: Sequence[Mapping[str, Tensor]]) -> None:

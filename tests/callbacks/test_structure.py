@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import math
 import warnings
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -31,14 +32,22 @@ NAMES = ("teacher_correlation", "teacher_uniformity", "student_correlation", "st
 
 
 class ReplayFeatures(Replay):
-    """Steps that return features which the batches hold: two layers of each network."""
+    """Steps that return features which the batches hold: of each network the named ones of two layers."""
+
+    def __init__(self, teacher_layers: Sequence[str] = ("late",), student_layers: Sequence[str] = ("late",)) -> None:
+        super().__init__()
+        self.teacher_layers, self.student_layers = teacher_layers, student_layers
 
     def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        kinds = {"early": "map", "late": "vector"}
         return {
             **super().validation_step(batch, batch_idx),
-            "features": {"early": batch["student_map"], "late": batch["student_vector"]},
-            "teacher_features": {"early": batch["teacher_map"], "late": batch["teacher_vector"]},
+            "features": {layer: batch[f"student_{kinds[layer]}"] for layer in self.student_layers},
+            "teacher_features": {layer: batch[f"teacher_{kinds[layer]}"] for layer in self.teacher_layers},
         }
+
+
+BOTH = ("early", "late")
 
 
 def features(count: int = 8, seed: int = 0, **others: Tensor) -> dict[str, Tensor]:
@@ -90,7 +99,7 @@ def structure(rows: Tensor) -> Any:
     return sums.compute()
 
 
-def test_values_are_those_of_all_samples_and_of_the_last_tapped_layers(tmp_path: Path) -> None:
+def test_values_are_those_of_all_samples(tmp_path: Path) -> None:
     tensors = features()
     run = trainer(tmp_path, FeatureStructure(), max_epochs=1)
     run.fit(ReplayFeatures(), batches_of(**tensors), batches_of(**tensors))
@@ -99,15 +108,22 @@ def test_values_are_those_of_all_samples_and_of_the_last_tapped_layers(tmp_path:
 
 def test_maps_are_averaged_over_their_positions_and_layers_are_named_where_there_are_several(tmp_path: Path) -> None:
     tensors = features()
-    both = FeatureStructure(["early", "late"], ["early", "late"])
-    run = trainer(tmp_path, both)
-    run.validate(ReplayFeatures(), batches_of(**tensors), verbose=False)
+    run = trainer(tmp_path, FeatureStructure())
+    run.validate(ReplayFeatures(BOTH, BOTH), batches_of(**tensors), verbose=False)
     assert logged(run, suffix="_early") == pytest.approx(expected(tensors, "map"), abs=1e-5)
     assert logged(run, suffix="_late") == pytest.approx(expected(tensors), abs=1e-5)
     run = trainer(tmp_path, FeatureStructure(["early"], ["early"]))
-    run.test(ReplayFeatures(), batches_of(**tensors), verbose=False)
+    run.test(ReplayFeatures(BOTH, BOTH), batches_of(**tensors), verbose=False)
     assert logged(run, "test") == pytest.approx(expected(tensors, "map"), abs=1e-5)
     assert not list(tmp_path.rglob("*.png"))
+
+
+@pytest.mark.parametrize("layers", [(BOTH, ("late",)), (("late",), BOTH)])
+def test_of_layers_that_make_no_pairs_the_last_ones_are_measured(tmp_path: Path, layers: Any) -> None:
+    tensors = features()
+    run = trainer(tmp_path, FeatureStructure())
+    run.validate(ReplayFeatures(*layers), batches_of(**tensors), verbose=False)
+    assert logged(run) == pytest.approx(expected(tensors), abs=1e-5)
 
 
 def test_only_the_first_samples_are_kept_but_all_are_correlated(tmp_path: Path) -> None:
@@ -288,7 +304,7 @@ def test_a_layer_that_is_not_tapped_is_told_before_training(tmp_path: Path) -> N
     data = batches_of(**features())
     run = trainer(tmp_path, FeatureStructure(["early"], ["layer4"]))
     with pytest.raises(KeyError, match="the layer layer4 among the tapped ones of the student: early, late"):
-        run.fit(ReplayFeatures(), data, data)
+        run.fit(ReplayFeatures(BOTH, BOTH), data, data)
 
 
 @pytest.mark.parametrize(
