@@ -300,6 +300,23 @@ def module_for_comparison(method: str) -> DistillationModule:
     return module.double()
 
 
+@pytest.mark.parametrize("method", [method for method in METHODS if positions(method)])
+def test_channels_may_come_last_in_memory(method: str) -> None:
+    expected = loss_and_gradients(module_for_comparison(method), whole_batch(method), parallel=False)
+    module = module_for_comparison(method).to(memory_format=torch.channels_last)
+    batch = {
+        name: values.contiguous(memory_format=torch.channels_last) if values.ndim == 4 else values
+        for name, values in whole_batch(method).items()
+    }
+    found = loss_and_gradients(module, batch, parallel=False)
+    for output in module._see_both(batch):
+        for feature in (output.prediction, *output.features.values()):
+            assert feature.is_contiguous(memory_format=torch.channels_last)
+    assert found.keys() == expected.keys()
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-11, msg=name)
+
+
 def shares_of_all_methods(rank: int, world_size: int) -> dict[str, dict[str, Tensor]]:
     """The first process has 5 samples, of which one is ignored, the second has 2."""
     rows = slice(0, 5) if rank == 0 else slice(5, 7)

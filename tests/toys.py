@@ -10,6 +10,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor, nn
+from torch.nn.parameter import UninitializedParameter
 from torch.utils.data import DataLoader, Dataset
 
 import distill.methods
@@ -24,7 +25,7 @@ from distill import (
 )
 from distill.distributed import gather
 from distill.losses import decode_depth
-from distill.methods import ARFD, CRD, CWD, DKD, KD, NTDH, PSSM, TIEKD, FitNet, ResKD
+from distill.methods import ARFD, CRD, CWD, DKD, FT, KD, NTDH, PSSM, TIEKD, FitNet, ResKD
 from distill.weighting import NontargetSampleMask, PerceptualSolutionSpaceMask
 
 CLASSES = 4
@@ -129,6 +130,15 @@ LAYERS: dict[str, Any] = {"teacher_layers": ["norm", "head"], "student_layers": 
 
 ONE_PAIR: dict[str, Any] = {"teacher_layers": ["norm"], "student_layers": ["first"]}
 
+
+class SecondStage(FT):
+    """FT after its first stage, which here lasts until all modules have found their channels."""
+
+    @property
+    def in_stage_one(self) -> bool:
+        return any(isinstance(parameter, UninitializedParameter) for parameter in self.decoders.parameters())
+
+
 VARIANTS: dict[str, Callable[..., DistillationModule]] = {
     "KD under PSSM": partial(KD, weighting=PerceptualSolutionSpaceMask()),
     "DKD with sample mask": partial(DKD, weighting=NontargetSampleMask(0.5), warmup_epochs=0),
@@ -140,6 +150,7 @@ VARIANTS: dict[str, Callable[..., DistillationModule]] = {
     ),
     "ResKD of all": partial(ResKD, losses=["ssim", "mse", "si"]),
     "FitNet jointly": partial(FitNet, joint=True, **LAYERS),
+    "FT in its second stage": partial(SecondStage, stage_one_epochs=1, **LAYERS),
     "CRD with queue": partial(CRD, memory="queue", negatives=9, **ONE_PAIR),
     "hint and relations": partial(HintAndRelations, teacher_layers=["first"], student_layers=["first"]),
 }

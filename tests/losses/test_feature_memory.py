@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from distill.losses import dcm_loss, fsp_loss, fsp_matrix, nst_loss, rkd_angle_loss
+from distill.losses import cka, dcm_loss, fsp_loss, fsp_matrix, nst_loss, rkd_angle_loss
 from tests.memory import peak_memory
 from tests.processes import run_in_processes
 
@@ -36,10 +36,15 @@ def fsp(student: Tensor, teacher: Tensor) -> Tensor:
     return fsp_loss(fsp_matrix(*halves[0]), fsp_matrix(*halves[1]))
 
 
+def cka_sum(student: Tensor, teacher: Tensor) -> Tensor:
+    return cka(student, teacher).sum()
+
+
 LOSSES: dict[str, Callable[[Tensor, Tensor], Tensor]] = {
     "nst": nst_loss,
     "fsp": fsp,
     "rkd_angle": rkd_angle_loss,
+    "cka": cka_sum,
     "dcm": partial(dcm_loss, sigma=1.0),
 }
 CASES: list[tuple[str, tuple[int, ...]]] = [
@@ -49,6 +54,7 @@ CASES: list[tuple[str, tuple[int, ...]]] = [
     ("fsp", (2, 32, 16, 16)),
     ("rkd_angle", (64, 64)),
     ("rkd_angle", (32, 512)),
+    ("cka", (2, 32, 16, 16)),
     ("dcm", (512, 16)),
     ("dcm", (16, 8, 8, 8)),
 ]
@@ -80,6 +86,8 @@ def memory_beside_inputs(rank: int, world_size: int, name: str, shape: tuple[int
         ("nst", (8, 128, 56, 56)),  # all products of channels and positions: 1.6 GB
         ("fsp", (8, 128, 56, 56)),  # 0.4 GB
         ("rkd_angle", (128, 32768)),  # all differences: 2.1 GB
+        ("cka", (8, 128, 56, 56)),  # all products of channels and positions: 1.6 GB
+        ("dcm", (128, 128, 16, 16)),  # all differences: 2.1 GB
     ],
 )
 def test_all_of_it_together_is_less_than_4_times_the_inputs(name: str, shape: tuple[int, ...]) -> None:
