@@ -11,6 +11,7 @@ from callbacks.export import StudentExport
 from callbacks.prediction_gallery import PredictionGallery
 from callbacks.predictions import PredictionWriter
 from callbacks.responses import ResponseWriter
+from callbacks.salience import SalienceMap
 from callbacks.similarity import TeacherSimilarity
 from callbacks.structure import FeatureStructure
 
@@ -22,6 +23,7 @@ __all__ = [
     "PredictionGallery",
     "PredictionWriter",
     "ResponseWriter",
+    "SalienceMap",
     "StudentExport",
     "TeacherSimilarity",
     "depth_comparison",

@@ -8,6 +8,7 @@ from datamodules.frames import Camera, Frame, FrameDataModule
 from datamodules.gaussian_pair import GaussianPair
 from datamodules.kitti_depth import KITTIDepth
 from datamodules.kitti_semantics import KITTISemantics
+from datamodules.masked_features import MaskedFeatures
 from datamodules.mnistm import MNISTM
 from datamodules.noisy_pair import NoisyPair
 from datamodules.nyu_depth import NYUDepthV2
@@ -29,6 +30,7 @@ __all__ = [
     "GaussianPair",
     "KITTIDepth",
     "KITTISemantics",
+    "MaskedFeatures",
     "NYUDepthV2",
     "NoisyPair",
     "PairedAugmentation",

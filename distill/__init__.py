@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distill.base import Batch, DistillationModule, NetworkOutput, Supervised
+    from distill.feature_mask import FeatureMask
     from distill.tasks import Classification, DepthEstimation, SemanticSegmentation, Task
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Classification",
     "DepthEstimation",
     "DistillationModule",
+    "FeatureMask",
     "NetworkOutput",
     "SemanticSegmentation",
     "Supervised",
@@ -24,5 +26,5 @@ def __getattr__(name: str) -> Any:
     """Imports Lightning only for those who train: ``distill.losses`` and ``distill.metrics`` need torch alone."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = "distill.tasks" if name in TASKS else "distill.base"
-    return getattr(import_module(module), name)
+    module = {"FeatureMask": "feature_mask", **dict.fromkeys(TASKS, "tasks")}.get(name, "base")
+    return getattr(import_module(f"distill.{module}"), name)

@@ -19,6 +19,7 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 import datamodules  # noqa: F401  the command line finds a class by its bare name once its package is imported
+import distill.feature_mask
 import distill.methods
 import distill.models  # noqa: F401
 from callbacks import PredictionWriter

@@ -14,16 +14,19 @@ from torch.utils.data import DataLoader, Subset
 from distill.outputs import Batch
 
 
-def training_set(trainer: Trainer, device: torch.device, description: str) -> Iterator[Batch]:
+def training_set(
+    trainer: Trainer, device: torch.device, description: str, max_samples: int | None = None
+) -> Iterator[Batch]:
     """Each sample of the training set once, in order, in batches of the size of training.
 
-    With several processes the first has the samples 0, n, 2n, ..., the second 1, n + 1, ..., and so on. Random
+    Of n processes the first has every n-th of them, the second every n-th from the second on, and so on. Random
     augmentation is drawn as it comes; the random numbers that this takes are given back.
 
     Args:
         trainer: The trainer of a fit, which has the data.
         device: Where the batches are put.
         description: What this is done for, beside a progress bar where the trainer shows one.
+        max_samples: So many samples, evenly from the whole, are enough; all by default.
 
     Raises:
         ValueError: The training data are no :class:`~torch.utils.data.DataLoader` over numbered samples.
@@ -31,7 +34,9 @@ def training_set(trainer: Trainer, device: torch.device, description: str) -> It
     loader: Any = trainer.fit_loop._data_source.dataloader()
     if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__len__"):
         raise ValueError(f"{description} needs one DataLoader over samples with a number, got {type(loader).__name__}")
-    own = range(trainer.global_rank, len(loader.dataset), trainer.world_size)
+    size = len(loader.dataset)
+    count = min(size, max_samples or size)
+    own = [n * size // count for n in range(trainer.global_rank, count, trainer.world_size)]
     batches = DataLoader(
         Subset(loader.dataset, own),
         loader.batch_size or 1,
