@@ -13,7 +13,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from distill.losses import silog_loss
-from distill.losses.logits import counted_gradient
+from distill.losses.logits import where_counted
 from distill.metrics import DepthScores, SegmentationScores
 from distill.metrics.depth import Average, Crop
 
@@ -81,7 +81,7 @@ class Classification(Task):
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Cross entropy of logits ``(N, C)`` with targets ``(N,)``, in nats, ``(N,)``; 0 where ignored."""
         return F.cross_entropy(
-            counted_gradient(prediction, target != self.ignore_index),
+            where_counted(prediction, target != self.ignore_index),
             target,
             ignore_index=self.ignore_index,
             label_smoothing=self.label_smoothing,
@@ -168,7 +168,7 @@ class SemanticSegmentation(Task):
         """Cross entropy of logits ``(N, C, H, W)`` with targets ``(N, H, W)``, in nats, ``(N, H, W)``; 0 if ignored."""
         weights = None if self.class_weights is None else self.class_weights.to(prediction.dtype)
         return F.cross_entropy(
-            counted_gradient(self.at_targets(prediction, target), target != self.ignore_index),
+            where_counted(self.at_targets(prediction, target), target != self.ignore_index),
             target,
             weights,
             ignore_index=self.ignore_index,

@@ -5,7 +5,15 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.losses.logits import Reduction, at_least_float32, check_reduction, check_temperature, reduce_losses
+from distill.losses.logits import (
+    Reduction,
+    at_least_float32,
+    check_reduction,
+    check_temperature,
+    kl_divergence,
+    reduce_losses,
+)
+from distill.losses.parts import by_parts
 
 
 def cwd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, reduction: Reduction = "mean") -> Tensor:
@@ -41,7 +49,9 @@ def cwd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, redu
             "student and teacher must have the same shape (N, C, *) with positions after the channels, got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         )
-    student, teacher = at_least_float32(student).flatten(2), at_least_float32(teacher.detach()).flatten(2)
-    log_q, log_p = F.log_softmax(student / temperature, 2), F.log_softmax(teacher / temperature, 2)
-    divergence = F.kl_div(log_q, log_p, reduction="none", log_target=True).sum(2).mean(1)
-    return reduce_losses(temperature**2 * divergence, reduction)
+
+    def divergence(student: Tensor, teacher: Tensor) -> Tensor:
+        log_q, log_p = (F.log_softmax(at_least_float32(x).flatten(2) / temperature, 2) for x in (student, teacher))
+        return kl_divergence(log_q, log_p, dim=2).mean(1)
+
+    return reduce_losses(temperature**2 * by_parts(divergence, student, teacher.detach()), reduction)

@@ -12,10 +12,10 @@ from distill.losses.logits import (
     check_reduction,
     check_temperature,
     check_two_classes,
-    counted_gradient,
     kl_divergence,
     reduce_losses,
     split_target,
+    where_counted,
 )
 from distill.losses.parts import by_parts
 
@@ -58,7 +58,7 @@ def decoupled_kd_terms(
     check_two_classes(student)
 
     def terms(student: Tensor, teacher: Tensor, target: Tensor, counted: Tensor) -> Tensor:
-        student = counted_gradient(at_least_float32(student), counted)
+        student = where_counted(at_least_float32(student), counted)
         student_binary, student_others = split_target(student / temperature, target)
         teacher_binary, teacher_others = split_target(at_least_float32(teacher) / temperature, target)
         return torch.stack(
@@ -66,8 +66,9 @@ def decoupled_kd_terms(
         )
 
     counted = target != ignore_index
-    tckd, nckd = by_parts(terms, student, teacher.detach(), torch.where(counted, target, 0), counted).unbind(1)
-    return temperature**2 * torch.where(counted, tckd, 0), temperature**2 * torch.where(counted, nckd, 0)
+    values = by_parts(terms, student, teacher.detach(), torch.where(counted, target, 0), counted)
+    tckd, nckd = (temperature**2 * torch.where(counted.unsqueeze(1), values, 0)).unbind(1)
+    return tckd, nckd
 
 
 def dkd_loss(

@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Literal, get_args
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from distill.losses.logits import (
@@ -15,11 +14,10 @@ from distill.losses.logits import (
     check_reduction,
     check_temperature,
     check_two_classes,
-    counted_gradient,
     kl_divergence,
     reduce_losses,
     split_target,
-    without_target,
+    where_counted,
 )
 from distill.losses.parts import by_parts
 
@@ -77,21 +75,20 @@ def dwld_terms(
         raise ValueError(f"form must be kl or bregman, got {form!r}")
 
     def terms(student: Tensor, teacher: Tensor, target: Tensor, beta: Tensor, counted: Tensor) -> Tensor:
-        student = counted_gradient(at_least_float32(student), counted)
-        beta = counted_gradient(beta.to(student.dtype), counted)
-        student_binary, student_others = split_target(student / temperature, target)
-        teacher_binary, teacher_others = split_target(at_least_float32(teacher) / temperature, target)
-        log_p, log_q = F.log_softmax(teacher_others, 1), F.log_softmax(student_others, 1)
-        divergence = log_p.exp() * (log_p - log_q)
+        student = where_counted(at_least_float32(student), counted)
+        beta = where_counted(beta.to(student.dtype), counted)
+        student_binary, log_q = split_target(student / temperature, target)
+        teacher_binary, log_p = split_target(at_least_float32(teacher) / temperature, target)
+        p = log_p.exp()
+        divergence = p * (log_p - log_q)
         if form == "bregman":
-            divergence = divergence - log_p.exp() + log_q.exp()
-        weighted = (without_target(beta, target) * divergence).sum(1)
-        return torch.stack([kl_divergence(student_binary, teacher_binary), weighted], 1)
+            divergence = divergence - p + log_q.exp()
+        return torch.stack([kl_divergence(student_binary, teacher_binary), (beta * divergence).sum(1)], 1)
 
     counted = target != ignore_index
-    tensors = student, teacher.detach(), torch.where(counted, target, 0), beta, counted
-    tcld, ncld = by_parts(terms, *tensors).unbind(1)
-    return temperature**2 * torch.where(counted, tcld, 0), temperature**2 * torch.where(counted, ncld, 0)
+    values = by_parts(terms, student, teacher.detach(), torch.where(counted, target, 0), beta, counted)
+    tcld, ncld = (temperature**2 * torch.where(counted.unsqueeze(1), values, 0)).unbind(1)
+    return tcld, ncld
 
 
 def dwld_loss(

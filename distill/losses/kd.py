@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 
 from distill.losses.logits import (
@@ -11,9 +12,9 @@ from distill.losses.logits import (
     check_logits,
     check_reduction,
     check_temperature,
-    counted_gradient,
     kl_divergence,
     reduce_losses,
+    where_counted,
 )
 from distill.losses.parts import by_parts
 
@@ -54,11 +55,15 @@ def kd_loss(
     check_reduction(reduction)
     check_logits(student, teacher, target)
 
-    counted = torch.ones_like(student[:, 0], dtype=torch.bool) if target is None else target != ignore_index
+    def softened(student: Tensor, teacher: Tensor, counted: Tensor | None = None) -> Tensor:
+        student = at_least_float32(student)
+        if counted is not None:
+            student = where_counted(student, counted)
+        log_q, log_p = (F.log_softmax(logits / temperature, 1) for logits in (student, at_least_float32(teacher)))
+        return kl_divergence(log_q, log_p)
 
-    def softened(student: Tensor, teacher: Tensor, counted: Tensor) -> Tensor:
-        student = counted_gradient(at_least_float32(student), counted)
-        return kl_divergence(student / temperature, at_least_float32(teacher) / temperature)
-
+    if target is None:
+        return reduce_losses(temperature**2 * by_parts(softened, student, teacher.detach()), reduction)
+    counted = target != ignore_index
     losses = temperature**2 * by_parts(softened, student, teacher.detach(), counted)
     return reduce_losses(torch.where(counted, losses, 0), reduction, counted)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 import torch.nn.functional as F
@@ -76,8 +76,8 @@ def reduce_losses(losses: Tensor, reduction: Reduction, counted: Tensor | None =
     return total / (max(1, losses.numel()) if counted is None else counted.sum().clamp(min=1))
 
 
-def counted_gradient(logits: Tensor, counted: Tensor) -> Tensor:
-    """The logits, with no gradient where a position does not count.
+def where_counted(logits: Tensor, counted: Tensor) -> Tensor:
+    """The logits, and 0, without gradient, where a position does not count.
 
     Setting a loss to 0 there is not enough: its formula may have no finite gradient, as at NaN or infinite logits, and
     0 times that is NaN.
@@ -86,8 +86,7 @@ def counted_gradient(logits: Tensor, counted: Tensor) -> Tensor:
         logits: ``(N, C, *)``.
         counted: True where a position counts, ``(N, *)``.
     """
-    guarded: Tensor = _CountedGradient.apply(logits, counted.unsqueeze(1))
-    return guarded
+    return torch.where(counted.unsqueeze(1), logits, 0)
 
 
 def at_least_float32(logits: Tensor) -> Tensor:
@@ -95,56 +94,27 @@ def at_least_float32(logits: Tensor) -> Tensor:
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def kl_divergence(student: Tensor, teacher: Tensor) -> Tensor:
-    """KL(softmax(teacher) || softmax(student)) over dim 1 in nats, ``(N, C, *)`` to ``(N, *)``."""
-    return F.kl_div(F.log_softmax(student, 1), F.log_softmax(teacher, 1), reduction="none", log_target=True).sum(1)
-
-
-def without_target(values: Tensor, target: Tensor) -> Tensor:
-    """The values of the non-target classes: the last class's is copied into the place that the target class leaves.
-
-    Args:
-        values: One a class, ``(N, C, *)``, C at least 2.
-        target: Class indices ``(N, *)`` in 0 to C - 1.
-
-    Returns:
-        ``(N, C - 1, *)``; their order depends on the target alone.
-    """
-    target = target.long().unsqueeze(1)
-    last = values.shape[1] - 1
-    # a target that is the last class leaves no gap: the class before it is then written over itself
-    filler = torch.where(target == last, values[:, last - 1 : last], values[:, last:])
-    return values[:, :last].scatter(1, target.clamp(max=last - 1), filler)
+def kl_divergence(log_student: Tensor, log_teacher: Tensor, dim: int = 1) -> Tensor:
+    """KL(teacher || student) in nats, from log-probabilities along a dim, which the result has no more."""
+    return (log_teacher.exp() * (log_teacher - log_student)).sum(dim)
 
 
 def split_target(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The target class against all others together, and the others among themselves.
+    """The target class against all others together, and the others among themselves, as log-probabilities.
 
-    Nothing is masked by a large constant and nothing is set to infinity: the other logits are copied out. A softmax
-    over them is the distribution over the non-target classes whatever the target's logit is, and both it and its
-    gradient are finite.
+    The target's logit is replaced by a number so low that its probability among the others is exactly 0 whatever they
+    are, and yet finite: it is the same for student and teacher, and 0 times their difference is 0. So both
+    distributions and their gradients are finite, and neither depends on the target's logit where it should not.
 
     Args:
         logits: ``(N, C, *)``, C at least 2.
         target: Class indices ``(N, *)`` in 0 to C - 1.
 
     Returns:
-        binary: ``(N, 2, *)``, logits of the target class and of all the others together; their softmax is
-            ``[p_t, 1 - p_t]``, with 1 - p_t to full relative precision.
-        others: ``(N, C - 1, *)``, the logits of the non-target classes, in the order of :func:`without_target`.
+        binary: ``(N, 2, *)``, log p_t and log(1 - p_t), of which 1 - p_t has its full relative precision.
+        others: ``(N, C, *)``, the logarithms of the probabilities among the non-target classes.
     """
-    others = without_target(logits, target)
-    of_target = logits.gather(1, target.long().unsqueeze(1))
-    return torch.cat([of_target, others.logsumexp(1, keepdim=True)], 1), others
-
-
-class _CountedGradient(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, logits: Tensor, counted: Tensor) -> Tensor:
-        ctx.save_for_backward(counted)
-        return logits.view_as(logits)
-
-    @staticmethod
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None]:
-        (counted,) = ctx.saved_tensors
-        return torch.where(counted, gradient, 0), None
+    index = target.long().unsqueeze(1)
+    others = logits.scatter(1, index, torch.finfo(logits.dtype).min / 2)
+    binary = torch.cat([logits.gather(1, index), others.logsumexp(1, keepdim=True)], 1)
+    return F.log_softmax(binary, 1), F.log_softmax(others, 1)

@@ -6,11 +6,10 @@ from collections.abc import Callable
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 from torchmetrics import Metric
 
-from distill.losses.logits import at_least_float32, check_logits, check_two_classes, counted_gradient, split_target
+from distill.losses.logits import at_least_float32, check_logits, check_two_classes, split_target, where_counted
 from distill.losses.parts import by_parts
 
 
@@ -47,7 +46,7 @@ def target_jsd(student: Tensor, teacher: Tensor, target: Tensor, *, ignore_index
     def divergence(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
         student_binary, _ = split_target(at_least_float32(student), target)
         teacher_binary, _ = split_target(at_least_float32(teacher), target)
-        return _jsd_terms(F.log_softmax(student_binary, 1)[:, 0], F.log_softmax(teacher_binary, 1)[:, 0])
+        return _jsd_terms(student_binary[:, 0], teacher_binary[:, 0])
 
     return _at_counted(divergence, student, teacher, target, ignore_index)
 
@@ -84,7 +83,7 @@ def nontarget_jsd(student: Tensor, teacher: Tensor, target: Tensor, *, ignore_in
     def divergence(student: Tensor, teacher: Tensor, target: Tensor) -> Tensor:
         _, student_others = split_target(at_least_float32(student), target)
         _, teacher_others = split_target(at_least_float32(teacher), target)
-        return _jsd_terms(F.log_softmax(student_others, 1), F.log_softmax(teacher_others, 1)).sum(1)
+        return _jsd_terms(student_others, teacher_others).sum(1)
 
     return _at_counted(divergence, student, teacher, target, ignore_index)
 
@@ -170,7 +169,7 @@ def _at_counted(
     counted = target != ignore_index
 
     def guarded(student: Tensor, teacher: Tensor, target: Tensor, counted: Tensor) -> Tensor:
-        return divergence(counted_gradient(student, counted), counted_gradient(teacher, counted), target)
+        return divergence(where_counted(student, counted), where_counted(teacher, counted), target)
 
     return torch.where(counted, by_parts(guarded, student, teacher, torch.where(counted, target, 0), counted), 0)
 
