@@ -43,7 +43,8 @@ class DepthGallery(Gallery[DepthViews]):
         sigma: The standard deviation of the teacher's map, in metres.
         bin_value: See :func:`~distill.losses.depth_probability_map`.
         normalization: See there.
-        row: The pixel row, as a fraction of the height from the top; ``None`` leaves the bins out.
+        row: The pixel row, as a fraction of the height from the top; ``None`` leaves the bins out. To look at another
+            row of a trained student, run ``test`` with another value.
         layer: The student's layer that returns logits over the bins, one of its ``student_layers``.
 
     Raises:

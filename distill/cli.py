@@ -7,9 +7,12 @@ import re
 import sys
 import traceback
 import warnings
+from argparse import Action
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
 
+from jsonargparse import DefaultHelpFormatter
 from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.fabric.utilities.seed import seed_everything
 from lightning.pytorch import Callback, LightningDataModule, Trainer
@@ -39,15 +42,32 @@ OURS = tuple(Path(__file__).parents[1] / name for name in ("distill", "datamodul
 # in these, the classes that a configuration names are made of its values
 MAKING = ("instantiate_classes", "instantiate_trainer", "configure_optimizers")
 
+# what an error in a process that loads data becomes in the main one: its last frame and its message count
+WORKER = re.compile(
+    r"Caught \w+ in DataLoader worker process \d+\.\n.*"
+    r'File "(?P<file>[^"]+)", line \d+, in [^\n]+\n +(?P<line>[^\n]+)\n(?: [^\n]*\n)*\w+: (?P<message>.*)',
+    re.DOTALL,
+)
+
 # what jsonargparse tells of every union, beside the causes
 NOISE = re.compile(
     "Does not validate against|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|Not a valid subclass of"
     "|Expected a path but .* either not accessible or invalid$|Subclass types expect one of|a class path|a dict with"
 )
 
+# classes that an argument takes are all named up to this number; of networks, torch and timm have hundreds
+FEW = 20
+
 
 class ConfigurationError(Exception):
     """A command line or a configuration file that names what there is not, or gives it a wrong value."""
+
+
+class HelpFormatter(DefaultHelpFormatter):
+    """Names of the classes that an argument takes only this project's, where they are many."""
+
+    def _expand_help(self, action: Action) -> str:
+        return re.sub(r"(?<=known subclasses: )[^)]+", _fewer, super()._expand_help(action))
 
 
 class Parser(LightningArgumentParser):
@@ -55,7 +75,15 @@ class Parser(LightningArgumentParser):
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # or the typo --trainer.max_epoch would pass for an abbreviation
-        super().__init__(*args, allow_abbrev=False, **kwargs)
+        super().__init__(*args, allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
+
+    def parse_args(  # type: ignore[override]
+        self, args: Sequence[str] | None = None, *more: Any, **settings: Any
+    ) -> Any:
+        """Parses; the null of an argument of a nested class, which jsonargparse hands on as ``--key=None``, is null."""
+        if args is not None:
+            args = [re.sub(r"^(--[^=]+)=None$", r"\1=null", arg) for arg in args]
+        return super().parse_args(args, *more, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises a :class:`ConfigurationError`."""
@@ -242,12 +270,14 @@ def main(args: list[str] | None = None) -> None:
     except (ImportError, KeyError, MisconfigurationException, OSError, TypeError, ValueError) as error:
         if not _is_a_sentence(error):
             raise
-        sys.stderr.write(f"error: {one_line(str(error.args[0] if error.args else error))}\n")
+        sys.stderr.write(f"error: {one_line(_message(error))}\n")
         sys.exit(1)
 
 
 def one_line(message: str) -> str:
     """The keys, the causes and the value in jsonargparse's tree of errors; other messages as they are, on one line."""
+    if in_worker := WORKER.match(message):
+        message = in_worker["message"]
     keys, causes, value = [], [], ""
     for line in (line.strip(" -\t") for line in message.splitlines()):
         if match := re.match(r'Parser key "([^"]+)":\s*(.*)', line):
@@ -269,15 +299,29 @@ def _readable(cause: str) -> str:
     return cause[1:-1] if re.fullmatch(r"'[^']*'|\"[^\"]*\"", cause) else cause
 
 
+def _fewer(names: re.Match[str]) -> str:
+    every = names[0].split(", ")
+    ours = [name for name in every if re.fullmatch(r"(distill|datamodules|callbacks)(\.\w+)?\.\w+", name)]
+    if len(every) <= FEW or not ours:
+        return names[0]
+    return f"{', '.join(ours)}, and any other by its import path"
+
+
+def _message(error: Exception) -> str:
+    return str(error.args[0] if error.args else error)
+
+
 def _is_a_sentence(error: Exception) -> bool:
     """Whether it was raised on purpose, by this project, or by what refuses the values of a configuration."""
     frames = traceback.extract_tb(error.__traceback__)
-    last = Path(frames[-1].filename)
+    last, line = Path(frames[-1].filename), frames[-1].line or ""
+    if in_worker := WORKER.match(_message(error)):
+        last, line = Path(in_worker["file"]), in_worker["line"]
     if "jsonargparse" in last.parts:
         return True
     ours = any(folder in last.parents for folder in OURS)
     making = any(frame.name in MAKING for frame in frames)
-    return (ours or making) and (frames[-1].line or "").startswith("raise")
+    return (ours or making) and line.startswith("raise")
 
 
 def _as_list(value: Any) -> list[Any]:

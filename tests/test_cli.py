@@ -16,10 +16,12 @@ import torch
 import yaml
 from torch import Tensor, nn
 
-from datamodules import MNISTM
+from datamodules import MNISTM, KITTISemantics
+from datamodules.frame_files import FileFrames
 from distill import Classification
 from distill.cli import CLI, main, one_line
 from distill.methods import KD, PSSM
+from tests.datamodules.trees import write_kitti_semantics
 from tests.toys import Net, ToyData, make, quiet_trainer
 
 TEACHER, STUDENT = "configs/mnistm/teacher.yaml", "configs/mnistm/dkd_pssm.yaml"
@@ -325,6 +327,50 @@ def test_help_of_a_method_tells_its_hyper_parameters(capsys: pytest.CaptureFixtu
     out = capsys.readouterr().out
     for option in ("--model.alpha", "--model.beta", "--model.temperature", "--model.warmup_epochs"):
         assert option in out
+
+
+def test_help_names_the_networks_of_this_project_and_not_all_of_torch(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        main(["fit", "--model.help", "distill.methods.DKD"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert "distill.models.MFNet" in words
+    assert "distill.models.mfnet.MiniInception" not in words
+    assert "and any other by its import path" in words
+    assert "torch.nn.ReLU" not in words
+    assert "distill.weighting.PerceptualSolutionSpaceMask, distill.weighting.NontargetSampleMask)" in words
+
+
+@pytest.mark.parametrize(
+    "option", [["--model.init_args.task.init_args.class_names=null"], ["--model.task.class_names", "null"]]
+)
+def test_null_clears_an_argument_of_a_nested_class(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main(["fit", "--config", "configs/scenes/student.yaml", *option, "--print_config"])
+    assert exit_.value.code == 0
+    assert yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["task"]["init_args"]["class_names"] is None
+
+
+@pytest.mark.filterwarnings("ignore:the teacher .* has random weights")
+def test_a_damaged_file_that_a_worker_reads_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    root = write_kitti_semantics(tmp_path / "kitti")
+    _, val, _ = KITTISemantics(root).make_frames()  # of training, two are read before a worker starts
+    assert isinstance(val, FileFrames)
+    for files in val.files:
+        assert files.depth is not None
+        files.depth.write_bytes(files.depth.read_bytes()[:100])  # the header is whole
+    recipe = ["--config", "configs/kitti_semantics/teacher_mfnet.yaml", "--data.init_args.root", str(root)]
+    some = [
+        "--data.init_args.num_workers",
+        "1",
+        "--data.init_args.size",
+        "[32, 96]",
+        "--data.init_args.batch_size",
+        "2",
+    ]
+    with pytest.raises(SystemExit):
+        main(["fit", *recipe, *some, "--trainer.accelerator", "cpu", "--logs_dir", str(tmp_path / "logs"), *QUIET])
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    assert re.fullmatch(r"error: \S+/disp_occ_0/0000\d\d_10.png cannot be read \(.*\)", line)
 
 
 def test_help_tells_of_studies(capsys: pytest.CaptureFixture[str]) -> None:
