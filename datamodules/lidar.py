@@ -95,7 +95,7 @@ def view_scan(scan: Floats, classes: NDArray[np.uint8], projection: NDArray[np.f
 
 def normalised_points(lidar: Floats) -> Floats:
     """Features ``(H, W, 5)`` less :data:`MEAN` over :data:`STD`; 0 where no point is."""
-    mean, std = np.array(MEAN, dtype=np.float32), np.array(STD, dtype=np.float32)
-    normalised: Floats = (lidar - mean) / std
-    normalised[~(lidar[..., 0] > 0)] = 0
+    seen = lidar[..., 0] > 0
+    normalised = np.zeros_like(lidar)
+    normalised[seen] = (lidar[seen] - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
     return normalised
