@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distill import models
-from distill.models.cifar import CifarResNet, WideResNet
+from distill.models.cifar import CifarResNet, CifarVGG, WideResNet
 from distill.models.cifar.network import CifarNetwork
 from distill.taps import FeatureTaps
 
@@ -143,6 +143,16 @@ def test_convolutions_start_as_he_et_al_do(name: str) -> None:
 def test_images_of_other_channels_are_refused(name: str, shape: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=rf"{name} .*in_channels=1 .*\(N, 1, H, W\), got \({shape[0]}, {shape[1]}"):
         build(name, 4, in_channels=1)(torch.zeros(shape))
+
+
+@pytest.mark.parametrize(
+    ("network", "widths"),
+    [(CifarResNet(14, (4, 5, 6, 7), 10), (4, 5, 6, 7)), (CifarVGG(2, (4, 5, 6, 7, 8), 10), (4, 5, 6, 7, 8))],
+)
+def test_a_narrow_network_has_the_channels_that_it_is_given(network: CifarNetwork, widths: tuple[int, ...]) -> None:
+    stages = ["stem", *(f"stage{number}" for number in range(1, len(widths)))]
+    _, features = FeatureTaps(network, stages)(torch.randn(2, 3, 16, 16))
+    assert tuple(feature.shape[1] for feature in features.values()) == widths
 
 
 @pytest.mark.parametrize("depth", [2, 9, 22, -4])

@@ -8,7 +8,9 @@ from torch import nn
 
 from distill.models.cifar.network import CifarNetwork, ConvBN, Stage
 
-WIDTHS = (64, 128, 256, 512, 512)
+Widths = tuple[int, int, int, int, int]
+
+WIDTHS: Widths = (64, 128, 256, 512, 512)
 POOLED_BEFORE = (False, True, True, True, False)
 
 
@@ -20,16 +22,17 @@ class CifarVGG(CifarNetwork):
     two of the three linear layers are left out. VGG13 is configuration B; VGG8 has half its convolutions. The released
     code pools once more where an image is 64 high; here the strides do not depend on the size.
 
-    Layers to tap:
+    Layers to tap, with the channels of ``widths``:
 
-    - ``stem``: the first group, 64 channels, stride 1, after ReLU;
-    - ``stage1``, ``stage2``, ``stage3``: 128, 256 and 512 channels, strides 2, 4 and 8, after ReLU;
-    - ``stage4``: 512 channels, stride 8, after ReLU;
+    - ``stem``: the first group, stride 1, after ReLU;
+    - ``stage1``, ``stage2``, ``stage3``: strides 2, 4 and 8, after ReLU;
+    - ``stage4``: stride 8, after ReLU;
     - ``stem.preact``, ``stage1.preact``, ...: the same before ReLU;
-    - ``pool``: the pooled ``stage4``, ``(N, 512)``; ``fc``: the logits.
+    - ``pool``: the pooled ``stage4``, ``(N, widths[4])``; ``fc``: the logits.
 
     Args:
         convolutions: How many there are in a group.
+        widths: The channels of the groups.
         num_classes: C, the number of logits.
         in_channels: The channels of the image.
 
@@ -37,12 +40,12 @@ class CifarVGG(CifarNetwork):
         ValueError: From ``forward``: the input has other channels.
     """
 
-    def __init__(self, convolutions: int, num_classes: int, in_channels: int = 3) -> None:
+    def __init__(self, convolutions: int, widths: Widths, num_classes: int, in_channels: int = 3) -> None:
         stem, *stages = [
             _group(before, width, convolutions, pooled)
-            for (before, width), pooled in zip(pairwise((in_channels, *WIDTHS)), POOLED_BEFORE, strict=True)
+            for (before, width), pooled in zip(pairwise((in_channels, *widths)), POOLED_BEFORE, strict=True)
         ]
-        super().__init__(in_channels, stem, stages, WIDTHS[-1], num_classes)
+        super().__init__(in_channels, stem, stages, widths[-1], num_classes)
 
 
 def _group(in_channels: int, out_channels: int, convolutions: int, pooled: bool) -> Stage:
@@ -54,14 +57,14 @@ def _group(in_channels: int, out_channels: int, convolutions: int, pooled: bool)
 
 
 class VGG8(CifarVGG):
-    """``CifarVGG`` of one convolution a group: 3.97 M parameters at 100 classes."""
+    """``CifarVGG`` of one convolution a group, 64 to 512 channels: 3.97 M parameters at 100 classes."""
 
     def __init__(self, num_classes: int, in_channels: int = 3) -> None:
-        super().__init__(1, num_classes, in_channels)
+        super().__init__(1, WIDTHS, num_classes, in_channels)
 
 
 class VGG13(CifarVGG):
-    """``CifarVGG`` of two convolutions a group: 9.46 M parameters at 100 classes."""
+    """``CifarVGG`` of two convolutions a group, 64 to 512 channels: 9.46 M parameters at 100 classes."""
 
     def __init__(self, num_classes: int, in_channels: int = 3) -> None:
-        super().__init__(2, num_classes, in_channels)
+        super().__init__(2, WIDTHS, num_classes, in_channels)
