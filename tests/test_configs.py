@@ -78,7 +78,7 @@ TREES: dict[str, Writer] = {
 }
 OWN_DATA = [path for path in RECIPES if path.parent.name not in TREES]
 FETCHED_DATA = [path for path in RECIPES if path.parent.name in TREES]
-# each data set, network and method at least once
+# each data set and network at least once, and each kind of method; test_combinations.py has all methods
 TRIED = [
     "kitti_semantics/lix_sne_roadseg",
     "kitti_semantics/teacher_off_net",

@@ -37,6 +37,7 @@ def test_the_term_is_minus_the_log_likelihood_of_the_teacher() -> None:
         variance = (1 + weights[f"variances.{index}.scale"].exp()).log()[:, None, None] + 1e-5
         expected += ((mean - target) ** 2 / variance + variance.log()).mean((1, 2, 3)) / 2
     assert_near(term, 0.5 * expected)
+    assert VID(**LAYERS).weight == 1
 
 
 def test_every_channel_starts_with_variance_5() -> None:
