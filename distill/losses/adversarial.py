@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.losses.logits import Reduction, at_least_float32, check_reduction, reduce_losses
+from distill.losses.logits import Reduction, at_least_float32, check_reduction, mean_of_samples, reduce_losses
 
 Form = Literal["non_saturating", "hinge"]
 
@@ -48,7 +48,7 @@ def discriminator_loss(
         losses = F.relu(1 + ours) + F.relu(1 - theirs)
     else:
         losses = F.softplus(ours) + F.softplus(-theirs)
-    return reduce_losses(_of_samples(losses), reduction)
+    return reduce_losses(mean_of_samples(losses), reduction)
 
 
 def deception_loss(student: Tensor, *, form: Form = "non_saturating", reduction: Reduction = "mean") -> Tensor:
@@ -77,14 +77,11 @@ def deception_loss(student: Tensor, *, form: Form = "non_saturating", reduction:
     """
     _check(form, reduction)
     scores = at_least_float32(student)
-    return reduce_losses(_of_samples(F.softplus(-scores) if form == "non_saturating" else -scores), reduction)
+    losses = F.softplus(-scores) if form == "non_saturating" else -scores
+    return reduce_losses(mean_of_samples(losses), reduction)
 
 
 def _check(form: str, reduction: str) -> None:
     if form not in get_args(Form):
         raise ValueError(f"form must be non_saturating or hinge, got {form!r}")
     check_reduction(reduction)
-
-
-def _of_samples(losses: Tensor) -> Tensor:
-    return losses.reshape(len(losses), -1).mean(1)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distill.losses.logits import Reduction, at_least_float32, check_reduction, reduce_losses
+from distill.losses.logits import Reduction, at_least_float32, check_reduction, mean_of_samples, reduce_losses
 from distill.losses.pooling import check_positions, to_common_size
 from distill.losses.precision import without_autocast
 
@@ -63,4 +63,4 @@ def fsp_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean")
             f"numbers of channels, got {tuple(student.shape)} and {tuple(teacher.shape)}"
         )
     difference = at_least_float32(student) - at_least_float32(teacher.detach())
-    return reduce_losses(difference.square().mean((1, 2)), reduction)
+    return reduce_losses(mean_of_samples(difference.square()), reduction)

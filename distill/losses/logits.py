@@ -76,6 +76,15 @@ def reduce_losses(losses: Tensor, reduction: Reduction, counted: Tensor | None =
     return total / (max(1, losses.numel()) if counted is None else counted.sum().clamp(min=1))
 
 
+def mean_of_samples(losses: Tensor) -> Tensor:
+    """The mean of each sample's values, ``(N, *)`` to ``(N,)``.
+
+    By way of the sum, whose gradient is a view of ``(N,)`` numbers; that of a mean is a tensor of the losses' size.
+    """
+    values = losses.unsqueeze(-1).flatten(1)
+    return values.sum(1) / max(1, values.shape[1])
+
+
 def where_counted(logits: Tensor, counted: Tensor) -> Tensor:
     """The logits, and 0, without gradient, where a position does not count.
 

@@ -13,7 +13,10 @@ from distill.losses.logits import at_least_float32
 from distill.losses.precision import without_autocast
 
 COLUMNS = 128
-"""Columns of the features that are centred at a time."""
+"""Columns of the features that are centred at a time; more of them where there are few rows."""
+
+NUMBERS = 2**16
+"""How many numbers a strip of few rows has: 512 kB of float64, which stay in the cache."""
 
 EQUAL = torch.finfo(torch.float32).eps ** 2
 """Rows whose squared distance is this part of their squared norms, or less, are the same row."""
@@ -126,7 +129,7 @@ class _SquaredDistances(torch.autograd.Function):
         ctx.save_for_backward(first, second, center)
         squares = first.new_zeros(len(first), len(second), dtype=torch.float64)
         products = torch.zeros_like(squares)
-        strips = (tensor.split(COLUMNS, dim=-1) for tensor in (first, second, center))
+        strips = (tensor.split(_columns(first, second), dim=-1) for tensor in (first, second, center))
         for ours, theirs, middle in zip(*strips, strict=True):
             a, b = (columns.to(torch.float64, copy=True).sub_(middle) for columns in (ours, theirs))
             norms, other_norms = torch.linalg.vector_norm(a, dim=1), torch.linalg.vector_norm(b, dim=1)
@@ -143,11 +146,16 @@ class _SquaredDistances(torch.autograd.Function):
             torch.empty_like(tensor) if need else None
             for tensor, need in zip((first, second), ctx.needs_input_grad, strict=True)
         )
-        for start in range(0, first.shape[1], COLUMNS):
-            strip = slice(start, start + COLUMNS)
+        columns = _columns(first, second)
+        for start in range(0, first.shape[1], columns):
+            strip = slice(start, start + columns)
             a, b = first[:, strip] - center[strip], second[:, strip] - center[strip]
             if of_first is not None:
                 of_first[:, strip] = (gradient.sum(1, keepdim=True) * a).sub_(gradient @ b).mul_(2)
             if of_second is not None:
                 of_second[:, strip] = (gradient.sum(0).unsqueeze(1) * b).sub_(gradient.mT @ a).mul_(2)
         return of_first, of_second
+
+
+def _columns(first: Tensor, second: Tensor) -> int:
+    return max(COLUMNS, NUMBERS // max(1, len(first), len(second)))
