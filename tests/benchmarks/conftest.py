@@ -1,0 +1,45 @@
+"""Gathers what the benchmarks measure, prints it, and writes the pages where asked to."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import pytest
+
+from tests.benchmarks import pages
+from tests.benchmarks.pages import LossCost, StepCost
+
+LOSSES = pytest.StashKey[list[LossCost]]()
+STEPS = pytest.StashKey[list[StepCost]]()
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """``--write-pages``."""
+    parser.addoption("--write-pages", action="store_true", help="write the tables into docs/")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Nothing is measured yet."""
+    config.stash[LOSSES], config.stash[STEPS] = [], []
+
+
+@pytest.fixture
+def keep(pytestconfig: pytest.Config) -> Callable[[LossCost | StepCost], None]:
+    """Puts a row into its table."""
+
+    def to_table(cost: LossCost | StepCost) -> None:
+        if isinstance(cost, LossCost):
+            pytestconfig.stash[LOSSES].append(cost)
+        else:
+            pytestconfig.stash[STEPS].append(cost)
+
+    return to_table
+
+
+def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter, config: pytest.Config) -> None:
+    """Shows the tables."""
+    losses, steps = config.stash[LOSSES], config.stash[STEPS]
+    for table in ([pages.loss_table(losses)] if losses else []) + ([pages.step_table(steps)] if steps else []):
+        terminalreporter.write_line(f"\n{table}")
+    if config.getoption("--write-pages"):
+        pages.write(losses, steps)
