@@ -16,7 +16,9 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from distill.checkpoint import load_network, looks_untrained
+from distill.compilation import compile_in_place
 from distill.distributed import KeptEqual
+from distill.frozen import FrozenTeacher, Precision
 from distill.outputs import Batch, NetworkOutput, autocast_off, full_precision, network_output, shapes
 from distill.supervised import Supervised
 from distill.taps import FeatureTaps
@@ -55,6 +57,10 @@ class DistillationModule(Supervised, ABC):
         cache_teacher: A folder to keep the teacher's responses to the training samples in, so that it runs once per
             sample; see :class:`~distill.teacher_cache.TeacherCache`. Only where what the teacher sees is the same in
             every epoch.
+        teacher_precision: The type of the teacher's weights and inputs, ``bf16`` or ``fp16``; by default that of the
+            fit. What methods get of it is float32.
+        compile: Compiles teacher and student, each by itself, in place: ``true`` by torch's default backend, or the
+            name of another.
 
     ``teacher``, ``student``, ``task`` and ``optimizer`` may be left out only where a method is a part of
     :class:`~distill.methods.Combined`, which has its own.
@@ -76,6 +82,8 @@ class DistillationModule(Supervised, ABC):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         cache_teacher: str | Path | None = None,
+        teacher_precision: Precision | None = None,
+        compile: bool | str = False,  # noqa: A002
     ) -> None:
         super().__init__(student, task, student_inputs, optimizer, lr_scheduler)
         if hard_weight < 0:
@@ -90,10 +98,11 @@ class DistillationModule(Supervised, ABC):
         self.__dict__["teacher"] = teacher
         if teacher is not None:
             self._untrained_teacher = teacher_checkpoint is None and looks_untrained(teacher)
-            self._freeze_teacher(teacher)
-            self._teacher_taps = FeatureTaps(teacher, self.teacher_layers)
+            self._load_teacher(teacher)
+            self._frozen_teacher = FrozenTeacher(teacher, self.teacher_layers, teacher_precision)
         if student is not None:
             self._student_taps = FeatureTaps(student, self.student_layers)
+        compile_in_place([network for network in (teacher, student) if network is not None], compile)
 
     @abstractmethod
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
@@ -220,6 +229,7 @@ class DistillationModule(Supervised, ABC):
     def _weightings(self) -> list[SampleWeighting]:
         return [part for part in self.modules() if isinstance(part, SampleWeighting)]
 
+    @torch.compiler.set_stance("force_eager")  # nothing is compiled for a batch of two
     def _probe(self, batch: Batch) -> None:
         fitting = self._trainer is None or self.trainer.state.fn == TrainerFn.FITTING
         if self.teacher is None or (not fitting and self._teacher_sees_nothing(batch)):
@@ -253,10 +263,9 @@ class DistillationModule(Supervised, ABC):
     def _see_both(self, batch: Batch) -> tuple[NetworkOutput, NetworkOutput]:
         return self._teacher_output(batch), self._student_output(batch)
 
-    @torch.no_grad()
     def ask_teacher(self, batch: Batch) -> NetworkOutput:
         """What the teacher itself makes of its part of a batch, in its own size."""
-        return network_output(self._teacher_taps, self._inputs(self.teacher_inputs, batch))
+        return self._frozen_teacher(*self._inputs(self.teacher_inputs, batch))
 
     def _teacher_output(self, batch: Batch) -> NetworkOutput:
         training = self._trainer is not None and self.trainer.training
@@ -293,7 +302,7 @@ class DistillationModule(Supervised, ABC):
             "ignore_index": self.ignore_index,
         }
 
-    def _freeze_teacher(self, teacher: nn.Module) -> None:
+    def _load_teacher(self, teacher: nn.Module) -> None:
         own = {id(parameter) for parameter in self.parameters()}
         if any(id(parameter) in own for parameter in teacher.parameters()):
             raise ValueError("teacher and student share parameters: give the student a network of its own")
@@ -302,10 +311,9 @@ class DistillationModule(Supervised, ABC):
                 load_network(teacher, self.teacher_checkpoint)
             except ValueError as error:
                 raise ValueError(f"the teacher_checkpoint {error}") from None
-        teacher.eval().requires_grad_(False)
 
     def _apply(self, fn: Any, recurse: bool = True) -> DistillationModule:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self.teacher is not None:
-            self.teacher._apply(fn)
+            self._frozen_teacher.follow(fn)
         return self

@@ -196,6 +196,7 @@ def _columns(output: NetworkOutput) -> list[Column]:
 
 
 @torch.no_grad()
+@torch.compiler.set_stance("force_eager")  # nothing is compiled for a batch of two
 def _ask_once(trainer: Trainer, module: Any, probes: Batch) -> NetworkOutput:
     """The teacher's output for two samples, as training would have it."""
     few = trainer.precision_plugin.convert_input({name: values[:2] for name, values in probes.items()})
