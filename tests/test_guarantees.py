@@ -493,6 +493,52 @@ def test_half_precision_weights_train_with_losses_in_float32(method: str, tmp_pa
     assert trainer.callback_metrics["train/loss"].dtype == torch.float32
 
 
+class GradientsAreFinite(Callback):
+    def on_before_optimizer_step(self, trainer: pl.Trainer, module: pl.LightningModule, *_: Any) -> None:
+        for name, parameter in module.named_parameters():
+            assert parameter.grad is None or torch.isfinite(parameter.grad).all(), name
+
+
+def scaled(net: nn.Module) -> nn.Module:
+    """The network with the outputs of its layers, logits and features alike, a hundred times as large."""
+    first, norm = net.get_submodule("first"), net.get_submodule("norm")
+    with torch.no_grad():
+        for parameter in (*first.parameters(), *norm.parameters()):
+            parameter.mul_(100)
+        norm.get_buffer("running_var").mul_(100**2)
+    return net
+
+
+def fit_scaled(method: str, folder: Path, precision: Any, accelerator: str, *callbacks: Callback) -> None:
+    """Two epochs on logits and features scaled by 100, in steps that are too small to lead anywhere."""
+    torch.manual_seed(3)
+    networks = {"teacher": scaled(network(method, 10)).eval(), "student": scaled(network(method, 4))}
+    module = make(method, **networks, optimizer=lambda parameters: torch.optim.SGD(parameters, 1e-9))
+    settings: dict[str, Any] = {"accelerator": accelerator, "limit_val_batches": 1, "callbacks": [*callbacks]}
+    trainer = quiet_trainer(folder, precision=precision, **settings)
+    trainer.fit(module, ToyData(method=method))
+    assert trainer.global_step >= 6
+    for name, value in trainer.callback_metrics.items():
+        assert name.startswith("val/") or torch.isfinite(value), name
+    for name, weight in module.state_dict().items():
+        assert torch.isfinite(weight).all(), name
+
+
+@every_method
+def test_mixed_precision_stays_finite_on_logits_and_features_scaled_by_100(method: str, tmp_path: Path) -> None:
+    fit_scaled(method, tmp_path, "bf16-mixed", "cpu", GradientsAreFinite())
+
+
+@pytest.mark.gpu
+@every_method
+@pytest.mark.parametrize("precision", ["16-mixed", "bf16-mixed"])
+def test_mixed_precision_on_a_gpu_stays_finite_on_logits_and_features_scaled_by_100(
+    precision: str, method: str, tmp_path: Path
+) -> None:
+    # gradients may overflow in 16-mixed, which then skips the step and lowers its scale
+    fit_scaled(method, tmp_path, precision, "gpu", *([GradientsAreFinite()] if precision == "bf16-mixed" else []))
+
+
 @every_method
 def test_a_module_that_was_validated_can_be_fitted_and_predicts(method: str, tmp_path: Path) -> None:
     module = make(method)
