@@ -9,7 +9,7 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 import torch
 from lightning import LightningDataModule
 from torch import Tensor
-from torch.utils.data import DataLoader, Dataset, Sampler, Subset, default_collate
+from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, Subset, default_collate
 
 Batch = dict[str, Tensor]
 SplitName = Literal["train", "val", "test"]
@@ -88,6 +88,8 @@ class PairedDataModule(LightningDataModule, ABC):
         batch_size: Samples in a batch (of one process); ``None`` puts the whole split into one batch.
         num_workers: Processes that load data; 0 loads in the main process.
         predict_on: The split that ``predict`` sees.
+        steps_per_epoch: After how many batches a training epoch ends, instead of after one pass over the split. Where
+            the split is one batch, an epoch of one step costs far more than the step.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -99,12 +101,15 @@ class PairedDataModule(LightningDataModule, ABC):
         batch_size: int | None = None,
         num_workers: int = 0,
         predict_on: SplitName = "test",
+        steps_per_epoch: int | None = None,
     ) -> None:
         super().__init__()
         if not 0 <= seed < 2**32:
             raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed}")
         if batch_size is not None and batch_size < 1:
             raise ValueError(f"batch_size must be at least 1, or None for the whole split, got {batch_size}")
+        if steps_per_epoch is not None and steps_per_epoch < 1:
+            raise ValueError(f"steps_per_epoch must be at least 1, or None for one pass, got {steps_per_epoch}")
         if num_workers < 0:
             raise ValueError(f"num_workers must not be negative, got {num_workers}")
         if predict_on not in get_args(SplitName):
@@ -113,6 +118,7 @@ class PairedDataModule(LightningDataModule, ABC):
         self.batch_size = batch_size
         self.num_workers = num_workers
         self.predict_on: SplitName = predict_on
+        self.steps_per_epoch = steps_per_epoch
         self._splits: Splits | None = None
         self._predict_positions: tuple[int, ...] | None = None
 
@@ -156,7 +162,11 @@ class PairedDataModule(LightningDataModule, ABC):
 
     def train_dataloader(self) -> DataLoader[Batch]:
         """Batches of the training split, shuffled."""
-        return self._loader(self.splits.train, shuffle=True)
+        dataset = self.splits.train
+        if self.steps_per_epoch is None:
+            return self._loader(dataset, shuffle=True)
+        count = self.steps_per_epoch * (self.batch_size or len(cast(Sized, dataset)))
+        return self._loader(dataset, sampler=RandomSampler(cast(Sized, dataset), num_samples=count))
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Batches of the validation split, in order."""

@@ -36,6 +36,7 @@ class GaussianPair(PairedDataModule):
         seed: Fixes ``a`` and all samples.
         batch_size: ``None`` trains on the full batch, as the paper does.
         num_workers: Processes that load data.
+        steps_per_epoch: After how many batches an epoch ends, instead of after one pass.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -50,8 +51,9 @@ class GaussianPair(PairedDataModule):
         seed: int = 0,
         batch_size: int | None = None,
         num_workers: int = 0,
+        steps_per_epoch: int | None = None,
     ) -> None:
-        super().__init__(seed, batch_size, num_workers)
+        super().__init__(seed, batch_size, num_workers, steps_per_epoch=steps_per_epoch)
         if level not in SHARED_AT_LEVEL:
             raise ValueError(f"level must be a whole number from 1 to 6, got {level}")
         check_counts(train_size=train_size, val_size=val_size, test_size=test_size)

@@ -43,6 +43,7 @@ class SklearnPair(PairedDataModule):
         seed: Fixes all samples and which features are seen.
         batch_size: ``None`` trains on the full batch.
         num_workers: Processes that load data.
+        steps_per_epoch: After how many batches an epoch ends, instead of after one pass.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -57,8 +58,9 @@ class SklearnPair(PairedDataModule):
         seed: int = 0,
         batch_size: int | None = None,
         num_workers: int = 0,
+        steps_per_epoch: int | None = None,
     ) -> None:
-        super().__init__(seed, batch_size, num_workers)
+        super().__init__(seed, batch_size, num_workers, steps_per_epoch=steps_per_epoch)
         if not 0 <= gamma <= 1:
             raise ValueError(f"gamma must be from 0 to 1, got {gamma}")
         check_counts(train_size=train_size, val_size=val_size, test_size=test_size)

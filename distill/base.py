@@ -176,16 +176,15 @@ class DistillationModule(Supervised, ABC):
             self._teacher_cache.note_transfer(batch, moved)
         return moved
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """The hard loss and the distillation terms of a batch."""
+    def learn(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Any]]:
+        """The hard loss and the distillation terms of a batch; see :meth:`Supervised.learn`."""
         teacher, student = self._see_both(batch)
         terms = self._distil(teacher, student, batch)
         loss = torch.stack(list(terms.values())).sum()
         if self.present_hard_weight:
             terms["hard"] = self._hard_loss(student.prediction, batch)
             loss = loss + self.present_hard_weight * terms["hard"]
-        self._log_losses(loss, terms, batch)
-        return {"loss": loss, **self._for_callbacks(teacher, student, batch)}
+        return loss, terms, self._for_callbacks(teacher, student, batch)
 
     def setup(self, stage: str) -> None:
         """As in :class:`Supervised`, through the teacher and ``distillation_step`` as well."""

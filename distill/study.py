@@ -4,12 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-import logging
 import re
-import shutil
-import time
-import traceback
-import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -22,7 +17,8 @@ from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
 from callbacks import depth_comparison
 from distill.atomic import written_whole
-from distill.cli import CLI, Configuration, ConfigurationError, Parser, one_line
+from distill.cell import Cell, sentence, train, train_group, write_result
+from distill.cli import Configuration, ConfigurationError, Parser
 from distill.pool import run_with_dependencies
 from distill.table import Score, write_tables
 
@@ -52,7 +48,11 @@ class Study:
             epoch of the fit, as ``train/loss``.
         name: The study's folder is ``logs_dir/name``.
         logs_dir: The folder of all studies.
-        workers: How many runs train at once.
+        side_by_side: Whether all seeds of a row and a column train in one step for all (see
+            :class:`~distill.side_by_side.SideBySide`), each as it would alone, to rounding. It spares time where
+            networks are small and a step sees the whole training split, and needs one epoch of
+            ``data.init_args.steps_per_epoch`` steps. Scores are those of the test; callbacks hear that alone.
+        workers: How many runs, or such groups of runs, train at once.
         cluster: Where runs train: in ``workers`` processes of this machine; as an array of SLURM jobs, one for each
             column and seed; or, to try that out, as such jobs on this machine (``local``).
         slurm: Parameters of the jobs by submitit's names, such as ``slurm_partition`` and ``timeout_min`` (a day
@@ -68,6 +68,7 @@ class Study:
     scores: list[Score] = field(default_factory=lambda: [Score("test/accuracy", "accuracy [%]", scale=100, digits=1)])
     name: str = "study"
     logs_dir: str = "logs/studies"
+    side_by_side: bool = False
     workers: int = 2
     cluster: Literal["slurm", "local"] | None = None
     slurm: dict[str, Any] = field(default_factory=dict)
@@ -82,6 +83,8 @@ class Study:
             raise ValueError(f"reference {self.reference!r} is no row; the rows are {', '.join(map(repr, self.rows))}")
         if self.teacher is not None and "teacher" in self.rows:
             raise ValueError("a row cannot be named 'teacher' beside the study's teacher: choose another name")
+        if self.side_by_side and self.cluster:
+            raise ValueError("seeds train side by side on this machine, not on a cluster: leave one of the two out")
         if self.workers < 1:
             raise ValueError(f"workers must be 1 or more, got {self.workers}")
 
@@ -94,54 +97,6 @@ class Study:
     def all_seeds(self) -> list[int]:
         """The seeds one by one."""
         return self.seeds if isinstance(self.seeds, list) else list(range(self.seeds))
-
-
-@dataclass(frozen=True)
-class Cell:
-    """One training of a study."""
-
-    column: str
-    row: str
-    seed: int
-    folder: Path
-    configs: tuple[Path, ...]
-    fingerprint: str
-    settings: tuple[tuple[str, str], ...]
-    threads: int | None
-    teacher: Cell | None = None
-    used: tuple[Cell, ...] = ()
-
-    def arguments(self) -> list[str]:
-        """The command line of this training."""
-        study, name = self.folder.parents[2], self.folder.parent.relative_to(self.folder.parents[2])
-        arguments = [part for path in self.configs for part in ("--config", str(path))]
-        arguments += ["--seed_everything", str(self.seed), "--logs_dir", str(study), "--name", str(name)]
-        arguments += ["--version", self.folder.name, "--trainer.default_root_dir", str(self.folder)]
-        arguments += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
-        for key, value in self.settings:
-            arguments += [f"--{key}", value]
-        if self.teacher is not None:
-            arguments += ["--model.init_args.teacher_checkpoint", str(self.teacher.best)]
-        return arguments
-
-    @property
-    def after(self) -> list[Cell]:
-        """The trainings that must have ended before this one."""
-        return [*([self.teacher] if self.teacher is not None else []), *self.used]
-
-    @property
-    def best(self) -> Path:
-        """The checkpoint of its best epoch."""
-        return self.folder / "checkpoints" / "best.ckpt"
-
-    def result(self) -> dict[str, Any] | None:
-        """What the training gave, if it has ended with this very configuration."""
-        path = self.folder / "result.json"
-        result: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
-        return result if result is not None and result["fingerprint"] == self.fingerprint else None
-
-    def __str__(self) -> str:
-        return " · ".join(filter(None, (self.column, self.row, f"seed {self.seed}")))
 
 
 def study(arguments: list[str]) -> None:
@@ -169,7 +124,7 @@ def study(arguments: list[str]) -> None:
             progress.update(bar, advance=1, description=escape(str(cell)))
             if error is not None:
                 progress.console.print(f"{cell} failed: {error}", style="red", markup=False)
-                _write_result(cell, {"error": error})
+                write_result(cell, {"error": error})
     write_tables([_line(cell) for cell in cells], plan.scores, plan.reference, plan.folder)
     _compare_depths(cells, plan.folder)
 
@@ -266,51 +221,18 @@ def cells_to_run(cells: list[Cell]) -> list[Cell]:
     return [cell for cell in cells if cell in undone | wanted]
 
 
-def train(cell: Cell) -> None:
-    """Fits and tests one cell and writes its ``result.json``; goes on from its last checkpoint if it was stopped."""
-    _be_quiet()
-    if cell.threads is not None:
-        torch.set_num_threads(cell.threads)
-    started = time.monotonic()
-    _clear_unless_same(cell)
-    try:
-        scores = _fit_and_test(cell)
-    except Exception:
-        with written_whole(cell.folder / "error.txt") as draft:
-            draft.write_text(traceback.format_exc())
-        raise
-    _write_result(cell, {"scores": scores, "seconds": round(time.monotonic() - started, 2)})
-    for name in ("error.txt", "checkpoints/last.ckpt"):
-        (cell.folder / name).unlink(missing_ok=True)
-
-
-def train_group(cells: list[Cell]) -> None:
-    """Trains cells one after the other, as one job of a cluster; an error ends its cell, not the others."""
-    for cell in cells:
-        try:
-            for other in cell.after:
-                if error := (other.result() or {}).get("error"):
-                    raise RuntimeError(f"its {other.row} failed: {error}")
-            train(cell)
-        except Exception as error:
-            _write_result(cell, {"error": _sentence(error)})
-
-
-def _fit_and_test(cell: Cell) -> dict[str, float]:
-    cli = CLI(cell.arguments(), run=False)
-    last = cell.folder / "checkpoints" / "last.ckpt"
-    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if last.is_file() else None)
-    if not cell.best.is_file():
-        raise ValueError("no epoch was validated, so there is no best one: check_val_every_n_epoch exceeds max_epochs")
-    fitted = {name: value.item() for name, value in cli.trainer.callback_metrics.items() if "/" in name}
-    (scores,) = cli.trainer.test(datamodule=cli.datamodule, ckpt_path=str(cell.best), verbose=False)
-    return fitted | dict(scores)
-
-
 def _train_here(plan: Study, cells: list[Cell]) -> Iterator[tuple[Cell, str | None]]:
-    after = {cell: [other for other in cell.after if other in cells] for cell in cells}
-    for cell, error in run_with_dependencies(train, after, workers=plan.workers, preload=[__name__]):
-        yield cell, None if error is None else _sentence(error)
+    groups: dict[tuple[str, str, int | None], list[Cell]] = {}
+    for cell in cells:
+        groups.setdefault((cell.column, cell.row, None if plan.side_by_side else cell.seed), []).append(cell)
+    group_of = {cell: tuple(group) for group in groups.values() for cell in group}
+    after = {
+        group: list(dict.fromkeys(group_of[other] for cell in group for other in cell.after if other in group_of))
+        for group in group_of.values()
+    }
+    for group, error in run_with_dependencies(train, after, workers=plan.workers, preload=[__name__]):
+        for cell in group:
+            yield cell, None if error is None else sentence(error)
 
 
 def _train_on_cluster(plan: Study, cells: list[Cell]) -> Iterator[tuple[Cell, str | None]]:
@@ -327,7 +249,7 @@ def _train_on_cluster(plan: Study, cells: list[Cell]) -> Iterator[tuple[Cell, st
     for job in submitit.helpers.as_completed(list(jobs), poll_frequency=1):
         error = job.exception()
         for cell in jobs[job]:
-            result = cell.result() or {"error": _sentence(error) if error else "its job left no result"}
+            result = cell.result() or {"error": sentence(error) if error else "its job left no result"}
             yield cell, result.get("error")
 
 
@@ -351,20 +273,6 @@ def _data_seeds(data: Any) -> list[str]:
     return own + ([f"init_args.data.{key}" for key in _data_seeds(wrapped)] if hasattr(wrapped, "get") else [])
 
 
-def _clear_unless_same(cell: Cell) -> None:
-    """Removes what another configuration left in the cell's folder."""
-    mark = cell.folder / "fingerprint"
-    if cell.folder.exists() and not (mark.is_file() and mark.read_text() == cell.fingerprint):
-        shutil.rmtree(cell.folder)
-    with written_whole(mark) as draft:
-        draft.write_text(cell.fingerprint)
-
-
-def _write_result(cell: Cell, content: dict[str, Any]) -> None:
-    with written_whole(cell.folder / "result.json") as draft:
-        draft.write_text(json.dumps({"fingerprint": cell.fingerprint, **content}, indent=1))
-
-
 def _line(cell: Cell) -> dict[str, Any]:
     result = cell.result() or {}
     line = {"column": cell.column, "row": cell.row, "seed": cell.seed, **result.get("scores", {})}
@@ -382,17 +290,5 @@ def _compare_depths(cells: list[Cell], folder: Path) -> None:
                 depth_comparison(kept).savefig(draft, dpi=150)
 
 
-def _sentence(error: BaseException) -> str:
-    message = one_line(str(error.args[0])) if error.args else ""
-    return message if " " in message else f"{type(error).__name__} {message}".strip()
-
-
 def _file_name(name: str) -> str:
     return re.sub(r"^\.|[^\w.+-]+", "_", name) or "runs"
-
-
-def _be_quiet() -> None:
-    """The study's bar stands for the runs' own messages."""
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
-    warnings.simplefilter("ignore")

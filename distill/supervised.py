@@ -69,11 +69,16 @@ class Supervised(LightningModule):
         return prediction_of(self._require("network")(*inputs))
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """The hard loss of a batch."""
+        """The loss of a batch, logged with its parts."""
+        loss, parts, seen = self.learn(batch)
+        self._log_losses(loss, parts, batch)
+        return {"loss": loss, **seen}
+
+    def learn(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Any]]:
+        """The loss of a batch, its parts by name, and what the step returns for the callbacks; logs nothing."""
         prediction = self.see(batch)
         loss = self._hard_loss(prediction, batch)
-        self._log_losses(loss, {"hard": loss}, batch)
-        return {"loss": loss, "prediction": prediction.detach(), "inputs": self._inputs(self.inputs, batch)}
+        return loss, {"hard": loss}, {"prediction": prediction.detach(), "inputs": self._inputs(self.inputs, batch)}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Scores a batch of the validation split."""
@@ -98,8 +103,15 @@ class Supervised(LightningModule):
 
     def configure_optimizers(self) -> Any:
         """The optimiser over all trained parameters, and the schedule if one is asked for."""
+        return self.optimizer_over(self.parameter_groups())
+
+    def parameter_groups(self) -> list[dict[str, Any]]:
+        """The trained parameters with the settings that some of them have; see :meth:`parameter_settings`."""
         parts = [part for part in self.modules() if isinstance(part, Supervised)]
-        groups = parameter_groups(self.parameters(), chain.from_iterable(part.parameter_settings() for part in parts))
+        return parameter_groups(self.parameters(), chain.from_iterable(part.parameter_settings() for part in parts))
+
+    def optimizer_over(self, groups: list[dict[str, Any]]) -> Any:
+        """The optimiser, and the schedule if one is asked for, over these groups of parameters."""
         rates = [group["lr"] for group in groups if "lr" in group]
         optimizer = self._require("optimizer")(groups)
         if self.lr_scheduler is None:

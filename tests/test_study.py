@@ -17,8 +17,9 @@ import pytest
 import yaml
 from PIL import Image
 
+from distill.cell import Cell
 from distill.cli import Configuration, main
-from distill.study import Cell, Study, plan_cells
+from distill.study import Study, plan_cells
 from distill.table import Score
 from tests.waiting import group_is_running, wait_until
 

@@ -75,3 +75,19 @@ def test_a_level_that_does_not_exist_is_refused(level: int) -> None:
 def test_an_empty_training_split_is_refused() -> None:
     with pytest.raises(ValueError, match="train_size must be at least 1, got 0"):
         GaussianPair(1, train_size=0)
+
+
+@pytest.mark.parametrize(("batch_size", "sizes"), [(None, [7, 7, 7, 7, 7]), (3, [3, 3, 3, 3, 3])])
+def test_an_epoch_has_as_many_steps_as_asked_for(batch_size: int | None, sizes: list[int]) -> None:
+    module = GaussianPair(1, train_size=7, batch_size=batch_size, steps_per_epoch=5)
+    module.setup()
+    batches = list(module.train_dataloader())
+    assert [len(batch["index"]) for batch in batches] == sizes
+    assert len(module.train_dataloader()) == 5
+    if batch_size is None:
+        assert all(sorted(batch["index"].tolist()) == list(range(7)) for batch in batches)
+
+
+def test_no_steps_are_refused() -> None:
+    with pytest.raises(ValueError, match="steps_per_epoch must be at least 1, or None for one pass, got 0"):
+        GaussianPair(1, steps_per_epoch=0)
