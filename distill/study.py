@@ -20,10 +20,13 @@ from distill.atomic import written_whole
 from distill.cell import Cell, sentence, train, train_group, write_result
 from distill.cli import Configuration, ConfigurationError, Parser
 from distill.pool import run_with_dependencies
+from distill.study_figure import Panel, write_figure
 from distill.table import Score, write_tables
 
 # parts of configurations are bare dicts, or the parser of a study would make the classes that they name
 # mypy: disable-error-code="type-arg"
+
+LISTED = {"scores": Score, "panels": Panel}
 
 
 @dataclass
@@ -46,6 +49,7 @@ class Study:
         reference: The row that the others are compared with: the student without distillation.
         scores: The columns of numbers in the table, the most important first: metrics of the test, or of the last
             epoch of the fit, as ``train/loss``.
+        panels: The figure's parts, each with a line a row over the columns; without, the runs are drawn as dots.
         name: The study's folder is ``logs_dir/name``.
         logs_dir: The folder of all studies.
         side_by_side: Whether all seeds of a row and a column train in one step for all (see
@@ -66,6 +70,7 @@ class Study:
     seeds: int | list[int] = 1
     reference: str | None = None
     scores: list[Score] = field(default_factory=lambda: [Score("test/accuracy", "accuracy [%]", scale=100, digits=1)])
+    panels: list[Panel] = field(default_factory=list)
     name: str = "study"
     logs_dir: str = "logs/studies"
     side_by_side: bool = False
@@ -85,8 +90,25 @@ class Study:
             raise ValueError("a row cannot be named 'teacher' beside the study's teacher: choose another name")
         if self.side_by_side and self.cluster:
             raise ValueError("seeds train side by side on this machine, not on a cluster: leave one of the two out")
+        self._check_names()
         if self.workers < 1:
             raise ValueError(f"workers must be 1 or more, got {self.workers}")
+
+    def _check_names(self) -> None:
+        """Refuses panels and numbers of a paper that belong to no row, column or score."""
+        rows = [*(["teacher"] if self.teacher is not None else []), *self.rows]
+        metrics = [score.metric for score in self.scores]
+        asked = [("a panel's score", panel.score, metrics) for panel in self.panels if panel.score is not None]
+        asked += [("a panel's row", row, rows) for panel in self.panels for row in panel.rows or ()]
+        for score in self.scores:
+            asked += [(f"a row of the paper's {score.metric}", row, rows) for row in score.paper]
+            places = [column for values in score.paper.values() if isinstance(values, dict) for column in values]
+            asked += [(f"a column of the paper's {score.metric}", column, list(self.columns)) for column in places]
+        for what, name, known in asked:
+            if name not in known:
+                raise ValueError(f"{what} is {name!r}, but there are {', '.join(map(repr, known))}")
+        if self.reference is None and any(panel.difference for panel in self.panels):
+            raise ValueError("a panel draws differences, but the study names no reference")
 
     @property
     def folder(self) -> Path:
@@ -113,7 +135,7 @@ def study(arguments: list[str]) -> None:
     parser.add_class_arguments(Study)
     fields = parser.parse_args(arguments).as_dict()
     del fields["config"]
-    plan = Study(**fields | {"scores": [_score(score) for score in fields["scores"]]})
+    plan = Study(**fields | {name: [_made(kind, part) for part in fields[name]] for name, kind in LISTED.items()})
     cells = plan_cells(plan)
     to_run = cells_to_run(cells)
     for cell in to_run:
@@ -125,12 +147,14 @@ def study(arguments: list[str]) -> None:
             if error is not None:
                 progress.console.print(f"{cell} failed: {error}", style="red", markup=False)
                 write_result(cell, {"error": error})
-    write_tables([_line(cell) for cell in cells], plan.scores, plan.reference, plan.folder)
+    results = [_line(cell) for cell in cells]
+    write_tables(results, plan.scores, plan.reference, plan.folder)
+    write_figure(results, plan.panels, plan.scores, plan.reference, plan.folder)
     _compare_depths(cells, plan.folder)
 
 
-def _score(asked: Score | dict) -> Score:
-    return asked if isinstance(asked, Score) else Score(**asked)
+def _made(kind: type, asked: Any) -> Any:
+    return asked if isinstance(asked, kind) else kind(**asked)
 
 
 def plan_cells(plan: Study) -> list[Cell]:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import pandas as pd
-from matplotlib.figure import Figure
 from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
@@ -31,17 +30,37 @@ class Score:
         label: What the table calls it; the metric's name without its stage by default.
         scale: A factor, such as 100 for percent.
         digits: Digits after the point.
+        paper: What a paper reports, as the table shows numbers: by row, and by column where it is not the same for all.
+            It stands beside the study's own, with the paper's difference to the reference.
     """
 
     metric: str
     label: str | None = None
     scale: float = 1.0
     digits: int = 3
+    paper: dict[str, float | dict[str, float]] = field(default_factory=dict)
 
     @property
     def heading(self) -> str:
         """The label, or the metric without its stage."""
         return self.label or self.metric.rpartition("/")[2]
+
+
+def paper_value(score: Score, row: str, column: str) -> float | None:
+    """What the paper has at this place, if anything."""
+    value = score.paper.get(row)
+    return value.get(column) if isinstance(value, dict) else value
+
+
+def paper_difference(score: Score, row: str, column: str, reference: str) -> float | None:
+    """The same less what the paper has for the reference."""
+    value, other = paper_value(score, row, column), paper_value(score, reference, column)
+    return None if value is None or other is None or row == reference else value - other
+
+
+def margin(std: float, runs: int) -> float:
+    """Half the 95 % interval of a mean over ``runs`` values with this sample deviation, by Student's t."""
+    return float(stdtrit(runs - 1, (1 + CONFIDENCE) / 2) * std / runs**0.5) if runs > 1 else float("nan")
 
 
 def summarise(results: pd.DataFrame, scores: list[Score], reference: str | None) -> pd.DataFrame:
@@ -79,14 +98,14 @@ def summarise(results: pd.DataFrame, scores: list[Score], reference: str | None)
 
 
 def _with_interval(differences: pd.Series) -> dict[str, float]:
-    mean, std, pairs = differences.mean(), differences.std(), len(differences)
-    margin = stdtrit(pairs - 1, (1 + CONFIDENCE) / 2) * std / pairs**0.5 if pairs > 1 else float("nan")
-    bounds = {"difference low": mean - margin, "difference high": mean + margin}
+    mean, std = differences.mean(), differences.std()
+    half = margin(std, len(differences))
+    bounds = {"difference low": mean - half, "difference high": mean + half}
     return {"difference": mean, "difference std": std, **bounds}
 
 
 def write_tables(results: list[dict[str, Any]], scores: list[Score], reference: str | None, folder: Path) -> None:
-    """Prints the table and writes ``results.csv``, ``table.csv``, ``table.md`` and ``figure.png`` to a folder.
+    """Prints the table and writes ``results.csv``, ``table.csv`` and ``table.md`` to a folder.
 
     Args:
         results: One dictionary a run, as :func:`summarise` takes them.
@@ -94,12 +113,11 @@ def write_tables(results: list[dict[str, Any]], scores: list[Score], reference: 
         reference: The row that the others are compared with.
         folder: Where the files are written, each whole or not at all.
     """
-    runs = pd.DataFrame(results)
-    logged = [name for name in runs if "/" in name]
-    missing = [score.metric for score in scores if score.metric not in runs]
-    runs = runs.reindex(columns=[*runs, *missing])
+    runs = with_all_scores(results, scores)
     summary = summarise(runs, scores, reference)
     headings, lines = _cells(summary, scores, reference)
+    logged = [name for name in runs if "/" in name and runs[name].notna().any()]
+    missing = [score.metric for score in scores if score.metric not in logged]
     remarks = [f"no run logged {metric}; there are {', '.join(logged)}" for metric in missing if logged]
     remarks += [
         f"{' · '.join(filter(None, (line['column'], line['row'])))}: {line['failed']} failed: {line['error']}"
@@ -112,14 +130,7 @@ def write_tables(results: list[dict[str, Any]], scores: list[Score], reference: 
     with written_whole(folder / "table.csv") as draft:
         summary.to_csv(draft, index=False)
     with written_whole(folder / "table.md") as draft:
-        labels = headings.index("run") + 1
-        rules = [*["---"] * labels, *["---:"] * (len(headings) - labels)]
-        escaped = [[cell.replace("|", r"\|") for cell in cells] for cells in [headings, rules, *lines]]
-        table = "".join(f"| {' | '.join(cells)} |\n" for cells in escaped)
-        notes = [*(line.replace("*", r"\*") for line in legend), *remarks]
-        draft.write_text(table + "".join(f"\n{note}\n" for note in notes))
-    with written_whole(folder / "figure.png") as draft:
-        _figure(runs, summary, scores[0], reference).savefig(draft, dpi=150, bbox_inches="tight")
+        draft.write_text(_markdown(headings, lines, [*(line.replace("*", r"\*") for line in legend), *remarks]))
     console = Console()
     console.print(_rich_table(headings, lines, folder.name))
     for line in legend:
@@ -128,20 +139,39 @@ def write_tables(results: list[dict[str, Any]], scores: list[Score], reference: 
         console.print(remark, style="red", markup=False)
 
 
+def with_all_scores(results: list[dict[str, Any]], scores: list[Score]) -> pd.DataFrame:
+    """The runs one a line, with an empty column for a score that none of them has."""
+    runs = pd.DataFrame(results)
+    return runs.reindex(columns=[*runs, *(score.metric for score in scores if score.metric not in runs)])
+
+
+def _markdown(headings: list[str], lines: list[list[str]], notes: list[str]) -> str:
+    labels = headings.index("run") + 1
+    rules = [*["---"] * labels, *["---:"] * (len(headings) - labels)]
+    escaped = [[cell.replace("|", r"\|") for cell in cells] for cells in [headings, rules, *lines]]
+    table = "".join(f"| {' | '.join(cells)} |\n" for cells in escaped)
+    return table + "".join(f"\n{note}\n" for note in notes)
+
+
 def _cells(summary: pd.DataFrame, scores: list[Score], reference: str | None) -> tuple[list[str], list[list[str]]]:
     first, *others = scores
     has_settings = any(summary["column"])
     headings = [*(["setting"] if has_settings else []), "run", first.heading]
     if reference is not None:
         headings += [f"vs. {reference}", INTERVAL]
-    headings += [score.heading for score in others]
+    headings += ["paper"] if first.paper else []
+    for score in others:
+        headings += [score.heading, *(["paper"] if score.paper else [])]
     lines = []
     for line in summary.to_dict("records"):
         run = f"{line['row']} ({line['failed']} failed)" if line["failed"] else line["row"]
         cells = [*([line["column"]] if has_settings else []), run, _spread(line, first.metric, first)]
         if reference is not None:
             cells += [_spread(line, "difference", first, sign="+"), _interval(line, first)]
-        cells += [_number(line[score.metric], score) for score in others]
+        place = (line["row"], line["column"])
+        cells += [_printed(first, *place, reference)] if first.paper else []
+        for score in others:
+            cells += [_number(line[score.metric], score), *([_printed(score, *place)] if score.paper else [])]
         lines.append(cells)
     return headings, lines
 
@@ -159,6 +189,16 @@ def _interval(line: dict[str, Any], score: Score) -> str:
     return f"[{_number(low, score, '+')}, {_number(high, score, '+')}]{mark}"
 
 
+def _printed(score: Score, row: str, column: str, reference: str | None = None) -> str:
+    """What the paper has, with its digits."""
+    value = paper_value(score, row, column)
+    if value is None:
+        return NONE
+    difference = None if reference is None else paper_difference(score, row, column, reference)
+    digits = len(str(value).partition(".")[2])
+    return str(value) if difference is None else f"{value} ({difference:+.{digits}f})"
+
+
 def _number(value: Any, score: Score, sign: str = "") -> str:
     return NONE if pd.isna(value) else f"{value * score.scale:{sign}.{score.digits}f}"
 
@@ -171,25 +211,3 @@ def _rich_table(headings: list[str], lines: list[list[str]], title: str) -> Tabl
         ends = "setting" in headings and (following is None or following[0] != line[0])
         table.add_row(*map(escape, line), end_section=ends)
     return table
-
-
-def _figure(runs: pd.DataFrame, summary: pd.DataFrame, score: Score, reference: str | None) -> Figure:
-    """The runs as dots, their mean with one standard deviation, and a line at the reference; a panel a column."""
-    columns = list(dict.fromkeys(summary["column"]))
-    rows = list(dict.fromkeys(summary["row"]))
-    figure = Figure(figsize=(1.5 + 3.2 * len(columns), 0.9 + 0.42 * len(rows)), layout="constrained")
-    panels = figure.subplots(1, len(columns), sharey=True, squeeze=False)[0]
-    for panel, column in zip(panels, columns, strict=True):
-        lines = summary[summary["column"] == column].set_index("row").reindex(rows)
-        means, stds = (lines[key].astype(float) * score.scale for key in (score.metric, f"{score.metric} std"))
-        single = runs[runs["column"] == column]
-        panel.scatter(single[score.metric] * score.scale, [rows.index(row) for row in single["row"]], s=9, color="0.7")
-        for position, row in enumerate(rows):
-            colour = "0.3" if row in (reference, "teacher") else "tab:blue"
-            panel.errorbar(means[row], position, xerr=stds.fillna(0)[row], fmt="o", color=colour, capsize=3)
-        if reference in rows:
-            panel.axvline(means[reference], color="0.3", linestyle="--", linewidth=1)
-        panel.set(title=column, xlabel=score.heading, yticks=range(len(rows)), yticklabels=rows)
-        panel.grid(axis="x", alpha=0.3)
-    panels[0].invert_yaxis()
-    return figure

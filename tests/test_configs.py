@@ -11,6 +11,7 @@ import yaml
 
 from distill.cli import Configuration, main
 from distill.study import Study, plan_cells
+from distill.study_figure import Panel
 from distill.table import Score
 from tests.datamodules.image_trees import write_cifar100
 from tests.datamodules.recordings import write_ravdess
@@ -209,7 +210,8 @@ def test_first_lines_name_source_and_command(config: Path) -> None:
 def test_all_runs_of_a_study_have_a_valid_configuration(config: Path, tmp_path: Path) -> None:
     content = yaml.safe_load(config.read_text())
     scores = [Score(**score) for score in content.pop("scores")]
-    plan = Study(**content, scores=scores, logs_dir=str(tmp_path))
+    panels = [Panel(**panel) for panel in content.pop("panels", [])]
+    plan = Study(**content, scores=scores, panels=panels, logs_dir=str(tmp_path))
     cells = plan_cells(plan)
     rows = len(plan.rows) + (plan.teacher is not None)
     assert len(cells) == rows * len(plan.columns) * len(plan.all_seeds)

@@ -367,6 +367,11 @@ def test_a_typo_is_named_with_row_and_column_before_anything_is_trained(
         ({"seeds": 0}, "a study needs seeds, got 0"),
         ({"seeds": [1, 2, 1]}, "every seed must be named once, got [1, 2, 1]"),
         ({"scores": []}, "a study needs scores"),
+        ({"panels": [{"score": "test/tcjsd"}]}, "a panel's score is 'test/tcjsd', but there are 'test/accuracy', "),
+        ({"panels": [{"rows": ["DKD"]}]}, "a panel's row is 'DKD', but there are 'teacher', 'student', 'KD', 'broken'"),
+        ({"panels": [{"difference": True}], "reference": None}, "a panel draws differences, but the study names no"),
+        ({"scores": [{"metric": "x", "paper": {"DKD": 1}}]}, "a row of the paper's x is 'DKD', but there are"),
+        ({"scores": [{"metric": "x", "paper": {"KD": {"level 2": 1}}}]}, "a column of the paper's x is 'level 2'"),
         ({"scores": [{"metrik": "test/accuracy"}]}, "metrik"),
     ],
 )
