@@ -53,7 +53,13 @@ class TIEKD(DepthDistillation):
         data_range: float | None = None,
         **kwargs: Any,
     ) -> None:
-        super().__init__(*args, student_layers=student_layers, **kwargs)
+        try:
+            super().__init__(*args, student_layers=student_layers, **kwargs)
+        except KeyError as error:
+            raise KeyError(
+                f"{error.args[0]} TIEKD learns from logits over bins: take a student that has them, as "
+                "DepthUNet(bins=257), and name their layer in student_layers"
+            ) from None
         if len(student_layers) != 1:
             raise ValueError(
                 f"student_layers must name the one layer with logits over bins, got {list(student_layers)}"

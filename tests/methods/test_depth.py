@@ -121,3 +121,8 @@ def test_without_targets_the_teachers_depth_is_brought_to_the_students_size() ->
         loss = module.training_step(seen, 0)["loss"]
         assert torch.isfinite(loss)
         assert loss.requires_grad
+
+
+def test_tie_kd_says_what_it_needs_where_the_student_has_no_bins() -> None:
+    with pytest.raises(KeyError, match=r"has no layer 'bins'.*logits over bins.*student_layers"):
+        TIEKD(student=torch.nn.Sequential(torch.nn.Conv2d(3, 1, 1)), task=task())
