@@ -57,6 +57,7 @@ class Supervised(LightningModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self._rng_states: dict[str, Any] | None = None
+        self._losses: dict[str, tuple[Tensor | float, int]] = {}
         self.scores = nn.ModuleDict()
         self.hard = nn.ModuleDict()
         if task is not None:
@@ -87,6 +88,12 @@ class Supervised(LightningModule):
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Scores a batch of the test split."""
         return self._evaluate(batch, "test")
+
+    def on_train_epoch_end(self) -> None:
+        """Logs the mean losses over the samples of the epoch."""
+        for name, (total, samples) in self._losses.items():
+            self.log(f"train/{name}", total / samples, sync_dist=True, batch_size=samples)
+        self._losses = {}
 
     def on_validation_epoch_end(self) -> None:
         """Logs the scores of the validation split."""
@@ -180,6 +187,7 @@ class Supervised(LightningModule):
         if self._rng_states is not None and self.trainer.ckpt_path is not None:
             set_rng_states(self._rng_states)
         self._rng_states = None
+        self._losses = {}  # a fit that failed leaves those of its last epoch
         if self.network is not None and not self.network.training:
             self.network.train()  # from_pretrained of Hugging Face leaves networks in eval mode
         if self.dtype in (torch.float16, torch.bfloat16):  # as with precision bf16-true, but losses stay in float32
@@ -266,8 +274,10 @@ class Supervised(LightningModule):
     def _log_losses(self, loss: Tensor, terms: dict[str, Tensor], batch: Batch) -> None:
         size = len(next(iter(batch.values())))
         self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=size)
+        # a call of log() costs half a millisecond, and there may be many terms: those of an epoch are logged at its end
         for name, value in {"loss": loss, **terms}.items():
-            self.log(f"train/{name}", value.detach(), on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
+            total, samples = self._losses.get(name, (0.0, 0))
+            self._losses[name] = total + size * value.detach(), samples + size
 
     @property
     def _task(self) -> Task:

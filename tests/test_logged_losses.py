@@ -1,0 +1,27 @@
+"""The losses that a fit logs."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from distill.losses import dkd_loss
+from distill.methods import DKD
+from tests.toys import ToyData, make_batch, pair_arguments, quiet_trainer
+
+
+def test_they_are_means_over_the_samples_of_the_last_epoch_however_many_a_batch_has(tmp_path: Path) -> None:
+    batch = make_batch(10)
+    teacher, student = nn.Linear(6, 4), nn.Linear(4, 4)
+    arguments = pair_arguments(teacher=teacher.eval(), student=student, teacher_inputs=["x_a"])
+    arguments["optimizer"] = partial(torch.optim.SGD, lr=0.0)
+    trainer = quiet_trainer(tmp_path)
+    trainer.fit(DKD(**arguments, warmup_epochs=2), ToyData(batch, batch_size=4))  # half the weight in the first epoch
+    logged = trainer.callback_metrics
+    expected = dkd_loss(student(batch["x_b"]), teacher(batch["x_a"]), batch["target"]).item()
+    assert float(logged["train/tckd"] + logged["train/nckd"]) == pytest.approx(expected, rel=1e-5)
+    assert float(logged["train/loss"] - logged["train/hard"]) == pytest.approx(expected, rel=1e-5)
