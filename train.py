@@ -1,4 +1,4 @@
-"""The command line: ``python train.py {fit,validate,test,predict,study} --config FILE``."""
+"""The command line: ``python train.py {fit,validate,test,predict,study,rank} --config FILE``."""
 
 from distill.cli import main
 

@@ -112,7 +112,9 @@ class CLI(LightningCLI):
             args=args,
             run=run,
             parser_class=Parser,
-            parser_kwargs={"description": "Trains, tests and applies; train.py study --help tells of whole tables."},
+            parser_kwargs={
+                "description": "Trains, tests and applies; study --help and rank --help tell of the others."
+            },
             seed_everything_default=0,
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -259,6 +261,10 @@ def main(args: list[str] | None = None) -> None:
             from distill.study import study  # it imports this module
 
             study(rest[:-1])
+        elif command == "rank":
+            from distill.rank import rank
+
+            rank(rest[:-1])
         else:
             CLI(args)
     except KeyboardInterrupt:

@@ -137,6 +137,15 @@ def study(arguments: list[str]) -> None:
     del fields["config"]
     plan = Study(**fields | {name: [_made(kind, part) for part in fields[name]] for name, kind in LISTED.items()})
     cells = plan_cells(plan)
+    run_cells(plan, cells)
+    results = [_line(cell) for cell in cells]
+    write_tables(results, plan.scores, plan.reference, plan.folder)
+    write_figure(results, plan.panels, plan.scores, plan.reference, plan.folder)
+    _compare_depths(cells, plan.folder)
+
+
+def run_cells(plan: Study, cells: list[Cell]) -> None:
+    """Trains those that have no result yet and shows how far they are; one that fails has its error as result."""
     to_run = cells_to_run(cells)
     for cell in to_run:
         (cell.folder / "result.json").unlink(missing_ok=True)  # or an old error would pass for a new one
@@ -147,10 +156,6 @@ def study(arguments: list[str]) -> None:
             if error is not None:
                 progress.console.print(f"{cell} failed: {error}", style="red", markup=False)
                 write_result(cell, {"error": error})
-    results = [_line(cell) for cell in cells]
-    write_tables(results, plan.scores, plan.reference, plan.folder)
-    write_figure(results, plan.panels, plan.scores, plan.reference, plan.folder)
-    _compare_depths(cells, plan.folder)
 
 
 def _made(kind: type, asked: Any) -> Any:

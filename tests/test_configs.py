@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from distill.cli import Configuration, main
+from distill.rank import Ranking
 from distill.study import Study, plan_cells
 from distill.study_figure import Panel
 from distill.table import Score
@@ -28,7 +29,8 @@ from tests.datamodules.trees import (
 CONFIGS = Path(__file__).parents[1] / "configs"
 PARTS = sorted(path for folder in ("data", "task", "trainer") for path in (CONFIGS / folder).glob("*.yaml"))
 STUDIES = sorted((CONFIGS / "studies").glob("*.yaml"))
-RECIPES = sorted(set(CONFIGS.rglob("*.yaml")) - set(STUDIES) - set(PARTS))
+RANKINGS = sorted((CONFIGS / "rank").glob("*.yaml"))
+RECIPES = sorted(set(CONFIGS.rglob("*.yaml")) - set(STUDIES) - set(RANKINGS) - set(PARTS))
 
 
 Writer = Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]
@@ -200,7 +202,7 @@ def test_recipe_of_a_fetched_data_set_is_valid_and_starts_from_its_teacher(confi
         assert {**vars(parsed.model.init_args.teacher.init_args), "pretrained": False} == expected
 
 
-@pytest.mark.parametrize("config", [*RECIPES, *STUDIES], ids=names([*RECIPES, *STUDIES]))
+@pytest.mark.parametrize("config", [*RECIPES, *STUDIES, *RANKINGS], ids=names([*RECIPES, *STUDIES, *RANKINGS]))
 def test_first_lines_name_source_and_command(config: Path) -> None:
     comment = [line for line in config.read_text().splitlines()[:3] if line.startswith("#")]
     assert f"--config configs/{config.relative_to(CONFIGS).as_posix()}" in " ".join(comment)
@@ -216,3 +218,10 @@ def test_all_runs_of_a_study_have_a_valid_configuration(config: Path, tmp_path: 
     rows = len(plan.rows) + (plan.teacher is not None)
     assert len(cells) == rows * len(plan.columns) * len(plan.all_seeds)
     assert len({cell.fingerprint for cell in cells}) == len(cells)
+
+
+@pytest.mark.parametrize("config", RANKINGS, ids=names(RANKINGS))
+def test_all_runs_of_a_ranking_have_a_valid_configuration(config: Path, tmp_path: Path) -> None:
+    plan = Ranking(**yaml.safe_load(config.read_text()), logs_dir=str(tmp_path))
+    cells = plan_cells(plan.study)
+    assert len(cells) == (1 + len(plan.candidates) * (1 + (plan.distil is not None))) * len(plan.study.all_seeds)

@@ -102,9 +102,10 @@ def test_static_on_maps_ranks_the_pixels_of_a_batch_by_what_the_reference_says_o
 
 
 def test_the_reference_is_in_no_checkpoint_is_not_trained_and_follows_to_another_dtype(tmp_path: Path) -> None:
-    mask = NontargetSampleMask(0.5, reference_checkpoint=reference(tmp_path))
-    module, _ = fit(mask, tmp_path, labelled())
-    assert not any("reference" in name for name in module.state_dict())
+    mask = NontargetSampleMask(0.5, reference_checkpoint=reference(tmp_path, ON_MAPS))
+    module, _ = fit(mask, tmp_path, labelled(method=ON_MAPS), ON_MAPS)
+    before = set(NTDH(**pair_arguments(ON_MAPS), sample_mask=NontargetSampleMask(0.5)).state_dict())
+    assert set(module.state_dict()) == before
     assert not any("reference" in name for name, _ in module.named_parameters())
     assert mask._reference is not None
     assert not any(parameter.requires_grad for parameter in mask._reference.parameters())
@@ -261,7 +262,8 @@ def test_options_that_do_not_go_together_are_refused(arguments: dict[str, Any], 
 
 
 def test_a_copy_of_a_module_has_a_mask_of_its_own(tmp_path: Path) -> None:
-    module, _ = fit(NontargetSampleMask(0.5, reference_checkpoint=reference(tmp_path)), tmp_path, labelled())
+    mask = NontargetSampleMask(0.5, reference_checkpoint=reference(tmp_path, ON_MAPS))
+    module, _ = fit(mask, tmp_path, labelled(method=ON_MAPS), ON_MAPS)
     twin = copy.deepcopy(module)
     assert twin.sample_mask is not None
     assert module.sample_mask is not None

@@ -105,8 +105,11 @@ class NontargetSampleMask(SampleWeighting):
         self._calls = 0
         # neither in a checkpoint nor trained, like a method's teacher
         self.__dict__["_reference"] = None
-        self._by_index: Tensor | None = None
-        self._places: Tensor | None = None
+        # of each sample of the training set, by its index: how soon it is left out, and its place in that order
+        self._by_index: Tensor | None
+        self._places: Tensor | None
+        self.register_buffer("_by_index", None, persistent=False)
+        self.register_buffer("_places", None, persistent=False)
         self.begin_epoch(0, 1)
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
@@ -144,14 +147,16 @@ class NontargetSampleMask(SampleWeighting):
             urgencies.append(self._urgency(self._said_by_reference(batch), method.teacher_prediction(batch), batch))
         index, urgency = gather(torch.cat(positions)), gather(torch.cat(urgencies))
         self._by_index = urgency.new_full((int(index.max()) + 1,), -torch.inf).index_copy_(0, index, urgency)
+        self._places = _places(self._drawn(self._by_index, 0))
+        self.__dict__["_reference"] = None  # it has said all
 
     @torch.no_grad()
     def forward(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         """The weight of every sample or pixel, ``(N, *)``; see :meth:`SampleWeighting.forward`."""
         target = batch["target"]
         check_logits(student, teacher, target)
-        if self._by_index is not None:
-            out = self._out_of_training_set(self._by_index)[batch["index"]]
+        if self._by_index is not None and self._places is not None:
+            out = (self._places < _number_out(self._by_index, self.present_fraction))[batch["index"]]
         else:
             if self._reference is not None and self.mode != "random":
                 student = self._said_by_reference(batch)
@@ -176,12 +181,6 @@ class NontargetSampleMask(SampleWeighting):
             divergence = nontarget_jsd(student, teacher, target, ignore_index=self.ignore_index)
             urgency = -divergence if self.mode == "false" else divergence
         return urgency.masked_fill(target == self.ignore_index, -torch.inf)
-
-    def _out_of_training_set(self, urgency: Tensor) -> Tensor:
-        """Whether each sample of the training set is left out in this epoch."""
-        if self._places is None:  # not before the seed of a checkpoint is known
-            self._places = _places(self._drawn(urgency, 0))
-        return self._places < _number_out(urgency, self.present_fraction)
 
     def _averaging_kept(self, weights: Tensor, target: Tensor) -> Tensor:
         counted = target != self.ignore_index
@@ -214,7 +213,8 @@ class NontargetSampleMask(SampleWeighting):
     def set_extra_state(self, state: Tensor) -> None:
         """Goes on where the mask of the checkpoint stopped."""
         self._seed, self._calls = (int(number) for number in state)
-        self._places = None
+        if self._by_index is not None:
+            self._places = _places(self._drawn(self._by_index, 0))
 
 
 def left_out(urgency: Tensor, fraction: float) -> Tensor:
