@@ -92,6 +92,7 @@ def _draw_bars(axes: Axes, name: str, values: NDArray[Any], masks: Mapping[str, 
     axes.bar(range(len(values)), values, color=[COLOURS[kind] for kind in kinds], width=0.8)
     axes.set(xlabel=f"feature of {name}", ylabel="salience", ylim=(0, 1.05), xlim=(-0.6, len(values) - 0.4))
     names = {kind: f"{kind} mask, {ratio:.0%}" for kind in ("true", "false")} | {"neither": "neither"}
-    axes.legend(handles=[Patch(color=COLOURS[kind], label=label) for kind, label in names.items()], fontsize="small")
+    handles = [Patch(color=COLOURS[kind], label=label) for kind, label in names.items()]
+    axes.legend(handles=handles, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, frameon=False)
     axes.grid(axis="y", alpha=0.3)
     axes.set_axisbelow(True)
