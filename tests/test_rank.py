@@ -175,7 +175,7 @@ def test_nothing_to_rank_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
         ({"resamples": 0}, "resamples must be at least 1, got 0"),
         ({"max_samples": 0}, "max_samples must be at least 1, got 0"),
         ({"candidates": {"a": {"trainer": {"max_epoch": 1}}}}, "row 'a', column '': "),
-        ({"candidate": {}}, "candidate"),
+        ({"candidat": 3}, "candidat"),
     ],
 )
 def test_a_wrong_file_is_one_sentence(
