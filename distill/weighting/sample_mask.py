@@ -162,7 +162,7 @@ class NontargetSampleMask(SampleWeighting):
                 student = self._said_by_reference(batch)
             urgency = gather(self._urgency(student, teacher, batch))
             out = own_rows(left_out(self._drawn(urgency, self._calls), self.present_fraction), target)
-            self._calls += 1
+            self._calls += self.mode == "random"
         weights = torch.ones_like(at_least_float32(teacher[:, 0])).masked_fill(out, 0)
         return weights if self.average == "all" else self._averaging_kept(weights, target)
 
