@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 import numpy as np
 import torch
+import torch.nn.functional as F
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from rich.progress import track
 from torch import Tensor, nn
@@ -175,7 +176,7 @@ class FeatureMask(Supervised):
 
     def _distance(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         with autocast_off(student):
-            softened = student / self.temperature, teacher / self.temperature
+            softened = (F.log_softmax(logits / self.temperature, 1) for logits in (student, teacher))
             kl = kl_divergence(*softened) * self.temperature**2
             return self.distance_weight * self._mean(kl, batch)
 
