@@ -176,8 +176,8 @@ class FeatureMask(Supervised):
 
     def _distance(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         with autocast_off(student):
-            softened = (F.log_softmax(logits / self.temperature, 1) for logits in (student, teacher))
-            kl = kl_divergence(*softened) * self.temperature**2
+            ours, theirs = (F.log_softmax(logits / self.temperature, 1) for logits in (student, teacher))
+            kl = kl_divergence(ours, theirs) * self.temperature**2
             return self.distance_weight * self._mean(kl, batch)
 
     def _probe(self, batch: Batch) -> None:
