@@ -15,7 +15,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
-from distill.checkpoint import load_network, looks_untrained
+from distill.checkpoint import check_class_names, load_network, looks_untrained
 from distill.compilation import compile_in_place
 from distill.distributed import KeptEqual
 from distill.frozen import FrozenTeacher, Precision
@@ -92,6 +92,7 @@ class DistillationModule(Supervised, ABC):
         self.teacher_layers = tuple(teacher_layers)
         self.student_layers = tuple(student_layers)
         self.teacher_checkpoint = teacher_checkpoint
+        self._teacher_classes: Sequence[str] = ()
         self.hard_weight = hard_weight
         self._teacher_cache = None if cache_teacher is None else TeacherCache(cache_teacher)
         # kept out of the registered modules: so it is in no checkpoint, optimiser, train() or DDP broadcast
@@ -134,7 +135,8 @@ class DistillationModule(Supervised, ABC):
         return self.hard_weight
 
     def on_after_backward(self) -> None:
-        """Lets the method remember the step, before any callback can save it."""
+        """As in :class:`Supervised`; then lets the method remember the step, before any callback can save it."""
+        super().on_after_backward()
         self.remember()
 
     def __setattr__(self, name: str, value: Any) -> None:
@@ -197,6 +199,7 @@ class DistillationModule(Supervised, ABC):
                     f"the {self._described('teacher')} has random weights: give teacher_checkpoint, or call .eval() "
                     "on a teacher whose weights you loaded yourself"
                 )
+            check_class_names(self._teacher_classes, self._class_names(), model="teacher_checkpoint")
             for part in self.modules():
                 if isinstance(part, DistillationModule):
                     part.check_fit()
@@ -307,7 +310,7 @@ class DistillationModule(Supervised, ABC):
             raise ValueError("teacher and student share parameters: give the student a network of its own")
         if self.teacher_checkpoint is not None:
             try:
-                load_network(teacher, self.teacher_checkpoint)
+                self._teacher_classes = load_network(teacher, self.teacher_checkpoint)
             except ValueError as error:
                 raise ValueError(f"the teacher_checkpoint {error}") from None
 

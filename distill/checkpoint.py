@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
@@ -27,7 +29,11 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: There is no such file.
         ValueError: The file is truncated, holds more than weights, or holds no network.
     """
-    path = Path(path)
+    return _network_weights(_read(Path(path)), Path(path))
+
+
+def _read(path: Path) -> Any:
+    """What a file holds, read without running code from it."""
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
     if path.suffix == ".safetensors":
@@ -36,7 +42,7 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
         except SafetensorError as error:
             raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
     try:
-        content = torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True)
     except UnpicklingError:
         raise ValueError(
             f"{path} is not a file of plain weights, and loading anything else could run its code; "
@@ -45,22 +51,26 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     except Exception as error:  # of many classes, whatever the bytes of a cut or foreign file lead torch's reader to
         reason = "".join(str(error).splitlines()[:1])
         raise ValueError(f"{path} is not a whole checkpoint: {type(error).__name__}: {reason}") from None
-    return _network_weights(content, path)
 
 
-def load_network(network: nn.Module, path: str | Path) -> None:
+def load_network(network: nn.Module, path: str | Path) -> Sequence[str]:
     """Loads the weights of a file into a network that has exactly those parameters and buffers.
 
     Args:
         network: Changed in place.
         path: As in :func:`load_weights`.
 
+    Returns:
+        The names of the classes that the network was trained on, by index, where the file is a checkpoint that has
+        them; else nothing.
+
     Raises:
         FileNotFoundError: As :func:`load_weights`.
         ValueError: As :func:`load_weights`; or names differ (tells the first missing and unexpected one and counts the
             rest) or shapes do.
     """
-    weights = load_weights(path)
+    content = _read(Path(path))
+    weights = _network_weights(content, Path(path))
     own = network.state_dict()
     missing = [name for name in own if name not in weights]
     unexpected = [name for name in weights if name not in own]
@@ -74,6 +84,30 @@ def load_network(network: nn.Module, path: str | Path) -> None:
                 f"file and {tuple(tensor.shape)} in the network"
             )
     network.load_state_dict(weights)
+    return tuple(content["class_names"]) if "class_names" in content and content is not weights else ()
+
+
+def check_class_names(theirs: Sequence[str], ours: Sequence[str], *, model: str) -> None:
+    """Compares the classes that a network was trained on with those of the data; warns where their names differ.
+
+    Args:
+        theirs: The network's, by index; empty where they are not known.
+        ours: The data's, alike.
+        model: What the network comes from, for the message.
+
+    Raises:
+        ValueError: They are the same in another order, so that the network's answers would be taken for others.
+    """
+    if not theirs or not ours or list(theirs) == list(ours):
+        return
+    if len(theirs) == len(ours):
+        at = next(at for at, names in enumerate(zip(theirs, ours, strict=True)) if names[0] != names[1])
+        difference = f"class {at} is {theirs[at]!r} there and {ours[at]!r} in the data"
+    else:
+        difference = f"it knows {len(theirs)} and the data have {len(ours)}"
+    if sorted(theirs) == sorted(ours):
+        raise ValueError(f"the {model} was trained on the same classes in another order: {difference}")
+    rank_zero_warn(f"the {model} was trained on other classes: {difference}")
 
 
 def save_network(network: nn.Module, path: str | Path) -> None:

@@ -19,7 +19,9 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
+from distill.checkpoint import check_class_names
 from distill.distributed import mean
+from distill.finite import LossWatch
 from distill.optimization import ParameterSettings, parameter_groups, stepped_as_lightning_wants
 from distill.outputs import Batch, autocast_off, full_precision, prediction_of
 from distill.randomness import rng_states, set_rng_states
@@ -58,6 +60,7 @@ class Supervised(LightningModule):
         self.lr_scheduler = lr_scheduler
         self._rng_states: dict[str, Any] | None = None
         self._losses: dict[str, tuple[Tensor | float, int]] = {}
+        self._loss_watch = LossWatch()
         self.scores = nn.ModuleDict()
         self.hard = nn.ModuleDict()
         if task is not None:
@@ -80,6 +83,11 @@ class Supervised(LightningModule):
         prediction = self.see(batch)
         loss = self._hard_loss(prediction, batch)
         return loss, {"hard": loss}, {"prediction": prediction.detach(), "inputs": self._inputs(self.inputs, batch)}
+
+    def on_after_backward(self) -> None:
+        """Raises a ValueError where the loss is not finite, before the optimiser takes a step with it."""
+        when = f"in epoch {self.current_epoch}, step {self.global_step}"
+        self._loss_watch.check(self._require("network"), when=when)
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Scores a batch of the validation split."""
@@ -175,11 +183,21 @@ class Supervised(LightningModule):
             module.training = mode
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keeps the random state: a resumed run shuffles and drops as one that was never stopped."""
+        """Keeps the random state: a resumed run shuffles and drops as one that was never stopped.
+
+        The names of the classes, where the data have some, are kept as well.
+        """
         checkpoint["rng_states"] = rng_states()
+        if names := self._class_names():
+            checkpoint["class_names"] = list(names)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Remembers the random state for :meth:`on_fit_start`."""
+        """Remembers the random state for :meth:`on_fit_start`.
+
+        Raises:
+            ValueError: The data have the same classes in another order.
+        """
+        check_class_names(checkpoint.get("class_names", ()), self._class_names(), model="checkpoint")
         self._rng_states = checkpoint.get("rng_states")
 
     def on_fit_start(self) -> None:
@@ -194,6 +212,20 @@ class Supervised(LightningModule):
             for part in self.children():
                 if part is not self.network:
                     part.float()
+
+    # while the batch is on the CPU, where a label is looked at for nothing; on a GPU a wrong one would end the process
+    def _apply_batch_transfer_handler(
+        self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0
+    ) -> Any:
+        predicts = self._trainer is not None and self._trainer.state.fn == TrainerFn.PREDICTING
+        if self.task is not None and not predicts and "target" in batch and batch["target"].device.type == "cpu":
+            self.task.check_labels(batch["target"], data="data", index=batch.get("index"))
+        return super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
+
+    def _class_names(self) -> Sequence[str]:
+        """The names of the data's classes by index; empty where they have none."""
+        data = None if self._trainer is None else self._trainer.datamodule  # type: ignore[attr-defined]
+        return tuple(getattr(data, "class_names", ()))
 
     def _probe(self, batch: Batch) -> None:
         with self._explaining("network", self.inputs, batch):
@@ -272,6 +304,7 @@ class Supervised(LightningModule):
         hard.reset()
 
     def _log_losses(self, loss: Tensor, terms: dict[str, Tensor], batch: Batch) -> None:
+        self._loss_watch.watch(loss, terms, batch)
         size = len(next(iter(batch.values())))
         self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=size)
         # a call of log() costs half a millisecond, and there may be many terms: those of an epoch are logged at its end

@@ -48,6 +48,15 @@ class Task(nn.Module, ABC):
     def metrics(self) -> MetricCollection:
         """Fresh metrics of a stage; they take a prediction and a target."""
 
+    def check_labels(self, target: Tensor, *, data: str, index: Tensor | None = None) -> None:
+        """Raises a :class:`ValueError` of one sentence where a label is none of the task's classes.
+
+        Args:
+            target: Of a batch.
+            data: What the target is of, for the error.
+            index: The samples' positions in their data set, ``(N,)``, where they are known.
+        """
+
     @abstractmethod
     def check(self, prediction: Tensor, target: Tensor, *, model: str, data: str) -> None:
         """Raises a :class:`ValueError` of one sentence where a prediction or a target cannot belong to this task."""
@@ -114,7 +123,11 @@ class Classification(Task):
                 f"{data}: target must hold one class index a sample, int64 of shape ({len(prediction)},), got "
                 f"{target.dtype} of shape {tuple(target.shape)}"
             )
-        _check_labels(target, self.num_classes, self.ignore_index, data)
+        self.check_labels(target, data=data)
+
+    def check_labels(self, target: Tensor, *, data: str, index: Tensor | None = None) -> None:
+        """Raises a ValueError unless every label is one of the classes or ignored."""
+        _check_labels(target, self.num_classes, self.ignore_index, data, index)
 
 
 class SemanticSegmentation(Task):
@@ -200,7 +213,11 @@ class SemanticSegmentation(Task):
                 f"{model} returns logits of {tuple(prediction.shape[2:])} pixels, more than the target's "
                 f"{tuple(target.shape[1:])}: only smaller ones are resized"
             )
-        _check_labels(target, self.num_classes, self.ignore_index, data)
+        self.check_labels(target, data=data)
+
+    def check_labels(self, target: Tensor, *, data: str, index: Tensor | None = None) -> None:
+        """Raises a ValueError unless every label is one of the classes or ignored."""
+        _check_labels(target, self.num_classes, self.ignore_index, data, index)
 
 
 class DepthEstimation(Task):
@@ -315,11 +332,16 @@ def _check_classes(num_classes: int, ignore_index: int) -> None:
         raise ValueError(f"ignore_index {ignore_index} is one of the {num_classes} classes: use another, as -100")
 
 
-def _check_labels(target: Tensor, num_classes: int, ignore_index: int, data: str) -> None:
-    labels = torch.unique(target[target != ignore_index])
-    outside = labels[(labels < 0) | (labels >= num_classes)]
-    if len(outside):
+def _check_labels(target: Tensor, num_classes: int, ignore_index: int, data: str, index: Tensor | None) -> None:
+    if target.numel() == 0:
+        return
+    lowest, highest = target.aminmax()
+    if lowest >= 0 and highest < num_classes:
+        return
+    outside = ((target < 0) | (target >= num_classes)) & (target != ignore_index)
+    if outside.any():
+        sample = "" if index is None else f"; it is of the sample with the index {int(index[outside.nonzero()[0, 0]])}"
         raise ValueError(
-            f"{data}: target holds label {int(outside[0])}, but the task has the classes 0 to {num_classes - 1} "
-            f"(and {ignore_index} for what to ignore)"
+            f"{data}: target holds label {int(target[outside][0])}, but the task has the classes 0 to "
+            f"{num_classes - 1} (and {ignore_index} for what to ignore){sample}"
         )

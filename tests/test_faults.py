@@ -1,0 +1,167 @@
+"""What goes wrong in the middle of a fit ends it in one sentence, and harms nothing."""
+
+from __future__ import annotations
+
+import copy
+import math
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader
+
+from distill import Batch, Supervised
+from distill.finite import LossWatch
+from tests.toys import HintAndRelations, Net, Samples, ToyData, make, make_batch, pair_arguments, quiet_trainer
+
+
+class Ordered(ToyData):
+    """Batches of two in order, so that the probe sees the first two samples and no others."""
+
+    def __init__(self, batch: Batch) -> None:
+        super().__init__(batch, batch_size=2)
+
+    train_dataloader = ToyData.val_dataloader
+
+
+def weights_of(module: torch.nn.Module) -> dict[str, Tensor]:
+    return copy.deepcopy(dict(module.named_parameters()))
+
+
+@pytest.mark.parametrize("method", ["KD", "hint and relations", "Supervised"])
+@pytest.mark.parametrize("strange", [math.nan, math.inf])
+def test_samples_that_are_not_finite_are_named_before_the_optimiser_steps(
+    method: str, strange: float, tmp_path: Path
+) -> None:
+    batch = make_batch(10)
+    batch["x_b"][[4, 5], 1] = strange
+    module: Supervised
+    if method == "Supervised":
+        arguments = pair_arguments()
+        module = Supervised(arguments["student"], arguments["task"], ["x_b"], arguments["optimizer"])
+    else:
+        module = make(method)
+    before: list[dict[str, Tensor]] = []
+    module.on_before_zero_grad = lambda optimizer: before.append(weights_of(module))  # type: ignore[method-assign]
+    trainer = quiet_trainer(tmp_path, num_sanity_val_steps=0)
+    with pytest.raises(
+        ValueError, match=r"^the loss is nan in epoch 0, step 2: 'x_b' is not finite in samples 4, 5 of the data set$"
+    ):
+        trainer.fit(module, Ordered(batch))
+    assert trainer.global_step == 2
+    for name, value in module.named_parameters():
+        assert torch.equal(value, before[-1][name]), name
+
+
+def test_many_samples_are_counted_and_those_without_an_index_are_numbered_in_their_batch() -> None:
+    batch = {"x": torch.full((12, 3), math.nan), "target": torch.zeros(12)}
+    watch = LossWatch()
+    watch.watch(torch.tensor(math.nan), {}, batch)
+    with pytest.raises(ValueError, match=r"samples 0, 1, 2, 3, 4, 5, 6, 7 and 4 more of the batch$"):
+        watch.check(torch.nn.Linear(1, 1), when="here")
+    watch.check(torch.nn.Linear(1, 1), when="after it was told")
+
+
+def test_weights_or_terms_are_named_where_the_data_are_fine(tmp_path: Path) -> None:
+    class Overflows(HintAndRelations):
+        def distillation_step(self, *args: Any) -> dict[str, Tensor]:
+            return super().distillation_step(*args) | {"odd": torch.tensor(math.inf)}
+
+    layers = {"teacher_layers": ["first"], "student_layers": ["first"]}
+    with pytest.raises(ValueError, match=r"the loss is inf in epoch 0, step 0: of its terms odd is not finite"):
+        quiet_trainer(tmp_path).fit(Overflows(**pair_arguments(), **layers), ToyData())
+    student = Net(4)
+    torch.nn.init.constant_(student.head.bias, math.nan)
+    with pytest.raises(ValueError, match=r"the loss is nan in epoch 0, step 0: the network's weight 'head.bias' is"):
+        quiet_trainer(tmp_path).fit(make("KD", student=student), ToyData())
+
+
+@pytest.mark.parametrize("stage", ["fit", "validate"])
+def test_a_wrong_label_in_the_middle_of_an_epoch_is_named_with_its_sample(stage: str, tmp_path: Path) -> None:
+    batch = make_batch(10)
+    batch["target"][7] = 9
+    trainer = quiet_trainer(tmp_path, num_sanity_val_steps=0)
+    with pytest.raises(
+        ValueError, match=r"label 9, but the task has the classes 0 to 3 .*; it is of the sample with the index 7$"
+    ):
+        getattr(trainer, stage)(make("KD"), Ordered(batch))
+    assert trainer.global_step == (3 if stage == "fit" else 0)
+
+
+def test_labels_that_predict_does_not_look_at_may_be_anything(tmp_path: Path) -> None:
+    batch = make_batch(10)
+    batch["target"][7] = 9
+    assert quiet_trainer(tmp_path).predict(make("KD"), Ordered(batch))
+
+
+class Named(ToyData):
+    """Says what its classes are called."""
+
+    def __init__(self, *class_names: str) -> None:
+        super().__init__()
+        self.class_names = class_names
+
+
+def checkpoint_of(folder: Path, *class_names: str) -> Path:
+    """A teacher's checkpoint that was trained on these classes."""
+    arguments = pair_arguments()
+    module = Supervised(Net(10), arguments["task"], ["x_a", "x_b"], arguments["optimizer"])
+    trainer = quiet_trainer(folder, max_epochs=1)
+    trainer.fit(module, Named(*class_names))
+    trainer.save_checkpoint(folder / "teacher.ckpt", weights_only=True)
+    return folder / "teacher.ckpt"
+
+
+def test_a_teacher_of_the_same_classes_in_another_order_is_refused_and_of_other_names_warned_of(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    path = checkpoint_of(tmp_path, "cat", "dog", "cow", "fly")
+
+    def fit(*class_names: str) -> None:
+        module = make("KD", teacher=Net(10), teacher_checkpoint=path)
+        quiet_trainer(tmp_path, max_epochs=1).fit(module, Named(*class_names))
+
+    with pytest.raises(
+        ValueError,
+        match="teacher_checkpoint was trained on the same classes in another order: class 1 is 'dog' there and 'cow'",
+    ):
+        fit("cat", "cow", "dog", "fly")
+    with pytest.warns(UserWarning, match="was trained on other classes: class 3 is 'fly' there and 'wasp' in the data"):
+        fit("cat", "dog", "cow", "wasp")
+    recwarn.clear()
+    fit("cat", "dog", "cow", "fly")
+    fit()
+    assert not [warning for warning in recwarn if "classes" in str(warning.message)]
+
+
+def test_a_checkpoint_is_not_tested_on_the_same_classes_in_another_order(tmp_path: Path) -> None:
+    path = checkpoint_of(tmp_path, "cat", "dog", "cow", "fly")
+    arguments = pair_arguments()
+    module = Supervised(Net(10), arguments["task"], ["x_a", "x_b"])
+    with pytest.raises(ValueError, match="the checkpoint was trained on the same classes in another order: class 0"):
+        quiet_trainer(tmp_path).test(module, Named("dog", "cat", "cow", "fly"), ckpt_path=path)
+
+
+def test_an_empty_validation_split_is_no_fault_and_an_empty_test_split_is_named(tmp_path: Path) -> None:
+    class Empty(ToyData):
+        def val_dataloader(self) -> DataLoader[Batch]:
+            return DataLoader(Samples(make_batch(0)), 4)
+
+        test_dataloader = val_dataloader
+
+    quiet_trainer(tmp_path).fit(make("KD"), Empty())
+    with pytest.raises(ValueError, match="the data set to test on is empty"):
+        quiet_trainer(tmp_path).test(make("KD"), Empty())
+
+
+@pytest.mark.parametrize("method", ["KD", "KD on maps", "RKD", "Combined on depth"])
+def test_a_fit_on_nothing_but_ignored_labels_stays_finite(method: str, tmp_path: Path) -> None:
+    module = make(method)
+    batch = make_batch(10, method=method)
+    batch["target"] = torch.full_like(batch["target"], module.ignore_index)
+    trainer = quiet_trainer(tmp_path)
+    trainer.fit(module, ToyData(batch))
+    assert torch.isfinite(trainer.callback_metrics["train/loss"])
+    assert all(parameter.isfinite().all() for parameter in module.parameters())
