@@ -8,6 +8,7 @@ from typing import Any, Literal, NamedTuple, cast, get_args
 
 import torch
 from lightning import LightningDataModule
+from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, Subset, default_collate
 
@@ -81,7 +82,8 @@ class PairedDataModule(LightningDataModule, ABC):
     """Base of the data modules: a subclass names its modalities and classes and makes the splits.
 
     The training split is shuffled anew in every epoch, in an order that follows ``seed_everything``; ``predict`` sees
-    a split as it is, in order. No sample is left out: the last batch may be smaller.
+    a split as it is, in order. No sample is left out: the last batch may be smaller. In a distributed run the processes
+    share validation and test without repeating a sample, so that scores are those of one process.
 
     Args:
         seed: Fixes the data and the splits, whatever the global random state is.
@@ -169,12 +171,12 @@ class PairedDataModule(LightningDataModule, ABC):
         return self._loader(dataset, sampler=RandomSampler(cast(Sized, dataset), num_samples=count))
 
     def val_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the validation split, in order."""
-        return self._loader(self.splits.val)
+        """Batches of the validation split, in order; in a distributed run those of this process."""
+        return self._loader(self.splits.val, sampler=self._share("val"))
 
     def test_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the test split, in order."""
-        return self._loader(self.splits.test)
+        """Batches of the test split, in order; in a distributed run those of this process."""
+        return self._loader(self.splits.test, sampler=self._share("test"))
 
     def predict_dataloader(self) -> DataLoader[Batch]:
         """Batches of the split ``predict_on`` as it is, in order."""
@@ -196,6 +198,25 @@ class PairedDataModule(LightningDataModule, ABC):
         """
         self._predict_positions = None if positions is None else tuple(positions)
 
+    def _share(self, split: SplitName) -> Sampler[Any] | None:
+        """What of a split to evaluate on is this process's; ``None`` leaves it whole.
+
+        Lightning's own sampler would give all processes equally many samples by giving some twice.
+        """
+        trainer = self.trainer
+        if trainer is None or not trainer._accelerator_connector.use_distributed_sampler:
+            return None
+        share: dict[str, int] = trainer.distributed_sampler_kwargs or {"num_replicas": 1, "rank": 0}
+        dataset = getattr(self.splits, split)
+        if share["num_replicas"] == 1:
+            return None
+        if 0 < len(dataset) < share["num_replicas"]:
+            raise ValueError(
+                f"the {len(dataset)} samples to {split} on cannot be shared by {share['num_replicas']} processes, each "
+                "of which needs one: use fewer devices or a larger split"
+            )
+        return UnrepeatedDistributedSampler(dataset, **share, shuffle=False)
+
     def _loader(
         self,
         dataset: Dataset[Batch],
@@ -203,8 +224,9 @@ class PairedDataModule(LightningDataModule, ABC):
         shuffle: bool = False,
         sampler: Sampler[Any] | None = None,
         generator: torch.Generator | None = None,
+        kind: type[DataLoader[Batch]] = DataLoader,
     ) -> DataLoader[Batch]:
-        return DataLoader(
+        return kind(
             dataset,
             batch_size=(len(cast(Sized, dataset)) or 1) if self.batch_size is None else self.batch_size,
             shuffle=shuffle,

@@ -19,6 +19,7 @@ from datamodules.draws import DrawnDataModule
 from datamodules.lidar import normalised_points
 from datamodules.responses import StoredResponses
 from datamodules.transforms import Floats, Geometry, depth_to_hha, depth_to_normals, relative_disparity
+from datamodules.unreadable import OnError
 
 Target = Literal["classes", "depth"]
 Scalar = TypeVar("Scalar", np.uint8, np.float32)
@@ -278,6 +279,8 @@ class FrameDataModule(DrawnDataModule):
         batch_size: ``None`` trains on the full batch.
         num_workers: Processes that load data.
         predict_on: The split that ``predict`` sees, not augmented.
+        on_error: Whether a damaged training file ends a fit (``raise``) or the next readable sample takes its place
+            (``skip``).
 
     Raises:
         ValueError: An argument is out of its range.
@@ -299,8 +302,9 @@ class FrameDataModule(DrawnDataModule):
         batch_size: int | None = 4,
         num_workers: int = 0,
         predict_on: SplitName = "test",
+        on_error: OnError = "raise",
     ) -> None:
-        super().__init__(seed, batch_size, num_workers, predict_on)
+        super().__init__(seed, batch_size, num_workers, predict_on, on_error)
         for name in geometry:
             if name not in get_args(Geometry):
                 raise ValueError(f"geometry must be of {', '.join(get_args(Geometry))}, got {name!r}")

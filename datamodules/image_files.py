@@ -19,6 +19,10 @@ _MODES = {
 }
 
 
+class UnreadableError(ValueError):
+    """A file is damaged or holds something else."""
+
+
 def find_folder(root: Path, inside: str, advice: str) -> Path:
     """The folder ``root/inside``.
 
@@ -134,14 +138,14 @@ def _opened(path: Path, kind: str | None = None) -> Iterator[Image.Image]:
             yield image
     # Pillow reports damage by all of these, in the body of the with statement, too, which decodes the pixels
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read ({error})") from None
+        raise UnreadableError(f"{path} cannot be read ({error})") from None
 
 
 def _open_map(path: Path) -> NDArray[np.floating]:
     try:
         array: NDArray[np.floating] = np.load(path, mmap_mode="r")
     except (OSError, ValueError, EOFError) as error:
-        raise ValueError(f"{path} cannot be read ({error})") from None
+        raise UnreadableError(f"{path} cannot be read ({error})") from None
     if array.ndim != 2 or not np.issubdtype(array.dtype, np.floating):
-        raise ValueError(f"{path} should hold floats (H, W) and holds {array.dtype} {array.shape}")
+        raise UnreadableError(f"{path} should hold floats (H, W) and holds {array.dtype} {array.shape}")
     return array

@@ -14,7 +14,7 @@ from torchvision.datasets import CIFAR10, CIFAR100, STL10, ImageFolder
 
 from datamodules.digits import bundled_digits
 from datamodules.draws import Bytes, Floats, flipped
-from datamodules.image_files import find_folder
+from datamodules.image_files import UnreadableError, find_folder
 
 DatasetName = Literal["digits", "cifar10", "cifar100", "stl10", "tiny_imagenet", "image_folder"]
 
@@ -128,7 +128,7 @@ def read_rgb(path: Path, side: int, window: Callable[[int, int], Box] | None = N
             pixels = np.array(resized, np.uint8)
     # Pillow reports damage by all of these
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise ValueError(f"{path} cannot be read ({error})") from None
+        raise UnreadableError(f"{path} cannot be read ({error})") from None
     return np.moveaxis(pixels, -1, 0)
 
 

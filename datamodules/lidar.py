@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.augmentation import IGNORED
+from datamodules.image_files import UnreadableError
 
 FEATURES = ("range", "x", "y", "z", "intensity")
 
@@ -40,9 +41,9 @@ def read_scan(path: Path) -> Floats:
     """
     values = np.fromfile(path, "<f4")
     if not values.size or path.stat().st_size % 16:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes, but a scan has 16 a point")
+        raise UnreadableError(f"{path} has {path.stat().st_size} bytes, but a scan has 16 a point")
     if not np.isfinite(values).all():
-        raise ValueError(f"{path} holds a point with a coordinate that is not finite")
+        raise UnreadableError(f"{path} holds a point with a coordinate that is not finite")
     return values.astype(np.float32, copy=False).reshape(-1, 4)
 
 
@@ -57,7 +58,9 @@ def read_semantics(path: Path, points: int) -> NDArray[np.uint16]:
         ValueError: There are more or fewer labels.
     """
     if path.stat().st_size != 4 * points:
-        raise ValueError(f"{path} has {path.stat().st_size} bytes, but labels of {points} points have {4 * points}")
+        raise UnreadableError(
+            f"{path} has {path.stat().st_size} bytes, but labels of {points} points have {4 * points}"
+        )
     return (np.fromfile(path, "<u4") & 0xFFFF).astype(np.uint16)
 
 

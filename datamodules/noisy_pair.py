@@ -25,6 +25,7 @@ from datamodules.labelled_images import (
     read_labelled_images,
 )
 from datamodules.splitting import stratified_splits
+from datamodules.unreadable import OnError
 
 
 class NoisyPair(DrawnDataModule):
@@ -72,6 +73,8 @@ class NoisyPair(DrawnDataModule):
         batch_size: ``None`` trains on the full batch.
         num_workers: Processes that load data.
         predict_on: The split that ``predict`` sees, not augmented.
+        on_error: Whether a damaged training file ends a fit (``raise``) or the next readable sample takes its place
+            (``skip``).
 
     Raises:
         ValueError: An argument is out of its range or does not go with the data set. From ``setup``: the splits leave
@@ -92,8 +95,9 @@ class NoisyPair(DrawnDataModule):
         batch_size: int | None = 64,
         num_workers: int = 0,
         predict_on: SplitName = "test",
+        on_error: OnError = "raise",
     ) -> None:
-        super().__init__(seed, batch_size, num_workers, predict_on)
+        super().__init__(seed, batch_size, num_workers, predict_on, on_error)
         if dataset not in get_args(DatasetName):
             raise ValueError(f"dataset must be one of {', '.join(get_args(DatasetName))}, got {dataset!r}")
         if not 0 <= signal_to_noise <= 1:

@@ -17,7 +17,7 @@ from datamodules.augmentation import IGNORED
 from datamodules.depth_lists import find_listed, read_list
 from datamodules.frame_files import FileFrames, FrameFiles
 from datamodules.frames import Camera, Frame, FrameDataModule, Frames, Target
-from datamodules.image_files import read_uint16
+from datamodules.image_files import UnreadableError, read_uint16
 from datamodules.nyu_classes import CLASS_NAMES, MAPPING, PALETTE, read_mapping
 from datamodules.transforms import Geometry
 
@@ -153,7 +153,7 @@ class LabeledFrames:
                 images, depths = file["images"].shape, file["depths"].shape
                 labels = depths if classes is None else file["labels"].shape
         except (OSError, KeyError) as error:
-            raise ValueError(f"{path} cannot be read ({error})") from None
+            raise UnreadableError(f"{path} cannot be read ({error})") from None
         if len(images) != 4 or images[1] != 3 or depths != (images[0], *images[2:]) or max(positions) >= images[0]:
             raise ValueError(
                 f"{path} should hold images (N, 3, W, H) and depths (N, W, H) with N above {max(positions)}, but holds "
@@ -174,7 +174,7 @@ class LabeledFrames:
                 depth = np.ascontiguousarray(file["depths"][position].T, np.float32)
                 labels = None if self.classes is None else np.ascontiguousarray(file["labels"][position].T)
         except OSError as error:
-            raise ValueError(f"image {position} of {self.path} cannot be read ({error})") from None
+            raise UnreadableError(f"image {position} of {self.path} cannot be read ({error})") from None
         target = np.full(depth.shape, IGNORED, np.uint8) if labels is None else self._target(labels, position)
         return Frame(image, depth, target, NYU_CAMERA)
 

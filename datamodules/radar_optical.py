@@ -16,6 +16,7 @@ from datamodules.draws import DrawnDataModule, as_floats, flipped, split_draws, 
 from datamodules.image_files import subfolders
 from datamodules.labelled_images import read_rgb
 from datamodules.splitting import stratified_splits
+from datamodules.unreadable import OnError
 
 CLASS_NAMES = (
     "cargo",
@@ -61,6 +62,8 @@ class RadarOptical(DrawnDataModule):
         batch_size: ``None`` trains on the full batch.
         num_workers: Processes that load data.
         predict_on: The split that ``predict`` sees, not augmented.
+        on_error: Whether a damaged training file ends a fit (``raise``) or the next readable sample takes its place
+            (``skip``).
 
     Raises:
         ValueError: An argument is out of its range. From ``setup``: a folder is none of the classes, two images have
@@ -80,8 +83,9 @@ class RadarOptical(DrawnDataModule):
         batch_size: int | None = 64,
         num_workers: int = 0,
         predict_on: SplitName = "test",
+        on_error: OnError = "raise",
     ) -> None:
-        super().__init__(seed, batch_size, num_workers, predict_on)
+        super().__init__(seed, batch_size, num_workers, predict_on, on_error)
         sizes = {"size": size, "val_size": val_size, "test_size": test_size}
         check_counts(**{name: count for name, count in sizes.items() if count is not None})
         self.root = Path(root)

@@ -17,6 +17,7 @@ from datamodules.augmentation import Draw
 from datamodules.base import Batch, SplitName, Splits, check_counts
 from datamodules.draws import DrawnDataModule, as_floats, flipped, split_draws, uniform_numbers
 from datamodules.sound import SAMPLE_RATE, log_mel, mel_filterbank, middle, read_wav
+from datamodules.unreadable import OnError
 from datamodules.video_files import read_frames
 from distill.atomic import written_whole
 
@@ -67,6 +68,8 @@ class RAVDESS(DrawnDataModule):
         batch_size: ``None`` trains on the full batch.
         num_workers: Processes that load data.
         predict_on: The split that ``predict`` sees, not mirrored.
+        on_error: Whether a damaged training file ends a fit (``raise``) or the next readable sample takes its place
+            (``skip``).
 
     Raises:
         ValueError: An argument is out of its range. From ``setup``: a name has not the seven fields, a recording is
@@ -91,8 +94,9 @@ class RAVDESS(DrawnDataModule):
         batch_size: int | None = 32,
         num_workers: int = 0,
         predict_on: SplitName = "test",
+        on_error: OnError = "raise",
     ) -> None:
-        super().__init__(seed, batch_size, num_workers, predict_on)
+        super().__init__(seed, batch_size, num_workers, predict_on, on_error)
         if vocal not in get_args(Vocal):
             raise ValueError(f"vocal must be one of {', '.join(get_args(Vocal))}, got {vocal!r}")
         check_counts(mels=mels, frames=frames, size=size)

@@ -11,7 +11,7 @@ from typing import Any, Literal
 
 import numpy as np
 
-from datamodules.image_files import read_uint16
+from datamodules.image_files import UnreadableError, read_uint16
 from datamodules.transforms import Floats
 
 ResponseFormat = Literal["png", "npz"]
@@ -123,7 +123,7 @@ def read_description(folder: Path) -> dict[str, Any] | None:
     try:
         description = json.loads(path.read_text())
     except ValueError as error:
-        raise ValueError(f"{path} cannot be read ({error})") from None
+        raise UnreadableError(f"{path} cannot be read ({error})") from None
     if not isinstance(description, dict):
         raise ValueError(f'{path} should hold a JSON object as {{"metres_per_unit": 0.001}}')
     return description
@@ -135,7 +135,7 @@ def _read_npz(path: Path) -> Floats:
         with np.load(path) as arrays:
             depth = arrays["depth"]
     except damage as error:
-        raise ValueError(f"{path} cannot be read ({error})") from None
+        raise UnreadableError(f"{path} cannot be read ({error})") from None
     if depth.ndim != 2 or not np.issubdtype(depth.dtype, np.floating):
-        raise ValueError(f"{path} should hold floats (H, W) under 'depth' and holds {depth.dtype} {depth.shape}")
+        raise UnreadableError(f"{path} should hold floats (H, W) under 'depth' and holds {depth.dtype} {depth.shape}")
     return np.asarray(depth, np.float32)

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from scipy.io import wavfile
 from scipy.signal import resample_poly
 
+from datamodules.image_files import UnreadableError
+
 SAMPLE_RATE = 16000  # in Hz; speech has next to nothing above 8 kHz
 WINDOW = 400  # samples, 25 ms
 HOP = 160  # samples, 10 ms
@@ -44,9 +46,9 @@ def read_wav(path: Path) -> Floats:
             warnings.filterwarnings("ignore", "Chunk \\(non-data\\)", wavfile.WavFileWarning)
             rate, samples = wavfile.read(path)
     except DAMAGE as error:
-        raise ValueError(f"{path} cannot be read ({error})") from None
+        raise UnreadableError(f"{path} cannot be read ({error})") from None
     if not samples.size:
-        raise ValueError(f"{path} holds no sound")
+        raise UnreadableError(f"{path} holds no sound")
     scaled = _scaled(samples)
     mono = scaled.mean(axis=1) if scaled.ndim == 2 else scaled
     common = math.gcd(rate, SAMPLE_RATE)

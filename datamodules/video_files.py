@@ -9,6 +9,8 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.image_files import UnreadableError
+
 
 def read_frames(path: Path, count: int, side: int) -> NDArray[np.uint8]:
     """Reads evenly spaced frames, those in the middle of ``count`` equal parts: their middle squares, resized.
@@ -28,7 +30,7 @@ def read_frames(path: Path, count: int, side: int) -> NDArray[np.uint8]:
     try:
         length = int(video.get(cv2.CAP_PROP_FRAME_COUNT)) if video.isOpened() else 0
         if length < 1:
-            raise ValueError(f"{path} cannot be read as a video")
+            raise UnreadableError(f"{path} cannot be read as a video")
         wanted = ((np.arange(count) + 0.5) * length / count).astype(int)
         frames = {}
         for position in range(wanted[-1] + 1):
@@ -37,7 +39,7 @@ def read_frames(path: Path, count: int, side: int) -> NDArray[np.uint8]:
             if there and position in wanted:
                 there, pixels = video.retrieve()
             if not there:
-                raise ValueError(f"{path} ends at frame {position} of {length}")
+                raise UnreadableError(f"{path} ends at frame {position} of {length}")
             if position in wanted:
                 frames[position] = _square(pixels, side)
     finally:

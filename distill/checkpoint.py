@@ -29,11 +29,20 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
         FileNotFoundError: There is no such file.
         ValueError: The file is truncated, holds more than weights, or holds no network.
     """
-    return _network_weights(_read(Path(path)), Path(path))
+    return _network_weights(read_content(Path(path)), Path(path))
 
 
-def _read(path: Path) -> Any:
-    """What a file holds, read without running code from it."""
+def read_content(path: Path, *, mmap: bool = False) -> Any:
+    """What a file of weights or a checkpoint holds, read without running code from it.
+
+    Args:
+        path: The file.
+        mmap: Whether tensors are left on disk until they are used.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: It is truncated, or holds more than plain data.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
     if path.suffix == ".safetensors":
@@ -42,7 +51,7 @@ def _read(path: Path) -> Any:
         except SafetensorError as error:
             raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
     except UnpicklingError:
         raise ValueError(
             f"{path} is not a file of plain weights, and loading anything else could run its code; "
@@ -69,7 +78,7 @@ def load_network(network: nn.Module, path: str | Path) -> Sequence[str]:
         ValueError: As :func:`load_weights`; or names differ (tells the first missing and unexpected one and counts the
             rest) or shapes do.
     """
-    content = _read(Path(path))
+    content = read_content(Path(path))
     weights = _network_weights(content, Path(path))
     own = network.state_dict()
     missing = [name for name in own if name not in weights]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import sys
@@ -33,6 +34,7 @@ from distill.run import (
     MetricsCSV,
     WholeFileCheckpointIO,
     check_checkpoint,
+    inside,
     latest_checkpoint,
     run_folder,
     version_of,
@@ -54,6 +56,9 @@ NOISE = re.compile(
     "Does not validate against|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|Not a valid subclass of"
     "|Expected a path but .* either not accessible or invalid$|Subclass types expect one of|a class path|a dict with"
 )
+
+# of the file system, of the user's share of it, and of one file
+DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # classes that an argument takes are all named up to this number; of networks, torch and timm have hundreds
 FEW = 20
@@ -175,7 +180,8 @@ class CLI(LightningCLI):
         if self.subcommand == "predict":
             config.return_predictions = False  # callbacks write them, and those of maps do not fit into memory
         self._spare_files(config)
-        self.folder = run_folder(Path(config.logs_dir, config.name).absolute(), config.version, config.get("ckpt_path"))
+        runs = inside(Path(config.logs_dir).absolute(), config.name, "name")
+        self.folder = run_folder(runs, config.version, config.get("ckpt_path"))
         self.save_config_kwargs = {"config_filename": f"{self.subcommand or 'fit'}.yaml", "overwrite": True}
 
     def _spare_files(self, config: Any) -> None:
@@ -314,6 +320,8 @@ def _fewer(names: re.Match[str]) -> str:
 
 
 def _message(error: Exception) -> str:
+    if isinstance(error, OSError) and error.strerror:
+        return f"{error.strerror}{': ' if error.filename else ''}{error.filename or ''}"
     return str(error.args[0] if error.args else error)
 
 
@@ -323,7 +331,7 @@ def _is_a_sentence(error: Exception) -> bool:
     last, line = Path(frames[-1].filename), frames[-1].line or ""
     if in_worker := WORKER.match(_message(error)):
         last, line = Path(in_worker["file"]), in_worker["line"]
-    if "jsonargparse" in last.parts:
+    if "jsonargparse" in last.parts or (isinstance(error, OSError) and error.errno in DISK_FULL):
         return True
     ours = any(folder in last.parents for folder in OURS)
     making = any(frame.name in MAKING for frame in frames)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -17,6 +16,7 @@ from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning_utilities.core.rank_zero import rank_zero_only
 
 from distill.atomic import written_whole
+from distill.checkpoint import read_content
 
 
 def latest_checkpoint(runs: Path, version: str | None, which: str) -> Path | None:
@@ -36,16 +36,27 @@ def check_checkpoint(path: Path, *, continues: bool) -> None:
         FileNotFoundError: There is no such file.
         ValueError: It is something else, or is damaged, or holds too little.
     """
-    if not path.exists():
-        raise FileNotFoundError(f"there is no checkpoint {path}")
-    try:
-        content = torch.load(path, map_location="cpu", weights_only=True, mmap=True)
-    except (EOFError, OSError, RuntimeError, UnpicklingError):
-        content = None
+    content = read_content(path, mmap=True)
     if not isinstance(content, dict) or "pytorch-lightning_version" not in content:
-        raise ValueError(f"{path} is no whole checkpoint of a run")
+        raise ValueError(f"{path} is no checkpoint of a run")
     if continues and "optimizer_states" not in content:
         raise ValueError(f"{path} holds weights only, but a fit goes on from all that last.ckpt holds")
+
+
+def inside(folder: Path, name: str, argument: str) -> Path:
+    """The path of that name below a folder, which it cannot leave.
+
+    Args:
+        folder: The folder.
+        name: A relative path, mostly one name.
+        argument: What the name was given as, for the error.
+
+    Raises:
+        ValueError: The name is that of the folder itself or of something outside.
+    """
+    if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).parts:
+        raise ValueError(f"{argument} must be the name of a folder in {folder}, got {name!r}")
+    return folder / name
 
 
 def run_folder(runs: Path, version: str | None, ckpt_path: str | Path | None) -> Path:
@@ -59,9 +70,12 @@ def run_folder(runs: Path, version: str | None, ckpt_path: str | Path | None) ->
     Returns:
         ``runs/version``; or the folder of the run to which the checkpoint belongs; or a fresh ``runs/version_N``,
         which is made here, so that two runs that start at once do not share one.
+
+    Raises:
+        ValueError: The version leads out of the folder.
     """
     if version is not None:
-        return runs / version
+        return inside(runs, version, "version")
     if ckpt_path is not None and Path(ckpt_path).parent.name == "checkpoints":
         return Path(ckpt_path).absolute().parents[1]
     taken = [version_of(path) for path in runs.glob("version_*")]
@@ -231,11 +245,17 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
         if "://" in str(path):  # object stores write whole objects themselves
             super().save_checkpoint(checkpoint, path, storage_options)
             return
-        with written_whole(path) as draft:
-            torch.save(checkpoint, draft)
+        try:
+            with written_whole(path) as draft:
+                torch.save(checkpoint, draft)
+        except (OSError, RuntimeError) as error:  # as torch reports a full disk
+            raise OSError(f"{path} cannot be written ({str(error).splitlines()[0]}): the one before is kept") from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
         """Reads plain data only, unless ``weights_only`` is false."""
-        return super().load_checkpoint(path, map_location, weights_only is not False)
+        if weights_only is False or "://" in str(path):
+            return super().load_checkpoint(path, map_location, weights_only is not False)
+        content: dict[str, Any] = read_content(Path(path))
+        return content

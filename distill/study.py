@@ -20,6 +20,7 @@ from distill.atomic import written_whole
 from distill.cell import Cell, sentence, train, train_group, write_result
 from distill.cli import Configuration, ConfigurationError, Parser
 from distill.pool import run_with_dependencies
+from distill.run import inside
 from distill.study_figure import Panel, write_figure
 from distill.table import Score, write_tables
 
@@ -91,6 +92,7 @@ class Study:
         if self.side_by_side and self.cluster:
             raise ValueError("seeds train side by side on this machine, not on a cluster: leave one of the two out")
         self._check_names()
+        inside(Path(self.logs_dir), self.name, "name")
         if self.workers < 1:
             raise ValueError(f"workers must be 1 or more, got {self.workers}")
 
@@ -206,7 +208,7 @@ def plan_cells(plan: Study) -> list[Cell]:
                     fingerprint=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16],
                     settings=(
                         *((f"data.{key}", str(seed)) for key in data_seeds),
-                        *((key, str(cell.folder / file)) for key, (cell, file) in used.items()),
+                        *((key, str(inside(cell.folder, file, key))) for key, (cell, file) in used.items()),
                     ),
                     threads=None if plan.cluster else max(1, torch.get_num_threads() // plan.workers),
                     teacher=teacher,

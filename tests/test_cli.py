@@ -220,7 +220,7 @@ WRONG = {
     "a wrong value of a user's class": ([*BROKEN, "init"], "fault must be another, got init"),
     "a wrong value of the trainer": (["--trainer.accelerator", "foo"], "accelerator='foo'"),
     "a missing checkpoint": (["--ckpt_path", "no/last.ckpt"], "there is no checkpoint no/last.ckpt"),
-    "a checkpoint that is none": (["--ckpt_path", "README.md"], "README.md is no whole checkpoint"),
+    "a checkpoint that is none": (["--ckpt_path", "README.md"], "README.md is not a file of plain weights"),
 }
 # Lightning has said a word before these
 WRONG_LATER = {
@@ -279,6 +279,18 @@ def test_a_process_says_nothing_but_that_line_and_exits_with_an_error() -> None:
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert ended.returncode == 2
     assert (ended.stdout, ended.stderr) == ("", "error: model: Option 'alhpa' is not accepted\n")
+
+
+def test_a_full_disk_is_one_line_whoever_writes(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def write(*_: Any) -> None:
+        os.pwrite(os.open("/dev/full", os.O_WRONLY), b"x", 0)
+
+    monkeypatch.setattr("distill.cli.CLI", write)
+    with pytest.raises(SystemExit):
+        main(["fit"])
+    assert capsys.readouterr().err == "error: No space left on device\n"
 
 
 def test_a_checkpoint_to_test_that_is_not_there_is_one_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -26,6 +26,7 @@ from distill.run import (
     run_folder,
     version_of,
 )
+from tests.full_disk import small_files
 from tests.toys import ToyData, make, quiet_trainer
 
 
@@ -220,9 +221,9 @@ class Trap:
 def test_checkpoints_of_strangers_run_no_code(tmp_path: Path) -> None:
     path = tmp_path / "trap.ckpt"
     torch.save({"pytorch-lightning_version": "2", "state_dict": {}, "x": Trap(tmp_path / "sprung")}, path)
-    with pytest.raises(Exception, match="Weights only load failed"):
+    with pytest.raises(ValueError, match="loading anything else could run its code"):
         WholeFileCheckpointIO().load_checkpoint(path)
-    with pytest.raises(ValueError, match=r"trap.ckpt is no whole checkpoint of a run"):
+    with pytest.raises(ValueError, match=r"trap.ckpt is not a file of plain weights"):
         check_checkpoint(path, continues=False)
     assert not (tmp_path / "sprung").exists()
 
@@ -240,11 +241,31 @@ def test_what_is_no_checkpoint_of_a_run_is_refused(tmp_path: Path) -> None:
     empty.touch()
     weights = tmp_path / "weights.pt"
     torch.save({"weight": torch.ones(2)}, weights)
-    for path in (half, empty, weights):
-        with pytest.raises(ValueError, match=f"{path.name} is no whole checkpoint of a run"):
+    for path, sentence in {half: "not a whole checkpoint", empty: "not a whole", weights: "no checkpoint of"}.items():
+        with pytest.raises(ValueError, match=f"{path.name} is {sentence}"):
             check_checkpoint(path, continues=False)
     with pytest.raises(FileNotFoundError, match=r"there is no checkpoint .*none.ckpt"):
         check_checkpoint(tmp_path / "none.ckpt", continues=False)
+
+
+def test_a_full_disk_leaves_the_checkpoint_before_and_the_fit_goes_on_from_it(tmp_path: Path) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    expected = fit(whole, None)
+    with pytest.raises(KilledError):
+        fit(parts, None, stop_after=2)
+    last = parts / "checkpoints/last.ckpt"
+    before = last.read_bytes()
+    with (
+        small_files(4000),
+        pytest.raises(OSError, match=r"last\.ckpt cannot be written \(.*\): the one before is kept"),
+    ):
+        fit(parts, None, goes_on=True)
+    assert last.read_bytes() == before
+    assert sorted(path.name for path in last.parent.iterdir()) == ["best.ckpt", "last.ckpt"]
+    resumed = fit(parts, None, goes_on=True)
+    for name, value in expected.items():
+        assert torch.equal(resumed[name], value), name
+    assert (parts / "metrics.csv").read_text() == (whole / "metrics.csv").read_text()
 
 
 def test_a_checkpoint_that_cannot_be_written_leaves_the_one_before(tmp_path: Path) -> None:

@@ -1,6 +1,9 @@
 from __future__ import annotations
 
 import json
+import signal
+import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +20,7 @@ from datamodules import DrivingScenes, GaussianPair, KITTIDepth
 from distill import Batch
 from tests.callbacks.pairs import trainer
 from tests.datamodules.trees import write_kitti_depth
+from tests.full_disk import small_files
 from tests.processes import run_in_processes
 
 SIZE = (16, 40)
@@ -146,6 +150,49 @@ def test_a_run_that_was_stopped_goes_on_where_it_stopped(tmp_path: Path, monkeyp
     assert before.items() < files(folder).items()
     write(whole, network)
     assert torch.equal(read(folder)[0], read(whole)[0])
+
+
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from PIL import Image
+from tests.callbacks.test_responses import DepthNet, write
+
+save, saved = Image.Image.save, []
+
+def killed(image, path, *rest):
+    if len(saved) == 3:
+        path.write_bytes(b"half a file")
+        os.kill(os.getpid(), signal.SIGKILL)
+    saved.append(path)
+    save(image, path, *rest)
+
+Image.Image.save = killed
+write(Path(sys.argv[1]), DepthNet())
+"""
+
+
+def test_a_kill_in_the_middle_of_a_file_leaves_whole_responses_and_is_gone_on_from(tmp_path: Path) -> None:
+    network, folder, whole = DepthNet(), tmp_path / "responses", tmp_path / "whole"
+    process = subprocess.run([sys.executable, "-c", KILLED, str(folder)], check=False, capture_output=True)
+    assert process.returncode == -signal.SIGKILL
+    before = {name: time for name, time in files(folder).items() if not name.startswith(".")}
+    assert list(before) == ["responses.json", "000000.png", "000001.png", "000002.png"]
+    write(folder, network)
+    assert network.seen == [3, 4, 5, 6]
+    assert before.items() < files(folder).items()
+    write(whole, network)
+    assert torch.equal(read(folder)[0], read(whole)[0])
+
+
+def test_a_full_disk_leaves_whole_responses_and_is_gone_on_from(tmp_path: Path) -> None:
+    network, folder = DepthNet(), tmp_path / "responses"
+    with small_files(400), pytest.raises(OSError, match="File too large"):
+        write(folder, network)
+    assert list(files(folder)) == ["responses.json"]
+    write(folder, network)
+    assert len(files(folder)) == 8
+    read(folder)
 
 
 def test_a_finished_folder_costs_one_sample_and_takes_further_splits(tmp_path: Path) -> None:

@@ -1,0 +1,178 @@
+"""Files of strangers: loading one runs no code of it, and a study's outputs stay in its folder."""
+
+from __future__ import annotations
+
+import ast
+import copy
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import pytest
+import torch
+import yaml
+
+from distill.cli import Configuration, main
+from distill.run import inside
+from tests.test_checkpoint import Payload
+from tests.test_study import STUDY, plan, write
+
+ROOT = Path(__file__).parents[1]
+CONFIG = {part: STUDY["base"][part] for part in ("model", "data")}
+QUICK = [
+    *("--trainer.max_epochs", "1", "--trainer.accelerator", "cpu", "--trainer.logger", "false"),
+    *("--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"),
+]
+
+
+@pytest.fixture
+def trap(tmp_path: Path) -> Path:
+    """A checkpoint that makes the folder ``sprung`` when it is unpickled."""
+    content = {"pytorch-lightning_version": "2.6", "state_dict": {}, "optimizer_states": [], "epoch": 0}
+    torch.save(content | {"hyper_parameters": Payload(tmp_path / "sprung")}, tmp_path / "trap.ckpt")
+    return tmp_path / "trap.ckpt"
+
+
+def config_in(folder: Path) -> list[str]:
+    path = folder / "run.yaml"
+    path.write_text(yaml.safe_dump(copy.deepcopy(CONFIG) | {"logs_dir": str(folder / "logs")}))
+    return ["--config", str(path), *QUICK]
+
+
+def error_of(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> str:
+    with pytest.raises(SystemExit):
+        main(arguments)
+    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
+    return line
+
+
+@pytest.mark.parametrize("command", ["fit", "validate", "test", "predict"])
+def test_a_checkpoint_with_code_is_refused_by_every_command(
+    command: str, trap: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = error_of([command, *config_in(trap.parent), "--ckpt_path", str(trap)], capsys)
+    assert f"{trap} is not a file of plain weights, and loading anything else could run its code" in line
+    assert not (trap.parent / "sprung").exists()
+
+
+def test_a_teacher_with_code_is_refused(trap: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    line = error_of(["fit", *config_in(trap.parent), "--model.init_args.teacher_checkpoint", str(trap)], capsys)
+    assert f"the teacher_checkpoint {trap} is not a file of plain weights" in line
+    assert not (trap.parent / "sprung").exists()
+
+
+def test_a_study_runs_no_code_of_a_teacher_nor_of_a_checkpoint_that_lies_in_a_runs_folder(
+    trap: Path, tmp_path: Path
+) -> None:
+    rows = {"KD": {"model": {"init_args": {"teacher_checkpoint": str(trap)}}}, "student": STUDY["rows"]["student"]}
+    changes: dict[str, Any] = {"rows": rows, "columns": {"": {}}, "seeds": 1, "workers": 1, "teacher": None}
+    changes["base"] = copy.deepcopy(STUDY["base"]) | {"trainer": {"max_epochs": 1, "accelerator": "cpu"}}
+    changes["scores"] = [{"metric": "test/accuracy"}]
+    fields = yaml.safe_load(yaml.safe_dump(STUDY | changes | {"logs_dir": str(tmp_path)}))
+    (_, cell) = plan(tmp_path, **{name: fields[name] for name in changes if name != "scores"}).values()
+    (cell.folder / "checkpoints").mkdir(parents=True)
+    (cell.folder / "fingerprint").write_text(cell.fingerprint)
+    trap.with_name("copy").write_bytes(trap.read_bytes())
+    trap.with_name("copy").rename(cell.folder / "checkpoints/last.ckpt")
+    main(write(tmp_path, **changes))
+    errors = pd.read_csv(tmp_path / "tiny/results.csv").set_index("row")["error"]
+    assert errors.str.contains("is not a file of plain weights, and loading anything else could run its code").all()
+    assert not (tmp_path / "sprung").exists()
+
+
+OUTSIDE = ["../other", "a/../../other", "/tmp/other", "", ".", ".."]
+
+
+@pytest.mark.parametrize("name", OUTSIDE)
+def test_a_name_cannot_lead_out_of_its_folder(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(ValueError, match=r"^name must be the name of a folder in .*, got "):
+        inside(tmp_path, name, "name")
+    assert "name must be the name of a folder in" in error_of(write(tmp_path, name=name), capsys)
+    assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
+
+
+def test_names_may_have_parts(tmp_path: Path) -> None:
+    assert inside(tmp_path, "mnistm/teacher", "name") == tmp_path / "mnistm" / "teacher"
+
+
+@pytest.mark.parametrize("argument", ["name", "version"])
+def test_a_run_cannot_leave_the_folder_of_all_runs(
+    argument: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    line = error_of(["fit", *config_in(tmp_path), f"--{argument}", "../../elsewhere"], capsys)
+    assert f"{argument} must be the name of a folder in" in line
+    assert not (tmp_path / "logs").exists()
+
+
+def test_rows_and_columns_of_any_name_lie_in_the_folder_of_the_study(tmp_path: Path) -> None:
+    names = ["../../out", "/etc/out", "..", "a/b", "~", "C:\\out"]
+    rows = dict.fromkeys(names, STUDY["rows"]["student"])
+    cells = plan(tmp_path, rows=rows, columns={name: {} for name in names}, reference=None, seeds=1).values()
+    folders = {cell.folder.resolve() for cell in cells}
+    assert len(folders) == len(names) * (len(names) + 1)
+    written = [path.resolve() for path in tmp_path.rglob("*")]
+    for path in (*folders, *written):
+        assert path.is_relative_to(tmp_path / "tiny") or path == tmp_path / "tiny"
+
+
+@pytest.mark.parametrize("part", ["base", "rows", "columns"])
+def test_a_configuration_cannot_move_the_folder_of_its_run(part: str, tmp_path: Path) -> None:
+    moved: dict[str, Any] = {"logs_dir": "/tmp/other", "name": "../other", "version": "../other"}
+    moved |= {"trainer": {"default_root_dir": "/tmp/other"}}
+    changes: dict[str, Any] = {"rows": {"student": {}}, "columns": {"c": {}}, "seeds": 1}
+    changes[part] = STUDY["base"] | moved if part == "base" else {"moved": moved}
+    for cell in plan(tmp_path, **changes, reference=None).values():
+        config = Configuration(cell.arguments(), run=False).config
+        assert Path(config.logs_dir, config.name, config.version) == cell.folder
+        assert Path(config.trainer.default_root_dir) == cell.folder
+
+
+def test_a_row_uses_no_file_outside_of_the_run_that_it_names(tmp_path: Path) -> None:
+    rows = {"student": {}, "KD": {"model": {"init_args": {"teacher_checkpoint": "{student}/../../../secret.ckpt"}}}}
+    with pytest.raises(ValueError, match="teacher_checkpoint must be the name of a folder in"):
+        plan(tmp_path, rows=rows, reference=None)
+
+
+REASONED = {"pool.py": ["pickle.loads"]}
+"""The pool loads what it has dumped itself the line before, to see whether an error survives that."""
+
+
+def sources() -> Iterator[Path]:
+    yield ROOT / "train.py"
+    for folder in ("distill", "datamodules", "callbacks"):
+        yield from sorted((ROOT / folder).rglob("*.py"))
+
+
+def dangerous_calls(tree: ast.AST) -> Iterator[str]:
+    for node in ast.walk(tree):
+        if not isinstance(node, ast.Call):
+            continue
+        name = ast.unparse(node.func)
+        keywords = {keyword.arg: ast.unparse(keyword.value) for keyword in node.keywords}
+        runs_code = name in ("eval", "exec", "__import__", "os.system", "yaml.load", "yaml.unsafe_load", "joblib.load")
+        unpickles = name.split(".")[0] in ("pickle", "marshal", "shelve", "dill") and ".load" in name
+        loads = name == "torch.load" and keywords.get("weights_only") != "True"
+        arrays = name in ("np.load", "numpy.load") and keywords.get("allow_pickle", "False") != "False"
+        if runs_code or unpickles or loads or arrays or keywords.get("shell") == "True":
+            yield name
+
+
+def test_no_source_evaluates_or_unpickles_what_it_reads() -> None:
+    found = {path: list(dangerous_calls(ast.parse(path.read_text()))) for path in sources()}
+    assert len(found) > 100
+    assert {path.name: calls for path, calls in found.items() if calls} == REASONED
+
+
+@pytest.mark.parametrize(
+    "source",
+    [
+        "eval(x)",
+        "pickle.load(f)",
+        "torch.load(p)",
+        "torch.load(p, weights_only=False)",
+        "np.load(p, allow_pickle=True)",
+    ],
+)
+def test_the_scan_finds_what_it_looks_for(source: str) -> None:
+    assert list(dangerous_calls(ast.parse(source)))
