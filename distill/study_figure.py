@@ -84,12 +84,13 @@ def lines_figure(summary: pd.DataFrame, panels: list[Panel], scores: list[Score]
     columns = list(dict.fromkeys(summary["column"]))
     for panel, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
         score = by_metric[panel.score or scores[0].metric]
-        rows = panel.rows or list(dict.fromkeys(summary["row"]))
+        all_rows = list(dict.fromkeys(summary["row"]))
+        rows = panel.rows or all_rows
         shown = [row for row in rows if not (panel.difference and row in (reference, "teacher"))]
         label, positions, ticks = _positions(columns)
-        for number, row in enumerate(shown):
+        for row in shown:
             plain = row in (reference, "teacher")
-            colour = "0.4" if plain else colormaps["tab10"](number % 10)
+            colour = "0.4" if plain else colormaps["tab10"](all_rows.index(row) % 10)
             lines = summary[summary["row"] == row].set_index("column").reindex(columns)
             means, bars = _values(lines, score, panel.difference)
             style = ":" if row == "teacher" else "--" if plain else "-"
