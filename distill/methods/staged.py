@@ -7,7 +7,7 @@ from typing import Any
 
 from lightning.pytorch.strategies import DDPStrategy
 
-from distill.base import DistillationModule
+from distill.base import Batch, DistillationModule
 
 
 class StagedDistillation(DistillationModule, ABC):
@@ -15,6 +15,8 @@ class StagedDistillation(DistillationModule, ABC):
 
     The stage follows from the epoch, so a resumed fit goes on in the stage that it was stopped in. In the first stage
     there is no hard loss, and no part of the networks that the loss does not reach moves, but for running statistics.
+    The second starts with a fresh optimiser, as one trained apart would: what Adam knows of gradients from another loss
+    would scale its steps for as long as it remembers.
     As part of :class:`~distill.methods.Combined`, the hard loss and the other parts go on beside the first stage.
 
     Args:
@@ -43,6 +45,12 @@ class StagedDistillation(DistillationModule, ABC):
     def present_hard_weight(self) -> float:
         """0 in the first stage."""
         return 0.0 if self.in_stage_one else self.hard_weight
+
+    def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
+        """Forgets what the optimiser has gathered in the first stage."""
+        if batch_idx == 0 and self.current_epoch == self.stage_one_epochs:
+            for optimizer in self.trainer.optimizers:
+                optimizer.state.clear()
 
     def check_fit(self) -> None:
         """Checks that there is a second stage, and that DDP allows for the first."""

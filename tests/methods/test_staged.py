@@ -49,6 +49,15 @@ def test_the_hard_loss_is_left_out_of_the_first_stage(method: str, tmp_path: Pat
     assert module.present_hard_weight == 0.5
 
 
+def test_the_second_stage_starts_with_a_fresh_optimiser(tmp_path: Path) -> None:
+    optimizer = partial(torch.optim.AdamW, lr=0.01)
+    module = FitNet(**pair_arguments(optimizer=optimizer), **LAYERS, stage_one_epochs=2)
+    trainer = quiet_trainer(tmp_path, max_epochs=3)
+    trainer.fit(module, ToyData())
+    steps = trainer.optimizers[0].state[module.get_parameter("network.first.weight")]["step"]
+    assert steps == trainer.num_training_batches
+
+
 def test_in_a_combination_the_other_parts_and_the_hard_loss_go_on_beside_the_first_stage(tmp_path: Path) -> None:
     part = FitNet(teacher_layers=["norm"], student_layers=["norm"], stage_one_epochs=1, weight=1.0)
     module = Combined(**pair_arguments(), methods={"fitnet": part})
