@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import os
 import re
+import signal
 import sys
 import traceback
 import warnings
@@ -20,6 +21,7 @@ from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, RichModelSummary, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
 import datamodules  # noqa: F401  the command line finds a class by its bare name once its package is imported
@@ -273,6 +275,9 @@ def main(args: list[str] | None = None) -> None:
             rank(rest[:-1])
         else:
             CLI(args)
+    except SIGTERMException:
+        sys.stderr.write("stopped by SIGTERM: --ckpt_path last goes on from the last whole epoch\n")
+        sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
         sys.exit(130)

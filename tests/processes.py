@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import multiprocessing
 import tempfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from datetime import timedelta
 from pathlib import Path
 from typing import Any
 
+import pytest
 import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
@@ -35,6 +37,16 @@ def run_in_processes(function: Callable[..., Any], count: int, *args: Any) -> li
         start: Callable[..., Any] = start_processes  # torch leaves it untyped
         start(_join_group_and_call, args=(count, folder, function, args), nprocs=count, start_method="forkserver")
         return [torch.load(Path(folder, f"{rank}.pt"), weights_only=True) for rank in range(count)]
+
+
+@contextmanager
+def as_torchrun_does(rank: int, count: int) -> Iterator[None]:
+    """Tells Lightning which of the processes of a group this is."""
+    environment = {"RANK": rank, "LOCAL_RANK": rank, "WORLD_SIZE": count, "LOCAL_WORLD_SIZE": count, "GROUP_RANK": 0}
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        for name, value in {**environment, "TORCHELASTIC_RUN_ID": "tests"}.items():
+            monkeypatch.setenv(name, str(value))
+        yield
 
 
 def _join_group_and_call(

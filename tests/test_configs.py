@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -225,3 +226,17 @@ def test_all_runs_of_a_ranking_have_a_valid_configuration(config: Path, tmp_path
     plan = Ranking(**yaml.safe_load(config.read_text()), logs_dir=str(tmp_path))
     cells = plan_cells(plan.study)
     assert len(cells) == (1 + len(plan.candidates) * (1 + (plan.distil is not None))) * len(plan.study.all_seeds)
+
+
+@pytest.mark.parametrize("name", ["ddp", "slurm"])
+def test_a_cluster_adds_to_what_a_recipe_says_of_the_trainer(name: str) -> None:
+    recipe = ["--config", str(CONFIGS / "cifar100" / "kd.yaml"), "--data.init_args.root", "/data"]
+    alone = Configuration(recipe, run=False).config.trainer
+    there = Configuration([*recipe, "--trainer", str(CONFIGS / "trainer" / f"{name}.yaml")], run=False).config.trainer
+    assert there.strategy == "ddp"
+    assert there.max_epochs == alone.max_epochs
+    assert len(there.callbacks or []) == len(alone.callbacks or [])
+
+
+def test_the_script_for_slurm_is_a_script_of_bash() -> None:
+    subprocess.run(["bash", "-n", str(CONFIGS / "trainer" / "slurm.sh")], check=True)

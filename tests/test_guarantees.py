@@ -317,6 +317,20 @@ def test_channels_may_come_last_in_memory(method: str) -> None:
         torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-11, msg=name)
 
 
+REPRESENTATIVE = ["KD", "RKD", "CRD with queue", "LIX on maps", "Combined on maps"]
+"""Means over samples, relations, a memory, and both on maps."""
+
+
+def shares_of_some_methods(rank: int, world_size: int) -> dict[str, dict[str, Tensor]]:
+    """The processes have 3, 1 and 3 samples; the second of the first is ignored."""
+    rows = (slice(0, 3), slice(3, 4), slice(4, 7))[rank]
+    shares = {}
+    for method in REPRESENTATIVE:
+        batch = {name: values[rows] for name, values in whole_batch(method).items()}
+        shares[method] = loss_and_gradients(module_for_comparison(method), batch, parallel=True)
+    return shares
+
+
 def shares_of_all_methods(rank: int, world_size: int) -> dict[str, dict[str, Tensor]]:
     """The first process has 5 samples, of which one is ignored, the second has 2."""
     rows = slice(0, 5) if rank == 0 else slice(5, 7)
@@ -328,11 +342,19 @@ def shares_of_all_methods(rank: int, world_size: int) -> dict[str, dict[str, Ten
 
 
 @pytest.mark.ddp
-def test_two_processes_with_a_share_of_the_batch_each_equal_one_with_the_whole() -> None:
-    first, second = run_in_processes(shares_of_all_methods, 2)
-    for method in METHODS:
+@pytest.mark.parametrize(
+    ("processes", "shares_of", "methods"),
+    [(2, shares_of_all_methods, METHODS), (3, shares_of_some_methods, REPRESENTATIVE)],
+    ids=["two", "three"],
+)
+def test_processes_with_a_share_of_the_batch_each_equal_one_with_the_whole(
+    processes: int, shares_of: Any, methods: list[str]
+) -> None:
+    shares = run_in_processes(shares_of, processes)
+    for method in methods:
         expected = loss_and_gradients(module_for_comparison(method), whole_batch(method), parallel=False)
-        found = first[method] | {"loss": (first[method]["loss"] + second[method]["loss"]) / 2}
+        loss = torch.stack([share[method]["loss"] for share in shares]).mean()
+        found = shares[0][method] | {"loss": loss}
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-11, msg=f"{method}: {name}")

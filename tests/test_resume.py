@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -33,10 +34,23 @@ def epochs_in(logs: Path) -> list[int]:
     return list(metrics[metrics["train/loss"].notna()]["epoch"]) if "train/loss" in metrics else []
 
 
+COMMAND = [*FIT, *SMALL, *QUIET]
+
+
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The logs of a fit that was never stopped."""
+    logs = tmp_path_factory.mktemp("whole")
+    main([*COMMAND, "--logs_dir", str(logs)])
+    return logs
+
+
+@pytest.mark.parametrize("sent", [signal.SIGKILL, signal.SIGTERM, signal.SIGUSR1], ids=lambda sent: sent.name)
 @pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
-def test_a_fit_killed_and_resumed_ends_as_one_that_was_never_stopped(tmp_path: Path) -> None:
-    killed, whole = tmp_path / "killed", tmp_path / "whole"
-    command = [*FIT, *SMALL, *QUIET]
+def test_a_fit_killed_and_resumed_ends_as_one_that_was_never_stopped(
+    sent: signal.Signals, whole: Path, tmp_path: Path
+) -> None:
+    killed, command = tmp_path / "killed", COMMAND
     process = subprocess.Popen(
         [sys.executable, "train.py", *command, "--logs_dir", str(killed)],
         env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
@@ -46,14 +60,14 @@ def test_a_fit_killed_and_resumed_ends_as_one_that_was_never_stopped(tmp_path: P
     try:
         wait_until(lambda: len(epochs_in(killed)) > 2 or process.poll() is not None, 120)
     finally:
-        process.kill()
-        process.wait()
+        process.send_signal(sent)
+        ended = process.wait(60)
+    assert ended == (128 + sent if sent == signal.SIGTERM else -sent)
     last = Path("checkpoints/last.ckpt")
     reached = torch.load(run_in(killed) / last, weights_only=True)["epoch"]
     assert 0 < reached < EPOCHS - 1
 
     main([*command, "--logs_dir", str(killed), "--ckpt_path", "last"])
-    main([*command, "--logs_dir", str(whole)])
     resumed, expected = (torch.load(run_in(logs) / last, weights_only=True) for logs in (killed, whole))
     assert resumed["state_dict"].keys() == expected["state_dict"].keys()
     for name, value in expected["state_dict"].items():
