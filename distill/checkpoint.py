@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
+from zipfile import is_zipfile
 
 import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
@@ -51,7 +52,7 @@ def read_content(path: Path, *, mmap: bool = False) -> Any:
         except SafetensorError as error:
             raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
     try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap)
+        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zipfile(path))
     except UnpicklingError:
         raise ValueError(
             f"{path} is not a file of plain weights, and loading anything else could run its code; "

@@ -49,7 +49,7 @@ MAKING = ("instantiate_classes", "instantiate_trainer", "configure_optimizers")
 # what an error in a process that loads data becomes in the main one: its last frame and its message count
 WORKER = re.compile(
     r"Caught \w+ in DataLoader worker process \d+\.\n.*"
-    r'File "(?P<file>[^"]+)", line \d+, in [^\n]+\n +(?P<line>[^\n]+)\n(?: [^\n]*\n)*\w+: (?P<message>.*)',
+    r'File "(?P<file>[^"]+)", line \d+, in [^\n]+\n +(?P<line>[^\n]+)\n(?: [^\n]*\n)*[\w.]+: (?P<message>.*)',
     re.DOTALL,
 )
 

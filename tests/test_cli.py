@@ -388,7 +388,7 @@ def test_a_damaged_file_that_a_worker_reads_is_one_line(tmp_path: Path, capsys: 
 def test_help_tells_of_studies(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit):
         main(["--help"])
-    assert "train.py study --help" in capsys.readouterr().out
+    assert "study --help" in capsys.readouterr().out
 
 
 def test_no_default_of_an_optimiser_leaks_into_another(tmp_path: Path) -> None:
