@@ -72,11 +72,24 @@ class SideBySide(LightningModule):
         self._names = list(parameters)
         self.stacked = nn.ParameterList(nn.Parameter(stack, stack.requires_grad) for stack in parameters.values())
         self.batch = {name: torch.stack([batch[name] for batch in batches]) for name in batches[0]}
+        self._finite = torch.ones(len(copies), dtype=torch.bool)
         self._check_vmap()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum of the copies' losses; ``batch`` holds a batch of each, ``(S, N, *)``."""
-        return self._losses(batch).sum()
+        losses = self._losses(batch)
+        # looked at when the fit ends: a look in every step would wait for a GPU in every step
+        self._finite = self._finite.to(losses.device) & losses.detach().isfinite()
+        return losses.sum()
+
+    def on_train_end(self) -> None:
+        """Raises a ValueError where the loss of a copy was not finite, which would have ended its fit alone."""
+        if not self._finite.all():
+            strange = ", ".join(str(number + 1) for number in (~self._finite).nonzero()[:, 0].tolist())
+            raise ValueError(
+                f"of {len(self._finite)} seeds that train side by side, the loss of number {strange} is NaN or "
+                "infinite: lower the learning rate, or leave side_by_side out to have the other seeds and the cause"
+            )
 
     def configure_optimizers(self) -> Any:
         """The optimiser and the schedule of the first copy, over the stacked parameters.

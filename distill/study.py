@@ -246,10 +246,14 @@ def _of_teacher(column: dict) -> dict:
 
 
 def cells_to_run(cells: list[Cell]) -> list[Cell]:
-    """Those without scores, and those on which such build whose checkpoint is gone."""
-    undone = {cell for cell in cells if "scores" not in (cell.result() or {})}
-    wanted = {other for cell in undone for other in cell.after if not other.best.is_file()}
-    return [cell for cell in cells if cell in undone | wanted]
+    """Those without scores, and those whose checkpoint is gone on which one that is to run builds."""
+    to_run: list[Cell] = []
+    needed: set[Cell] = set()
+    for cell in reversed(cells):  # a run builds only on those before it
+        if "scores" not in (cell.result() or {}) or (cell in needed and not cell.best.is_file()):
+            to_run.insert(0, cell)
+            needed.update(cell.after)
+    return to_run
 
 
 def _train_here(plan: Study, cells: list[Cell]) -> Iterator[tuple[Cell, str | None]]:

@@ -176,6 +176,18 @@ def test_what_would_not_be_alone_is_refused(options: dict[str, Any], sentence: s
         fit_together(folder=tmp_path, **options)
 
 
+@pytest.mark.filterwarnings("ignore:the teacher .* has random weights")
+def test_a_loss_of_one_seed_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
+    runs = []
+    for seed in SEEDS:
+        runs.append(make_run(seed, folder=tmp_path))
+        if seed == SEEDS[1]:
+            nn.init.constant_(next(runs[-1].model.network.parameters()), torch.nan)
+        set_up(runs[-1])
+    with pytest.raises(ValueError, match="of 3 seeds that train side by side, the loss of number 2 is NaN"):
+        fit_side_by_side(runs)
+
+
 def test_a_step_that_is_tried_moves_no_running_statistics(tmp_path: Path) -> None:
     runs = [make_run(seed, network=Normed, folder=tmp_path) for seed in SEEDS]
     for run in runs:

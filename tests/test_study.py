@@ -17,9 +17,9 @@ import pytest
 import yaml
 from PIL import Image
 
-from distill.cell import Cell
+from distill.cell import Cell, write_result
 from distill.cli import Configuration, main
-from distill.study import Study, plan_cells
+from distill.study import Study, cells_to_run, plan_cells
 from distill.table import Score
 from tests.waiting import group_is_running, wait_until
 
@@ -277,6 +277,21 @@ def test_a_row_uses_files_of_a_run_above_it_of_its_column_and_seed(tmp_path: Pat
 
     main(write(tmp_path, **changes))
     assert "error" not in pd.read_csv(tmp_path / "tiny/results.csv")
+
+
+def test_runs_whose_checkpoint_is_gone_are_trained_again_where_one_to_run_builds_on_them(tmp_path: Path) -> None:
+    second = {"model": {"init_args": {"teacher_checkpoint": "{student}/checkpoints/best.ckpt"}}}
+    rows = {"student": {}, "second": second, "other": {}}
+    cells = plan(tmp_path, rows=rows, reference=None, columns={"": {}}, seeds=1)
+    for cell in cells.values():
+        write_result(cell, {"scores": {}})
+    assert cells_to_run(list(cells.values())) == []
+    (cells["second · seed 0"].folder / "result.json").unlink()
+    assert [cell.row for cell in cells_to_run(list(cells.values()))] == ["teacher", "student", "second"]
+    best = cells["student · seed 0"].best
+    best.parent.mkdir(parents=True)
+    best.touch()
+    assert [cell.row for cell in cells_to_run(list(cells.values()))] == ["second"]
 
 
 def test_a_row_cannot_use_what_is_no_row_above_it(tmp_path: Path) -> None:
