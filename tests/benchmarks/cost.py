@@ -8,7 +8,8 @@ from statistics import median
 from typing import Any
 
 import torch
-from torch.profiler import ProfilerActivity, profile
+
+from tests import memory
 
 GPU = torch.cuda.is_available()
 PAIRS = 10
@@ -59,12 +60,4 @@ def peak_bytes(call: Callable[[], Any]) -> int:
         result = call()
         del result
         return torch.cuda.max_memory_allocated() - before
-    with profile(activities=[ProfilerActivity.CPU], profile_memory=True) as recorded:
-        result = call()
-    del result
-    held, most = 0, 0
-    events = recorded.profiler.kineto_results.events()
-    for event in sorted((event for event in events if event.name() == "[memory]"), key=lambda event: event.start_ns()):
-        held += event.nbytes()
-        most = max(most, held)
-    return most
+    return memory.peak_bytes(call)
