@@ -22,7 +22,7 @@ def peak_bytes(call: Callable[[], Any]) -> int:
         result = call()
     del result
     held, most = 0, 0
-    events = recorded.profiler.kineto_results.events()  # type: ignore[union-attr]
+    events = recorded.profiler.kineto_results.events()
     for event in sorted((event for event in events if event.name() == "[memory]"), key=lambda event: event.start_ns()):
         held += event.nbytes()
         most = max(most, held)
