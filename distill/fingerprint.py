@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import zlib
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,22 +13,30 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-SETTINGS = (bool, int, float, str, tuple, type(None))
-"""Types of a layer's attributes that say what it computes."""
-
 
 def network_fingerprint(network: nn.Module) -> str:
-    """A hash of the network's layers with their settings, and of all weights with their names."""
+    """A hash of the network's layers with their settings, and of all weights and buffers with their names.
+
+    Settings are attributes of plain data; buffers count whether a checkpoint has them or not.
+    """
     digest = hashlib.sha256()
     for name, layer in network.named_modules():
-        settings = {key: value for key, value in vars(layer).items() if isinstance(value, SETTINGS) and key[0] != "_"}
+        settings = {key: value for key, value in vars(layer).items() if _is_plain(value) and key[0] != "_"}
         settings.pop("training", None)
         digest.update(f"{name} {type(layer).__name__} {sorted(settings.items())} ".encode())
-    for name, values in sorted(network.state_dict().items()):
+    for name, values in sorted({**network.state_dict(), **dict(network.named_buffers())}.items()):
         if isinstance(values, Tensor) and not is_lazy(values):
             digest.update(f"{name} {values.dtype} {tuple(values.shape)} ".encode())
             digest.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
     return digest.hexdigest()
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, dict):
+        return all(isinstance(key, str) and _is_plain(item) for key, item in value.items())
+    if isinstance(value, (tuple, list)):
+        return all(map(_is_plain, value))
+    return value is None or isinstance(value, (bool, int, float, str, torch.dtype))
 
 
 def sample_checksums(inputs: Sequence[Tensor]) -> NDArray[np.int64]:
