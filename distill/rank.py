@@ -162,6 +162,9 @@ def rank(arguments: list[str]) -> None:
     plan = Ranking(**fields)
     cells = {(cell.row, cell.seed): cell for cell in plan_cells(plan.study)}
     trained = [cell for cell in cells.values() if cell.row not in plan.given]
+    for cell in trained:
+        if cell.row in (STUDENT, *plan.candidates) and not cell.best.is_file():  # without which nothing can be compared
+            (cell.folder / "result.json").unlink(missing_ok=True)
     run_cells(plan.study, trained)
     errors = {cell: result["error"] for cell in trained if "error" in (result := cell.result() or {})}
     pairs = [

@@ -79,7 +79,7 @@ def test_a_candidate_that_fails_is_named_and_the_others_are_ranked(ranking: Path
         figure.load()
 
 
-def test_a_second_call_repeats_nothing_but_what_failed(ranking: Path, tmp_path: Path) -> None:
+def test_a_second_call_repeats_nothing_but_what_failed_or_lost_its_checkpoint(ranking: Path, tmp_path: Path) -> None:
     folder = tmp_path / "copy"
     shutil.copytree(ranking, folder)
     candidates = {name: part for name, part in RANKING["candidates"].items() if name != "broken"}
@@ -89,6 +89,10 @@ def test_a_second_call_repeats_nothing_but_what_failed(ranking: Path, tmp_path: 
     main(write(folder, candidates=candidates))
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("*.npz")} == before
     assert {path: path.stat().st_mtime_ns for path in folder.rglob("result.json")} == results
+    (folder / "tiny/runs/near/seed_0/checkpoints/best.ckpt").unlink()
+    main(write(folder, candidates=candidates))
+    again = {path for path in results if path.stat().st_mtime_ns != results[path]}
+    assert again == {folder / "tiny/runs/near/seed_0/result.json"}
 
 
 def test_checkpoints_are_compared_untrained_and_inputs_alone_may_set_candidates_apart(
