@@ -82,6 +82,11 @@ class Ranking:
         for name, path in self.given.items():
             if not Path(path).is_file():
                 raise FileNotFoundError(f"there is no checkpoint {path} of {name!r}")
+        for name, part in {STUDENT: self.student, **self.candidates}.items():
+            arguments = _merged(self.base, part).get("model", {}).get("init_args", {})
+            for argument in ("network", "inputs"):
+                if argument not in arguments:
+                    raise ValueError(f"{name!r} has no {argument}: give it, or base, model.init_args.{argument}")
 
     @property
     def given(self) -> dict[str, str]:

@@ -180,6 +180,7 @@ def test_nothing_to_rank_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[s
         ({"max_samples": 0}, "max_samples must be at least 1, got 0"),
         ({"candidates": {"a": {"trainer": {"max_epoch": 1}}}}, "row 'a', column '': "),
         ({"candidat": 3}, "candidat"),
+        ({"base": {}}, "'student' has no network: give it, or base, model.init_args.network"),
     ],
 )
 def test_a_wrong_file_is_one_sentence(
