@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill.losses.logits import Reduction, at_least_float32, check_reduction, mean_of_samples, reduce_losses
+from distill.losses.softplus import softplus
 
 Form = Literal["non_saturating", "hinge"]
 
@@ -47,7 +48,7 @@ def discriminator_loss(
     if form == "hinge":
         losses = F.relu(1 + ours) + F.relu(1 - theirs)
     else:
-        losses = F.softplus(ours) + F.softplus(-theirs)
+        losses = softplus(ours) + softplus(-theirs)
     return reduce_losses(mean_of_samples(losses), reduction)
 
 
@@ -77,7 +78,7 @@ def deception_loss(student: Tensor, *, form: Form = "non_saturating", reduction:
     """
     _check(form, reduction)
     scores = at_least_float32(student)
-    losses = F.softplus(-scores) if form == "non_saturating" else -scores
+    losses = softplus(-scores) if form == "non_saturating" else -scores
     return reduce_losses(mean_of_samples(losses), reduction)
 
 

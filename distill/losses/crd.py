@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import math
 
-import torch.nn.functional as F
 from torch import Tensor
 
 from distill.losses.logits import Reduction, at_least_float32, check_reduction, reduce_losses
+from distill.losses.softplus import softplus
 
 
 def nce_loss(
@@ -52,8 +52,8 @@ def nce_loss(
     if n_data < 1:
         raise ValueError(f"n_data must be 1 or more, got {n_data}")
     shift = log_normalizer + math.log(negatives.shape[1] / n_data)
-    of_positive = F.softplus(shift - at_least_float32(positive))
-    of_negatives = F.softplus(at_least_float32(negatives) - shift).sum(1)
+    of_positive = softplus(shift - at_least_float32(positive))
+    of_negatives = softplus(at_least_float32(negatives) - shift).sum(1)
     return reduce_losses(of_positive + of_negatives, reduction)
 
 

@@ -1,0 +1,46 @@
+"""The softplus in half of torch's time."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, autograd
+
+FEW = 2**13
+"""So few numbers are done before a function of our own has been called."""
+
+
+def softplus(logits: Tensor) -> Tensor:
+    r""":math:`\log(1 + e^x)`: minus the log-probability, in nats, of the class that a sigmoid of x is not that of.
+
+    torch's own spends nearly all of its time on a CPU in ``log1p``. Here that is a logarithm, and what the sum
+    :math:`1 + e^{-\lvert x \rvert}` has lost by rounding is added to it.
+
+    Args:
+        logits: x, of any shape, float32 or float64.
+
+    Returns:
+        Of the same shape, 0 or more, with all digits of its type however large or small x is.
+    """
+    if logits.device.type != "cpu" or logits.numel() < FEW:
+        return F.softplus(logits)
+    values: Tensor = _Softplus.apply(logits)
+    return values
+
+
+class _Softplus(autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor) -> Tensor:
+        ctx.save_for_backward(logits)
+        exponential = logits.abs().neg_().exp_()
+        total = exponential + 1
+        lost = exponential.sub_(total - 1)  # exactly, as the total lies between 1 and 2
+        lost /= total
+        return total.log_().add_(lost).add_(logits.clamp(min=0))
+
+    @staticmethod
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (logits,) = ctx.saved_tensors
+        sigmoid: Tensor = logits.sigmoid()
+        return gradient * sigmoid
