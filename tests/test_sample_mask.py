@@ -223,9 +223,15 @@ def test_the_fraction_follows_its_schedule_over_the_epochs_of_a_fit(
     assert heard.shares == pytest.approx(expected)
 
 
-def test_a_growing_fraction_needs_an_end(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="schedule='linear' needs to know the trainer's max_epochs, got -1"):
-        fit(NontargetSampleMask(0.5, schedule="linear"), tmp_path, make_batch(10), max_epochs=-1, max_steps=2)
+def test_a_growing_fraction_without_an_end_is_refused_before_the_fit_starts(tmp_path: Path) -> None:
+    class NeverStarts(Callback):
+        def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
+            pytest.fail("the fit has started")
+
+    module = NTDH(**pair_arguments(), sample_mask=NontargetSampleMask(0.5, schedule="linear"))
+    trainer = quiet_trainer(tmp_path, max_epochs=-1, max_steps=2, callbacks=[NeverStarts()])
+    with pytest.raises(ValueError, match="schedule='linear' needs to know the trainer's max_epochs, got -1: set it"):
+        trainer.fit(module, ToyData(make_batch(10)))
 
 
 def test_samples_without_an_index_cannot_be_ranked_once(tmp_path: Path) -> None:

@@ -118,7 +118,10 @@ class NontargetSampleMask(SampleWeighting):
             self.present_fraction = self.fraction[min(epoch, len(self.fraction) - 1)]
             return
         if epochs < 1 and self.schedule != "constant":
-            raise ValueError(f"schedule={self.schedule!r} needs to know the trainer's max_epochs, got {epochs}")
+            raise ValueError(
+                f"schedule={self.schedule!r} needs to know the trainer's max_epochs, got {epochs}: set it, also beside "
+                "max_steps, or schedule='constant'"
+            )
         grown = epoch / (epochs - 1) if epochs > 1 else 1.0
         shares = {"constant": 1.0, "linear": grown, "cosine": (1 - math.cos(math.pi * grown)) / 2}
         self.present_fraction = self.fraction * shares[self.schedule]
@@ -130,8 +133,9 @@ class NontargetSampleMask(SampleWeighting):
         Raises:
             FileNotFoundError: There is no such checkpoint.
             KeyError: The batches have no ``index``.
-            ValueError: The checkpoint is of another network than the student.
+            ValueError: The checkpoint is of another network than the student, or the schedule's end is open.
         """
+        self.begin_epoch(0, method.trainer.max_epochs or -1)
         if self.reference_checkpoint is None:
             return
         self.__dict__["_reference"] = method.reference_student(self.reference_checkpoint)
