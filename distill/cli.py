@@ -10,6 +10,7 @@ import sys
 import traceback
 import warnings
 from argparse import Action
+from difflib import get_close_matches
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NoReturn
@@ -59,6 +60,9 @@ NOISE = re.compile(
     "|Expected a path but .* either not accessible or invalid$|Subclass types expect one of|a class path|a dict with"
 )
 
+# what jsonargparse says of a name that is no argument's
+UNKNOWN = re.compile(r"(?:Option '|Subcommand '\w+' does not accept option '|unrecognized arguments: --)([\w.]+)")
+
 # of the file system, of the user's share of it, and of one file
 DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
@@ -96,7 +100,21 @@ class Parser(LightningArgumentParser):
         """Raises a :class:`ConfigurationError`."""
         if os.environ.get("JSONARGPARSE_DEBUG"):
             super().error(message, ex)
-        raise ConfigurationError(one_line(message)) from None
+        raise ConfigurationError(one_line(message + self._suggestion(message))) from None
+
+    def _suggestion(self, message: str) -> str:
+        """The argument whose name is most like an unknown one, where one is."""
+        if (unknown := UNKNOWN.match(message)) is None:
+            return ""
+        commands = self._subcommands_action._name_parser_map.values() if self._subcommands_action else ()
+        known = [action.dest.rpartition(".") for parser in (self, *commands) for action in parser._actions]
+        group, dot, name = unknown[1].rpartition(".")
+        names = {name for of, _, name in known if of == group and name != "help"}
+        if not names:  # the group is the typo
+            group, dot, name = "", "", unknown[1].partition(".")[0]
+            names = {"".join(parts).partition(".")[0] for parts in known}
+        alike = get_close_matches(name, names, n=1)
+        return f", did you mean {group}{dot}{alike[0]}?" if alike else ""
 
 
 class CLI(LightningCLI):

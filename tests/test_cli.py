@@ -200,10 +200,12 @@ def test_a_checkpoint_from_python_keeps_plain_hyper_parameters_and_no_modules(tm
 
 # what is noticed while the configuration is read or its classes are made: nothing else is printed
 WRONG = {
-    "a typo in a key": (["--model.init_args.alhpa", "3"], "model.*alhpa"),
-    "a typo in a network": (["--model.init_args.teacher.init_args.in_featurez", "4"], "teacher.*in_featurez"),
-    "a typo of the trainer": (["--trainer.max_epochz", "3"], "max_epochz"),
-    "a key cut short": (["--trainer.max_epoch", "3"], "--trainer.max_epoch 3"),
+    "a typo in a key": (["--model.init_args.alhpa", "3"], "model: Option 'alhpa' .*, did you mean alpha\\?$"),
+    "a typo in a network": (["--model.init_args.teacher.init_args.in_featurez", "4"], "teacher: .*, did you mean in_features\\?$"),
+    "a typo of the trainer": (["--trainer.max_epochz", "3"], "max_epochz 3, did you mean trainer.max_epochs\\?$"),
+    "a key cut short": (["--trainer.max_epoch", "3"], "--trainer.max_epoch 3, did you mean trainer.max_epochs\\?$"),
+    "a typo in a group": (["--modle.alpha", "3"], "--modle.alpha 3, did you mean model\\?$"),
+    "a typo unlike all": (["--trainer.xyzzy", "3"], "unrecognized arguments: --trainer.xyzzy 3$"),
     "an unknown class": (["--model.class_path", "distill.methods.DKDD"], "'distill.methods' has no attribute 'DKDD'"),
     "an unknown network": (["--model.student", "distill.models.MPL"], "student: .*'distill.models.MPL'"),
     "an unknown optimiser": (["--model.optimizer", "torch.optim.Adma"], "optimizer: .*'Adma'"),
@@ -252,11 +254,12 @@ def test_what_the_user_can_mend_is_one_line(
 @pytest.mark.parametrize(
     ("text", "sentence"),
     [
-        ("model: {init_args: {alhpa: 3}}", "alhpa"),
+        ("model: {init_args: {alhpa: 3}}", "model: Option 'alhpa' is not accepted, did you mean alpha?"),
+        ("trainer: {max_epoch: 3}", "does not accept option 'trainer.max_epoch', did you mean trainer.max_epochs?"),
         ("modle: {class_path: distill.methods.KD}", "modle"),
         ("model: {init_args: {student: {init_args: {hiden: [3]}}}}", "student: Option 'hiden' is not accepted"),
         ("model: {init_args: {optimizer: {init_args: {rate: 3}}}}", "optimizer: Option 'rate' is not accepted"),
-        ("trainer: {callbacks: [{class_path: callbacks.DivergenceTracker, init_args: {moment: 2}}]}", "moment"),
+        ("trainer: {callbacks: [{class_path: callbacks.DivergenceTracker, init_args: {moment: 2}}]}", "did you mean moments?"),
         ("data: {init_args: {noise_level: much}}", "noise_level: Expected float. Got value: much"),
         ("model: {", "Problems parsing config"),
     ],
@@ -278,7 +281,7 @@ def test_a_process_says_nothing_but_that_line_and_exits_with_an_error() -> None:
     environment = {name: value for name, value in os.environ.items() if name != "JSONARGPARSE_DEBUG"}
     ended = subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
     assert ended.returncode == 2
-    assert (ended.stdout, ended.stderr) == ("", "error: model: Option 'alhpa' is not accepted\n")
+    assert (ended.stdout, ended.stderr) == ("", "error: model: Option 'alhpa' is not accepted, did you mean alpha?\n")
 
 
 def test_a_full_disk_is_one_line_whoever_writes(
