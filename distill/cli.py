@@ -10,8 +10,8 @@ import sys
 import traceback
 import warnings
 from argparse import Action
-from difflib import get_close_matches
 from collections.abc import Sequence
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -68,6 +68,13 @@ DISK_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 # classes that an argument takes are all named up to this number; of networks, torch and timm have hundreds
 FEW = 20
+
+
+# commands that main() runs without LightningCLI
+OTHER_COMMANDS = {
+    "study": "Trains a grid of configurations and prints one table.",
+    "rank": "Orders candidate teachers by their divergence from a student.",
+}
 
 
 class ConfigurationError(Exception):
@@ -137,9 +144,7 @@ class CLI(LightningCLI):
             args=args,
             run=run,
             parser_class=Parser,
-            parser_kwargs={
-                "description": "Trains, tests and applies; study --help and rank --help tell of the others."
-            },
+            parser_kwargs={"description": "Trains, tests and applies."},
             seed_everything_default=0,
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -151,6 +156,14 @@ class CLI(LightningCLI):
         parser.add_argument("--logs_dir", type=str, default="logs", help="The folder of all runs.")
         parser.add_argument("--name", type=str, default="run", help="The run's folder is LOGS_DIR/NAME/VERSION.")
         parser.add_argument("--version", type=str | None, default=None, help="The next free version_N by default.")
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        """As Lightning does; the help lists the other commands too."""
+        super()._add_subcommands(parser, **kwargs)
+        commands: Any = parser._subcommands_action
+        commands._choices_actions += [
+            commands._ChoicesPseudoAction(name, (), text) for name, text in OTHER_COMMANDS.items()
+        ]
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
         """As Lightning does, without its warning when a program rather than a shell gives the arguments."""
