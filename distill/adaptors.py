@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parameter import UninitializedParameter
 
@@ -18,3 +19,21 @@ def convolve_to(channels: int, convolution: nn.Module, feature: Tensor) -> Tenso
         convolution.out_channels = channels  # type: ignore[assignment]
     result: Tensor = convolution(feature)
     return result
+
+
+class PointwiseMLP(nn.Module):
+    """An MLP that is the same at every position of a map: 1x1 convolutions with a ReLU between them.
+
+    Args:
+        layers: How many.
+    """
+
+    def __init__(self, layers: int) -> None:
+        super().__init__()
+        self.convolutions = nn.ModuleList(nn.LazyConv2d(1, kernel_size=1) for _ in range(layers))
+
+    def forward(self, feature: Tensor, channels: int) -> Tensor:
+        """``(N, C, H, W)`` to ``(N, channels, H, W)``; every layer has so many channels, the same in every call."""
+        for index, convolution in enumerate(self.convolutions):
+            feature = convolve_to(channels, convolution, F.relu(feature) if index > 0 else feature)
+        return feature

@@ -22,7 +22,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     **{key: {"stage_one_epochs": 1} for key in ("FitNet", "FSP", "FT")},
 }
 LAYERS = {
-    **dict.fromkeys(("AT", "ARFD", "LIX", "NST", "VID", "SemCKD"), STAGES),
+    **dict.fromkeys(("AT", "ARFD", "LIX", "NST", "TwoDPASS", "VID", "SemCKD"), STAGES),
     **{key: ["stage3"] for key in ("CWD", "FitNet", "FT", "SP")},
     **{key: ["pool"] for key in ("AFKD", "CC", "CRD", "PKT", "RKD")},
     "FSP": ["stage1", "stage2", "stage2", "stage3"],

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from distill.cell import train
 from distill.cli import Configuration, main
 from distill.rank import Ranking
 from distill.study import Study, plan_cells
@@ -92,6 +93,7 @@ TRIED = [
     "vkitti2/kd_sne_roadseg",
     "cityscapes/cwd_mfnet",
     "cityscapes/dkd_off_net",
+    "semantic_kitti/2dpass_image",
     "semantic_kitti/kd_fused",
     "semantic_kitti/ntdh_image",
     "semantic_kitti/pssm_image",
@@ -219,6 +221,40 @@ def test_all_runs_of_a_study_have_a_valid_configuration(config: Path, tmp_path: 
     rows = len(plan.rows) + (plan.teacher is not None)
     assert len(cells) == rows * len(plan.columns) * len(plan.all_seeds)
     assert len({cell.fingerprint for cell in cells}) == len(cells)
+
+
+def test_rows_of_the_study_on_semantic_kitti_end_a_fit_of_one_step_on_a_small_tree(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    content = yaml.safe_load((CONFIGS / "studies" / "ntdh_semantic_kitti.yaml").read_text())
+    masked = ("2DPASS 25 % true", "PMF 50 % random", "image to points 75 % false")
+    content["rows"] = {name: content["rows"][name] for name in ("lidar", "2DPASS", "fused", *masked)}
+    _shrink(content)
+    data = content["base"]["data"]["init_args"]
+    root = write_semantic_kitti(tmp_path / "data", count=2)
+    data |= {"root": str(root), "train_sequences": [0], "crop": None, "batch_size": 2, "num_workers": 0}
+    data["augmentation"]["init_args"]["crop"] = [32, 64]
+    content["base"]["trainer"] |= {"max_epochs": 1, "accelerator": "cpu"}
+    del content["scores"]
+    plan = Study(**content, logs_dir=str(tmp_path / "logs"))
+    cells = plan_cells(plan)
+    for cell in cells:
+        train([cell])
+    assert [cell.row for cell in cells] == ["teacher", *content["rows"]]
+    scores = {cell.row: (cell.result() or {})["scores"] for cell in cells}
+    assert all(0 <= its["test/mIoU"] <= 1 for its in scores.values())
+    assert [name for name, its in scores.items() if "test/ncjsd" in its] == ["2DPASS", *masked]
+    assert scores["2DPASS 25 % true"]["train/kl"] < scores["2DPASS"]["train/kl"]
+
+
+def _shrink(content: Any) -> None:
+    """Makes every network in a configuration a small one, without weights to fetch."""
+    for part in content.values() if isinstance(content, dict) else ():
+        _shrink(part)
+    if isinstance(content, dict) and "class_path" in content:
+        content.setdefault("init_args", {}).update(
+            {name: False if value == "false" else value for name, value in _smaller(content).items()}
+        )
 
 
 @pytest.mark.parametrize("config", RANKINGS, ids=names(RANKINGS))

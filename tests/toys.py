@@ -25,7 +25,7 @@ from distill import (
 )
 from distill.distributed import gather
 from distill.losses import decode_depth
-from distill.methods import ARFD, CRD, CWD, DKD, FT, KD, NTDH, PSSM, TIEKD, FitNet, ResKD
+from distill.methods import ARFD, CRD, CWD, DKD, FT, KD, NTDH, PSSM, TIEKD, FitNet, ResKD, TwoDPASS
 from distill.weighting import NontargetSampleMask, PerceptualSolutionSpaceMask
 
 CLASSES = 4
@@ -149,6 +149,7 @@ VARIANTS: dict[str, Callable[..., DistillationModule]] = {
         TIEKD, student_layers=["head"], bin_value="integral", normalization="sum", direction="student_teacher"
     ),
     "ResKD of all": partial(ResKD, losses=["ssim", "mse", "si"]),
+    "TwoDPASS with sample mask": partial(TwoDPASS, weighting=NontargetSampleMask(0.5), **LAYERS),
     "FitNet jointly": partial(FitNet, joint=True, **LAYERS),
     "FT in its second stage": partial(SecondStage, stage_one_epochs=1, **LAYERS),
     "CRD with queue": partial(CRD, memory="queue", negatives=9, **ONE_PAIR),
@@ -157,7 +158,7 @@ VARIANTS: dict[str, Callable[..., DistillationModule]] = {
 # what a method cannot be made without, beside what pair_arguments gives
 NEEDED: dict[str, Callable[[], dict[str, Any]]] = {
     "ARFD": lambda: LAYERS,
-    **dict.fromkeys(("AT", "NST", "SemCKD", "VID"), lambda: LAYERS),
+    **dict.fromkeys(("AT", "NST", "SemCKD", "TwoDPASS", "VID"), lambda: LAYERS),
     **dict.fromkeys(("FitNet", "FSP", "FT"), lambda: {**LAYERS, "stage_one_epochs": 1}),
     **dict.fromkeys(("AFKD", "CC", "PKT", "RKD", "SP"), lambda: LAYERS),
     "DimensionalStructure": lambda: {**LAYERS, "dimension": 16},

@@ -15,6 +15,7 @@ from distill.losses.factor import factor_loss
 from distill.losses.fsp import fsp_loss, fsp_matrix
 from distill.losses.hint import hint_loss
 from distill.losses.kd import kd_loss
+from distill.losses.lovasz import lovasz_loss
 from distill.losses.nst import nst_loss
 from distill.losses.pkt import pkt_loss
 from distill.losses.rkd import rkd_angle_loss, rkd_distance_loss
@@ -46,6 +47,7 @@ __all__ = [
     "fsp_matrix",
     "hint_loss",
     "kd_loss",
+    "lovasz_loss",
     "nce_log_normalizer",
     "nce_loss",
     "nst_loss",

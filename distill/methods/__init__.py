@@ -26,6 +26,7 @@ from distill.methods.rkd import RKD
 from distill.methods.semckd import SemCKD
 from distill.methods.sp import SP
 from distill.methods.tie_kd import TIEKD
+from distill.methods.two_d_pass import TwoDPASS
 from distill.methods.vid import VID
 
 __all__ = [
@@ -55,4 +56,5 @@ __all__ = [
     "FitNet",
     "ResKD",
     "SemCKD",
+    "TwoDPASS",
 ]

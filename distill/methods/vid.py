@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter
 
-from distill.adaptors import convolve_to
+from distill.adaptors import PointwiseMLP
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.losses import vid_loss
 from distill.losses.pooling import to_common_size
@@ -48,7 +48,7 @@ class VID(DistillationModule):
         super().__init__(*args, **kwargs)
         require_pairs(self)
         self.weight = weight
-        self.regressors = nn.ModuleList(_Regressor() for _ in self.student_layers)
+        self.regressors = nn.ModuleList(PointwiseMLP(3) for _ in self.student_layers)
         self.variances = nn.ModuleList(_Variance() for _ in self.student_layers)
 
     def parameter_settings(self) -> Sequence[ParameterSettings]:
@@ -63,19 +63,6 @@ class VID(DistillationModule):
             ours, theirs = to_common_size(*map(as_map, pair))
             values.append(vid_loss(regressor(ours, theirs.shape[1]), theirs, variance(theirs), reduction="none"))
         return {"vid": self.weight * torch.stack(values).sum(0)}
-
-
-class _Regressor(nn.Module):
-    def __init__(self) -> None:
-        super().__init__()
-        self.convolutions = nn.ModuleList(nn.LazyConv2d(1, kernel_size=1) for _ in range(3))
-
-    def forward(self, feature: Tensor, channels: int) -> Tensor:
-        """The mean of every feature of the teacher, ``(N, C, H, W)`` to ``(N, channels, H, W)``."""
-        first, second, last = self.convolutions
-        for convolution in (first, second):
-            feature = F.relu(convolve_to(channels, convolution, feature))
-        return convolve_to(channels, last, feature)
 
 
 class _Variance(LazyModuleMixin, nn.Module):

@@ -38,7 +38,7 @@ ALL = layers("stage1", "stage2", "stage3", "pool")
 # the layers of configs/cifar100; of a method with two stages the first, of FitNet both at once
 ARGUMENTS: dict[str, dict[str, Any]] = {
     **{name: {} for name in ON_LOGITS},
-    **dict.fromkeys(("AT", "NST", "VID", "SemCKD", "ARFD", "LIX"), STAGES),
+    **dict.fromkeys(("AT", "NST", "VID", "SemCKD", "ARFD", "LIX", "TwoDPASS"), STAGES),
     **dict.fromkeys(("RKD", "SP", "PKT", "CC", "AFKD"), layers("pool")),
     "CRD": {**layers("pool"), "num_samples": 50000},
     "CWD": layers("stage3"),

@@ -194,3 +194,19 @@ def ssim(student: Tensor, teacher: Tensor) -> Tensor:
     c1, c2 = (0.01 * 80) ** 2, (0.03 * 80) ** 2
     similarity = (2 * mu_s * mu_t + c1) * (2 * covariance + c2)
     return 1 - (similarity / ((mu_s**2 + mu_t**2 + c1) * (var_s + var_t + c2))).mean()
+
+
+def lovasz(student: Tensor, target: Tensor) -> Tensor:
+    """As in the authors' code: class by class, for the classes that a sample has."""
+    return torch.stack([_lovasz_of_sample(*sample) for sample in zip(student, target, strict=True)]).mean()
+
+
+def _lovasz_of_sample(logits: Tensor, target: Tensor) -> Tensor:
+    losses = []
+    for label in target.unique():
+        truth = (target == label).flatten().float()
+        errors, order = (truth - logits.softmax(0)[label].flatten()).abs().sort(descending=True)
+        truth = truth[order]
+        jaccard = 1 - (truth.sum() - truth.cumsum(0)) / (truth.sum() + (1 - truth).cumsum(0))
+        losses.append(errors @ torch.cat([jaccard[:1], jaccard[1:] - jaccard[:-1]]))
+    return torch.stack(losses).mean()

@@ -53,6 +53,10 @@ def with_target(x: Workload) -> tuple[Any, ...]:
     return x.teacher, x.target
 
 
+def target_alone(x: Workload) -> tuple[Any, ...]:
+    return (x.target,)
+
+
 def with_weights(x: Workload) -> tuple[Any, ...]:
     return x.teacher, x.target, 1 + 9 * torch.rand_like(x.student)
 
@@ -103,6 +107,7 @@ LOSSES: dict[str, Comparison] = {
     "kd": Comparison(partial(losses.kd_loss, temperature=T), textbook.kd, "logits dense"),
     "dkd": Comparison(losses.dkd_loss, textbook.dkd, "logits dense", with_target),
     "dwld": Comparison(partial(losses.dwld_loss, temperature=T), textbook.dwld, "logits dense", with_weights),
+    "lovasz": Comparison(losses.lovasz_loss, textbook.lovasz, "dense", target_alone),
     "cwd": Comparison(partial(losses.cwd_loss, temperature=T), textbook.cwd, MAPS),
     "discriminator": Comparison(losses.discriminator_loss, textbook.discriminator, ALL),
     "deception": Comparison(student_alone(losses.deception_loss), student_alone(textbook.deception), ALL),
