@@ -48,7 +48,7 @@ def squared_distances(first: Tensor, second: Tensor) -> Tensor:
 
     As :math:`\lVert a \rVert^2 + \lVert b \rVert^2 - 2 a b`, which needs no tensor of all differences and is a product
     of matrices. Centred and in float64 it has the digits of the differences themselves, also where the features lie
-    far from 0. Equal rows have exactly 0.
+    far from 0. Equal rows have exactly 0. Where both are the same tensor, each pair of rows is looked at once.
 
     Args:
         first: ``(N, D)``.
@@ -57,8 +57,23 @@ def squared_distances(first: Tensor, second: Tensor) -> Tensor:
     Returns:
         ``(N, M)``, of the same type.
     """
+    if first is second:
+        return _table(squared_distances_of_pairs(first), len(first))
     distances: Tensor = _SquaredDistances.apply(first, second)
     return distances
+
+
+def squared_distances_of_pairs(points: Tensor) -> Tensor:
+    """The squared Euclidean distance of every two rows, from their differences; equal rows have exactly 0.
+
+    Args:
+        points: ``(N, D)``.
+
+    Returns:
+        ``(N (N - 1) / 2,)``, of rows (0, 1), (0, 2), ..., (1, 2), ..., of the same type.
+    """
+    squared: Tensor = _SquaredDistancesOfPairs.apply(points)
+    return squared
 
 
 def distances(squared: Tensor) -> Tensor:
@@ -155,6 +170,38 @@ class _SquaredDistances(torch.autograd.Function):
             if of_second is not None:
                 of_second[:, strip] = (gradient.sum(0).unsqueeze(1) * b).sub_(gradient.mT @ a).mul_(2)
         return of_first, of_second
+
+
+class _SquaredDistancesOfPairs(torch.autograd.Function):
+    # torch's gradient of pdist takes several times as long, and cannot be differentiated again
+    @staticmethod
+    @without_autocast
+    def forward(ctx: Any, points: Tensor) -> Tensor:
+        ctx.save_for_backward(points)
+        squared = points.new_zeros(len(points) * (len(points) - 1) // 2)
+        for strip in points.split(_columns(points, points), dim=1):  # float32 loses digits in longer sums
+            squared += torch.pdist(strip).square_()
+        return squared
+
+    @staticmethod
+    @without_autocast
+    def backward(ctx: Any, gradient: Tensor) -> Tensor:
+        (points,) = ctx.saved_tensors
+        weights = _table(gradient, len(points))
+        matrix = 2 * (torch.diag(weights.sum(1)) - weights)
+        in_points = torch.empty_like(points)
+        columns = _columns(points, points)
+        for start in range(0, points.shape[1], columns):
+            strip = slice(start, start + columns)
+            in_points[:, strip] = matrix @ (points[:, strip] - points[:, strip].mean(0))
+        return in_points
+
+
+def _table(of_pairs: Tensor, samples: int) -> Tensor:
+    """The symmetric table ``(N, N)`` of values of pairs, with 0 on its diagonal."""
+    above = torch.ones(samples, samples, dtype=torch.bool, device=of_pairs.device).triu_(1)
+    table = of_pairs.new_zeros(samples, samples).masked_scatter(above, of_pairs)
+    return table + table.mT
 
 
 def _columns(first: Tensor, second: Tensor) -> int:

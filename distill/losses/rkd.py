@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.losses.pairwise import by_rows, distances, rows, squared_distances
+from distill.losses.pairwise import by_rows, distances, rows, squared_distances, squared_distances_of_pairs
 
 
 def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -34,7 +34,8 @@ def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Source: Park et al., Relational Knowledge Distillation, CVPR 2019, eqs. 5-8.
     """
     ours, theirs = rows(student, teacher.detach())
-    return F.smooth_l1_loss(_over_their_mean(ours), _over_their_mean(theirs))
+    of_pairs = F.smooth_l1_loss(_over_their_mean(ours), _over_their_mean(theirs), reduction="sum")
+    return 2 * of_pairs / len(ours) ** 2
 
 
 def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -71,7 +72,7 @@ def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def _over_their_mean(features: Tensor) -> Tensor:
-    apart = distances(squared_distances(features, features))
+    apart = distances(squared_distances_of_pairs(features))
     return apart * ((apart > 0).sum() / torch.where(apart.any(), apart.sum(), 1))
 
 

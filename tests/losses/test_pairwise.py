@@ -5,7 +5,7 @@ import torch
 from torch import Tensor
 
 from distill.losses import pairwise
-from distill.losses.pairwise import by_rows, distances, rows, squared_distances
+from distill.losses.pairwise import by_rows, distances, rows, squared_distances, squared_distances_of_pairs
 from distill.losses.pooling import to_common_size
 from distill.losses.unit import unit_vectors
 from tests.losses.cases import assert_near
@@ -29,18 +29,43 @@ def test_squared_distances_and_gradients_are_those_of_the_differences(
         assert_near(one, other)
 
 
+@pytest.mark.parametrize("columns", [1, 2, 1024])
+def test_squared_distances_of_pairs_are_those_of_one_tensor_to_itself(
+    columns: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pairwise, "COLUMNS", columns)
+    monkeypatch.setattr(pairwise, "NUMBERS", 0)
+    a, weights = features(4, 5), features(4, 4, seed=2)
+    above = torch.ones(4, 4, dtype=torch.bool).triu(1)
+    assert_near(squared_distances(a, a), of_differences(a, a))
+    assert_near(squared_distances_of_pairs(a), of_differences(a, a)[above])
+    ours, expected = (gradients(lambda a, f=f: weights * f(a, a), a) for f in (squared_distances, of_differences))
+    assert_near(ours[0], expected[0])
+
+
 def test_squared_distances_can_be_differentiated_twice() -> None:
     points = features(3, 2).requires_grad_(), features(2, 2, seed=1).requires_grad_()
     assert torch.autograd.gradgradcheck(squared_distances, points)
+    assert torch.autograd.gradcheck(squared_distances_of_pairs, points[:1])
+    assert torch.autograd.gradgradcheck(squared_distances_of_pairs, points[:1])
 
 
+def test_squared_distances_of_long_rows_keep_their_digits() -> None:
+    long = features(3, 2**18).float()
+    exact = torch.pdist(long.double()).square()
+    torch.testing.assert_close(squared_distances_of_pairs(long).double(), exact, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("same", [True, False])
 @pytest.mark.parametrize("offset", [0.0, 100.0, 1e4])
-def test_squared_distances_keep_the_digits_of_the_differences_and_equal_rows_have_exactly_0(offset: float) -> None:
+def test_squared_distances_keep_the_digits_of_the_differences_and_equal_rows_have_exactly_0(
+    offset: float, same: bool
+) -> None:
     a = (features(6, 300) + offset).float()
     a[1] = a[0]
     a[2] = a[0]
     a[2, 0] += 0.25
-    squared = squared_distances(a, a)
+    squared = squared_distances(a, a if same else a.clone())
     torch.testing.assert_close(squared.double(), of_differences(a.double(), a.double()), rtol=1e-5, atol=0)
     assert squared[0, 1].item() == 0
     assert squared.diagonal().tolist() == [0.0] * 6
