@@ -14,6 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
 
 from distill.atomic import written_whole
 from distill.cli import CLI, one_line
@@ -108,12 +109,31 @@ def train_group(cells: list[Cell]) -> None:
 def _fit_and_test(cell: Cell) -> dict[str, float]:
     cli = CLI(cell.arguments(), run=False)
     last = cell.folder / "checkpoints" / "last.ckpt"
+    kept = _LastMetrics()
+    cli.trainer.callbacks.insert(0, kept)  # type: ignore[attr-defined]
     cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if last.is_file() else None)
     if not cell.best.is_file():
         raise ValueError("no epoch was validated, so there is no best one: check_val_every_n_epoch exceeds max_epochs")
-    fitted = {name: value.item() for name, value in cli.trainer.callback_metrics.items() if "/" in name}
+    fitted = kept.values | _metrics(cli.trainer)
     (scores,) = cli.trainer.test(datamodule=cli.datamodule, ckpt_path=str(cell.best), verbose=False)
     return fitted | dict(scores)
+
+
+class _LastMetrics(Callback):
+    """Keeps an epoch's metrics in its checkpoint, as a fit that goes on from the last one logs none any more."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["metrics"] = _metrics(trainer)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.values = checkpoint.get("metrics", {})
+
+
+def _metrics(trainer: Trainer) -> dict[str, float]:
+    return {name: value.item() for name, value in trainer.callback_metrics.items() if "/" in name}
 
 
 def _fit_side_by_side_and_test(cells: Sequence[Cell]) -> list[dict[str, float]]:

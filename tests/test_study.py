@@ -15,9 +15,10 @@ import numpy as np
 import pandas as pd
 import pytest
 import yaml
+from lightning.pytorch import Trainer
 from PIL import Image
 
-from distill.cell import Cell, write_result
+from distill.cell import Cell, train, write_result
 from distill.cli import Configuration, main
 from distill.study import Study, cells_to_run, plan_cells
 from distill.table import Score
@@ -217,6 +218,31 @@ def test_a_killed_study_goes_on_and_leaves_no_process_behind(tmp_path: Path) -> 
     assert set(after) == {f"level_6/{row}/{seed}" for row in ("teacher", "student") for seed in ("seed_3", "seed_5")}
     assert {run: after[run] for run in finished} == finished
     assert all("scores" in json.loads(content) for _, content in after.values())
+
+
+@pytest.mark.filterwarnings("ignore:the teacher .* has random weights")
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_a_run_killed_between_fit_and_test_has_the_scores_of_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("distill.cell._be_quiet", lambda: None)  # for good, in the process of the tests
+    results = []
+    for name in ("whole", "killed"):
+        changes: dict[str, Any] = {"name": name, "teacher": None, "rows": {"student": STUDY["rows"]["student"]}}
+        (cell,) = plan(tmp_path, **changes, columns={"": {}}, seeds=1).values()
+        if name == "killed":
+            with monkeypatch.context() as patch:
+                patch.setattr(Trainer, "test", killed)
+                with pytest.raises(KeyboardInterrupt):
+                    train([cell])
+            assert cell.result() is None
+        train([cell])
+        results.append((cell.result() or {})["scores"])
+    assert {"train/loss", "val/accuracy", "test/accuracy"} <= set(results[0])
+    assert results[1] == results[0]
 
 
 def plan(folder: Path, **changes: Any) -> dict[str, Cell]:
