@@ -8,7 +8,7 @@ import shutil
 import time
 import traceback
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from distill.atomic import written_whole
 from distill.cli import CLI, one_line
 from distill.side_by_side import fit_side_by_side, set_up
+
+_Scores = dict[str, float]
 
 
 @dataclass(frozen=True)
@@ -72,7 +74,8 @@ class Cell:
 def train(cells: Sequence[Cell]) -> None:
     """Fits and tests cells that differ in their seeds alone, side by side, and writes the ``result.json`` of each.
 
-    A single one goes on from its last checkpoint if it was stopped.
+    A single one goes on from its last checkpoint if it was stopped. An error is the result of the cells that it ends,
+    and told at length in their ``error.txt``.
     """
     _be_quiet()
     if cells[0].threads is not None:
@@ -80,16 +83,20 @@ def train(cells: Sequence[Cell]) -> None:
     started = time.monotonic()
     for cell in cells:
         _clear_unless_same(cell)
+    outcomes: dict[Cell, _Scores | Exception] = {cell: error for cell in cells if (error := _failed_before(cell))}
+    able = [cell for cell in cells if cell not in outcomes]
     try:
-        scores = [_fit_and_test(*cells)] if len(cells) == 1 else _fit_side_by_side_and_test(cells)
-    except Exception:
-        for cell in cells:
-            with written_whole(cell.folder / "error.txt") as draft:
-                draft.write_text(traceback.format_exc())
-        raise
+        outcomes |= _fit_and_test(able)
+    except Exception as error:
+        outcomes |= dict.fromkeys(able, error)
     seconds = round((time.monotonic() - started) / len(cells), 2)
-    for cell, its_scores in zip(cells, scores, strict=True):
-        write_result(cell, {"scores": its_scores, "seconds": seconds})
+    for cell, outcome in outcomes.items():
+        if isinstance(outcome, Exception):
+            write_result(cell, {"error": sentence(outcome)})
+            with written_whole(cell.folder / "error.txt") as draft:
+                draft.write_text("".join(traceback.format_exception(outcome)))
+            continue
+        write_result(cell, {"scores": outcome, "seconds": seconds})
         for name in ("error.txt", "checkpoints/last.ckpt"):
             (cell.folder / name).unlink(missing_ok=True)
 
@@ -97,16 +104,24 @@ def train(cells: Sequence[Cell]) -> None:
 def train_group(cells: list[Cell]) -> None:
     """Trains cells one after the other, as one job of a cluster; an error ends its cell, not the others."""
     for cell in cells:
-        try:
-            for other in cell.after:
-                if error := (other.result() or {}).get("error"):
-                    raise RuntimeError(f"its {other.row} failed: {error}")
-            train([cell])
-        except Exception as error:
-            write_result(cell, {"error": sentence(error)})
+        train([cell])
 
 
-def _fit_and_test(cell: Cell) -> dict[str, float]:
+def _failed_before(cell: Cell) -> RuntimeError | None:
+    """What keeps a cell from being trained: one that it builds on has failed."""
+    for other in cell.after:
+        if error := (other.result() or {}).get("error"):
+            return RuntimeError(f"its {other.row} failed: {error}")
+    return None
+
+
+def _fit_and_test(cells: Sequence[Cell]) -> Mapping[Cell, _Scores | Exception]:
+    if len(cells) > 1:
+        return dict(zip(cells, _fit_side_by_side_and_test(cells), strict=True))
+    return {cell: _fit_and_test_alone(cell) for cell in cells}
+
+
+def _fit_and_test_alone(cell: Cell) -> _Scores:
     cli = CLI(cell.arguments(), run=False)
     last = cell.folder / "checkpoints" / "last.ckpt"
     kept = _LastMetrics()
@@ -136,19 +151,22 @@ def _metrics(trainer: Trainer) -> dict[str, float]:
     return {name: value.item() for name, value in trainer.callback_metrics.items() if "/" in name}
 
 
-def _fit_side_by_side_and_test(cells: Sequence[Cell]) -> list[dict[str, float]]:
+def _fit_side_by_side_and_test(cells: Sequence[Cell]) -> Iterator[_Scores | Exception]:
     runs = []
     for cell in cells:
         run = CLI(cell.arguments(), run=False)
         set_up(run)  # before the next one sets the random state
         runs.append(run)
-    fit_side_by_side(runs)
-    scores = []
-    for cell, run in zip(cells, runs, strict=True):
-        (its_scores,) = run.trainer.test(run.model, run.datamodule, verbose=False)
+    for cell, run, diverged in zip(cells, runs, fit_side_by_side(runs), strict=True):
+        if diverged is not None:
+            yield ValueError(
+                f"the loss of seed {cell.seed} is NaN or infinite from step {diverged} on: lower the learning rate, or "
+                "leave side_by_side out to have the cause"
+            )
+            continue
+        (scores,) = run.trainer.test(run.model, run.datamodule, verbose=False)
         run.trainer.save_checkpoint(cell.best, weights_only=True)
-        scores.append(dict(its_scores))
-    return scores
+        yield dict(scores)
 
 
 def _clear_unless_same(cell: Cell) -> None:

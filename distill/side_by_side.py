@@ -72,24 +72,21 @@ class SideBySide(LightningModule):
         self._names = list(parameters)
         self.stacked = nn.ParameterList(nn.Parameter(stack, stack.requires_grad) for stack in parameters.values())
         self.batch = {name: torch.stack([batch[name] for batch in batches]) for name in batches[0]}
-        self._finite = torch.ones(len(copies), dtype=torch.bool)
+        self._first_strange = torch.full((len(copies),), -1)
         self._check_vmap()
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum of the copies' losses; ``batch`` holds a batch of each, ``(S, N, *)``."""
         losses = self._losses(batch)
         # looked at when the fit ends: a look in every step would wait for a GPU in every step
-        self._finite = self._finite.to(losses.device) & losses.detach().isfinite()
+        first = self._first_strange.to(losses.device)
+        self._first_strange = torch.where((first < 0) & ~losses.detach().isfinite(), batch_idx, first)
         return losses.sum()
 
-    def on_train_end(self) -> None:
-        """Raises a ValueError where the loss of a copy was not finite, which would have ended its fit alone."""
-        if not self._finite.all():
-            strange = ", ".join(str(number + 1) for number in (~self._finite).nonzero()[:, 0].tolist())
-            raise ValueError(
-                f"of {len(self._finite)} seeds that train side by side, the loss of number {strange} is NaN or "
-                "infinite: lower the learning rate, or leave side_by_side out to have the other seeds and the cause"
-            )
+    @property
+    def diverged(self) -> list[int | None]:
+        """For each copy the first step in which its loss was not finite; its weights are of no use since."""
+        return [None if step < 0 else step for step in self._first_strange.tolist()]
 
     def configure_optimizers(self) -> Any:
         """The optimiser and the schedule of the first copy, over the stacked parameters.
@@ -164,13 +161,17 @@ class _Step(nn.Module):
         return self.copy.learn(batch)[0]
 
 
-def fit_side_by_side(runs: Sequence[CLI]) -> None:
+def fit_side_by_side(runs: Sequence[CLI]) -> list[int | None]:
     """Fits the models of command lines that differ in their seeds alone, and leaves each as it would be alone.
 
     The fit's callbacks and loggers are left out, as they would hear of all at once.
 
     Args:
         runs: Command lines whose classes are made; see :func:`set_up`.
+
+    Returns:
+        For each run the first step in which its loss was NaN or infinite, which would have ended it alone; ``None``
+        where it never was. One that diverges leaves the others as they are.
 
     Raises:
         ValueError: The configuration asks for something that cannot be done side by side exactly.
@@ -186,6 +187,7 @@ def fit_side_by_side(runs: Sequence[CLI]) -> None:
     every_step: Any = [together.batch] * steps
     trainer.fit(together, DataLoader(every_step, batch_size=None))
     together.give_back()
+    return together.diverged
 
 
 def set_up(run: CLI) -> None:

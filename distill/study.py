@@ -267,7 +267,7 @@ def _train_here(plan: Study, cells: list[Cell]) -> Iterator[tuple[Cell, str | No
     }
     for group, error in run_with_dependencies(train, after, workers=plan.workers, preload=[__name__]):
         for cell in group:
-            yield cell, None if error is None else sentence(error)
+            yield cell, (cell.result() or {}).get("error") if error is None else sentence(error)
 
 
 def _train_on_cluster(plan: Study, cells: list[Cell]) -> Iterator[tuple[Cell, str | None]]:

@@ -18,12 +18,13 @@ from torch import Tensor, nn
 
 from datamodules import SklearnPair
 from distill import Classification, DistillationModule, Supervised
+from distill.cell import train
 from distill.cli import main
 from distill.methods import CRD, DKD, KD, NTDH, PKT, PSSM, SP, VID, Combined
 from distill.models import MLP
 from distill.side_by_side import SideBySide, fit_side_by_side, set_up
 from distill.weighting import NontargetSampleMask
-from tests.test_study import STUDY
+from tests.test_study import STUDY, plan
 from tests.toys import quiet_trainer
 
 SEEDS = (3, 5, 6)
@@ -177,15 +178,58 @@ def test_what_would_not_be_alone_is_refused(options: dict[str, Any], sentence: s
 
 
 @pytest.mark.filterwarnings("ignore:the teacher .* has random weights")
-def test_a_loss_of_one_seed_that_is_not_finite_is_an_error(tmp_path: Path) -> None:
+def test_a_seed_that_diverges_leaves_the_others_what_they_are_alone(tmp_path: Path) -> None:
     runs = []
     for seed in SEEDS:
         runs.append(make_run(seed, folder=tmp_path))
         if seed == SEEDS[1]:
             nn.init.constant_(next(runs[-1].model.network.parameters()), torch.nan)
         set_up(runs[-1])
-    with pytest.raises(ValueError, match="of 3 seeds that train side by side, the loss of number 2 is NaN"):
-        fit_side_by_side(runs)
+    assert fit_side_by_side(runs) == [None, 0, None]
+    alone = fit_alone(folder=tmp_path)
+    for position in (0, 2):
+        torch.testing.assert_close(weights(runs[position].model), alone[position], rtol=1e-4, atol=1e-5)
+
+
+def test_the_first_step_in_which_a_loss_is_not_finite_is_told(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run = make_run(1, folder=tmp_path)
+    set_up(run)
+    together = SideBySide([run.model, run.model], [next(iter(run.datamodule.train_dataloader()))] * 2)
+    for step, second in enumerate([1.0, torch.inf, 1.0, torch.nan]):
+        monkeypatch.setattr(together, "_losses", lambda batch, second=second: torch.tensor([1.0, second]))
+        together.training_step({}, step)
+    assert together.diverged == [None, 1]
+
+
+class StrangeOfSeedOne(MLP):
+    """Has no finite weight where the seed is 1."""
+
+    def __init__(self) -> None:
+        super().__init__(25, 2)
+        if torch.initial_seed() == 1:
+            nn.init.constant_(next(self.parameters()), torch.nan)
+
+
+def test_a_seed_that_diverges_in_a_study_is_named_and_the_others_have_their_scores(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("distill.cell._be_quiet", lambda: None)  # for good, in the process of the tests
+    base = copy.deepcopy(STUDY["base"])
+    base["trainer"]["max_epochs"] = 1
+    base["data"]["init_args"] = {"steps_per_epoch": 3}
+    teacher = copy.deepcopy(STUDY["teacher"])
+    teacher["model"]["init_args"]["network"] = {"class_path": f"{__name__}.StrangeOfSeedOne"}
+    rows = {"student": STUDY["rows"]["student"]}
+    cells = plan(tmp_path, base=base, teacher=teacher, rows=rows, columns={"": {}}, seeds=3).values()
+    for row in ("teacher", "student"):
+        train([cell for cell in cells if cell.row == row])
+    results = {str(cell): cell.result() or {} for cell in cells}
+    sentence = "the loss of seed 1 is NaN or infinite from step 0 on: lower the learning rate, or leave side_by_side"
+    assert results["teacher · seed 1"]["error"].startswith(sentence)
+    assert results["student · seed 1"]["error"].startswith(f"its teacher failed: {sentence}")
+    for name in ("teacher · seed 0", "teacher · seed 2", "student · seed 0", "student · seed 2"):
+        assert 0 <= results[name]["scores"]["test/accuracy"] <= 1
+    assert not any(cell.best.exists() for cell in cells if cell.seed == 1)
 
 
 def test_a_step_that_is_tried_moves_no_running_statistics(tmp_path: Path) -> None:
