@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from datamodules.lidar import MEAN, STD, normalised_points, read_scan, read_semantics, view_scan
+from datamodules.lidar import FEATURES, MEAN, STD, normalised_points, read_scan, read_semantics, view_scan
 
 # a camera in the lidar: focal length 10, principal point (4, 2), looks along x
 SIMPLE = np.array([[4.0, -10, 0, 0], [2, 0, -10, 0], [1, 0, 0, 0]])
@@ -64,6 +64,13 @@ def test_the_projection_is_opencvs() -> None:
     nearest = np.full((32, 96), np.inf)
     np.minimum.at(nearest, (rows[inside], columns[inside]), depth[inside])
     np.testing.assert_allclose(view.depth[occupied], nearest[occupied], rtol=1e-5)
+
+
+def test_the_statistics_are_the_published_ones_feature_by_feature() -> None:
+    # img_means and img_stds of RangeNet++'s configurations for SemanticKITTI: range, x, y, z, remission
+    assert FEATURES == ("range", "x", "y", "z", "intensity")
+    assert MEAN == (12.12, 10.88, 0.23, -1.04, 0.21)
+    assert STD == (12.32, 11.47, 6.91, 0.86, 0.16)
 
 
 def test_features_are_normalised_where_there_is_a_point_alone() -> None:

@@ -12,6 +12,7 @@ from scipy.io import savemat
 
 from datamodules import NYUDepthV2
 from datamodules.frames import FramePairs
+from datamodules.nyu_depth import NYU_CAMERA
 from tests.datamodules.trees import stored, write, write_nyu_folders, write_nyu_labeled
 
 LABELED = "nyu_depth_v2_labeled.mat"
@@ -63,6 +64,12 @@ def test_labels_become_the_40_classes_beside_image_and_depth(tmp_path: Path) -> 
 
 
 def test_classes_and_their_colours_are_the_usual_ones() -> None:
+    # in the order of the published class numbers
+    assert " ".join(name.replace(" ", "_") for name in NYUDepthV2.class_names) == (
+        "wall floor cabinet bed chair sofa table door window bookshelf picture counter blinds desk shelves curtain "
+        "dresser pillow mirror floor_mat clothes ceiling books refrigerator television paper towel shower_curtain box "
+        "whiteboard person night_stand toilet sink lamp bathtub bag other_structure other_furniture other_prop"
+    )
     colours = dict(zip(NYUDepthV2.class_names, NYUDepthV2.palette, strict=True))
     # those of labels 1, 2, 8 and 20 in PASCAL VOC's map
     assert colours["wall"] == (128, 0, 0)
@@ -96,6 +103,11 @@ def test_a_mapping_that_is_missing_or_something_else_is_named(tmp_path: Path) ->
     with pytest.raises(FileNotFoundError, match=rf"^{tmp_path} holds no classMapping40.mat: download it"):
         ready(tmp_path, target="classes")
     ready(tmp_path)
+
+
+def test_the_camera_is_that_of_the_toolbox() -> None:
+    # fx_rgb, fy_rgb, cx_rgb and cy_rgb of camera_params.m, for 480 x 640 pixels
+    assert NYU_CAMERA[:4] == pytest.approx((518.857901, 519.469611, 325.582449, 253.736166), abs=1e-3)
 
 
 def test_labels_of_another_shape_are_refused(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ import torch
 
 from datamodules import RAVDESS
 from datamodules.ravdess import CLASS_NAMES, find_recordings
-from tests.datamodules.recordings import grey_frames, write_ravdess, write_video
+from tests.datamodules.recordings import grey_frames, write_ravdess, write_video, write_wav
 
 
 @pytest.fixture(scope="module")
@@ -32,6 +32,8 @@ def test_batches_hold_sound_frames_emotion_and_index(tree: Path) -> None:
     module = ready(tree)
     assert module.modalities == ("audio", "video")
     assert module.num_classes == len(CLASS_NAMES) == 8
+    # 01 to 08 of the third field, as published
+    assert CLASS_NAMES == ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
     batch = next(iter(module.val_dataloader()))
     assert {name: tuple(values.shape) for name, values in batch.items()} == {
         "audio": (8, 1, 32, 40),
@@ -62,6 +64,12 @@ def test_actors_are_in_one_split_each(tree: Path) -> None:
     actors = [{one.actor for one in split.recordings} for split in module.splits]  # type: ignore[attr-defined]
     assert actors == [{1, 2}, {19}, {21}]
     assert [len(split) for split in module.splits] == [16, 8, 8]  # type: ignore[arg-type]
+
+
+def test_women_and_men_are_held_out_in_equal_numbers_by_default() -> None:
+    module = RAVDESS("root")
+    for actors in (module.val_actors, module.test_actors):
+        assert sum(actor % 2 for actor in actors) * 2 == len(actors)
 
 
 def test_videos_with_sound_serve_where_there_are_none_without(tmp_path: Path) -> None:
@@ -121,8 +129,27 @@ def test_what_was_decoded_is_read_from_the_cache_until_the_recording_changes(tre
     assert torch.equal(cached.splits.val[0]["audio"], first["audio"][0])
     path.write_bytes(path.read_bytes()[:200])
     assert torch.equal(cached.splits.val[0]["audio"], first["audio"][0])
-    # another way to decode has files of its own
-    assert ready(tree, cache_dir=tmp_path, frames=3).splits.val[0]["video"].shape == (3, 3, 16, 16)
+
+
+@pytest.mark.parametrize("changed", [{"mels": 20}, {"seconds": 0.2}, {"frames": 3}, {"size": 8}])
+def test_another_way_to_decode_has_a_cache_of_its_own(tree: Path, tmp_path: Path, changed: dict[str, Any]) -> None:
+    ready(tree, cache_dir=tmp_path).splits.val[0]
+    first, second = (ready(tree, cache_dir=folder, **changed).splits.val[0] for folder in (None, tmp_path))
+    assert all(torch.equal(first[name], second[name]) for name in ("audio", "video"))
+
+
+@pytest.mark.parametrize("name", ["03-01-01-01-01-01-19.wav", "02-01-01-01-01-01-19.mp4"])
+def test_a_recording_that_changes_its_size_is_decoded_again(tmp_path: Path, name: str) -> None:
+    root = write_ravdess(tmp_path, actors=[1, 19, 21])
+    before = ready(root, cache_dir=tmp_path / "cache").splits.val[0]
+    changed = root / "Actor_19" / name
+    if changed.suffix == ".wav":
+        write_wav(changed, np.zeros(48000))
+    else:
+        write_video(changed, grey_frames(20, 10))
+    after = ready(root, cache_dir=tmp_path / "cache").splits.val[0]
+    modality = "audio" if changed.suffix == ".wav" else "video"
+    assert not torch.equal(before[modality], after[modality])
 
 
 @pytest.mark.parametrize(

@@ -10,7 +10,7 @@ import torch
 from datamodules import PairedAugmentation, SemanticKITTI
 from datamodules.lidar import MEAN, STD
 from datamodules.semantic_kitti import read_calibration
-from datamodules.semantic_kitti_classes import CLASS_NAMES, read_classes
+from datamodules.semantic_kitti_classes import CLASS_NAMES, PALETTE, read_classes
 from tests.datamodules.trees import ODOMETRY_CALIBRATION, SCAN_LABELS, stored, write, write_semantic_kitti
 
 # learning_map of the published semantic-kitti.yaml, which counts from 1 and has 0 for what does not count
@@ -52,6 +52,30 @@ LEARNING_MAP = {
 }
 
 
+# labels and color_map of the same file, which has blue first
+PUBLISHED = {
+    10: ("car", (245, 150, 100)),
+    11: ("bicycle", (245, 230, 100)),
+    15: ("motorcycle", (150, 60, 30)),
+    18: ("truck", (180, 30, 80)),
+    20: ("other-vehicle", (255, 0, 0)),
+    30: ("person", (30, 30, 255)),
+    31: ("bicyclist", (200, 40, 255)),
+    32: ("motorcyclist", (90, 30, 150)),
+    40: ("road", (255, 0, 255)),
+    44: ("parking", (255, 150, 255)),
+    48: ("sidewalk", (75, 0, 75)),
+    49: ("other-ground", (75, 0, 175)),
+    50: ("building", (0, 200, 255)),
+    51: ("fence", (50, 120, 255)),
+    70: ("vegetation", (0, 175, 0)),
+    71: ("trunk", (0, 60, 135)),
+    72: ("terrain", (80, 240, 150)),
+    80: ("pole", (150, 240, 255)),
+    81: ("traffic-sign", (0, 0, 255)),
+}
+
+
 @pytest.fixture
 def root(tmp_path: Path) -> Path:
     return write_semantic_kitti(tmp_path / "kitti")
@@ -76,8 +100,10 @@ def test_labels_become_the_19_classes_with_moving_ones_merged(tmp_path: Path) ->
     np.array([label | 9 << 16 for label in LEARNING_MAP], "<u4").tofile(path)
     expected = [label - 1 if label else 255 for label in LEARNING_MAP.values()]
     assert read_classes(path, len(LEARNING_MAP)).tolist() == expected
-    assert len(CLASS_NAMES) == 19
-    assert (CLASS_NAMES[0], CLASS_NAMES[8], CLASS_NAMES[18]) == ("car", "road", "traffic-sign")
+    assert len(CLASS_NAMES) == len(PALETTE) == 19
+    for label, (name, colour) in PUBLISHED.items():
+        position = LEARNING_MAP[label] - 1
+        assert (CLASS_NAMES[position], PALETTE[position]) == (name, colour[::-1])
 
 
 def test_a_label_that_the_data_set_has_not_is_named(tmp_path: Path) -> None:
@@ -138,6 +164,12 @@ def test_batches_hold_image_points_and_target_of_one_size(root: Path) -> None:
     )
     np.testing.assert_allclose(batch["lidar"][1].numpy(), expected, atol=1e-6)
     assert np.array_equal(batch["target"][1].numpy(), frame.target[2:, 3:93])
+
+
+def test_frames_are_cut_to_the_smallest_size_of_a_sequence_by_default(tmp_path: Path) -> None:
+    write_semantic_kitti(tmp_path, count=1, size=(376, 1241))
+    data = ready(tmp_path, crop=SemanticKITTI(tmp_path).crop)
+    assert data.splits.val[0]["target"].shape == (370, 1226)
 
 
 def test_the_geometry_of_the_points_is_there_when_asked_for(root: Path) -> None:

@@ -37,6 +37,15 @@ def test_log_mel_is_the_spectrogram_of_transformers_in_decibels_of_full_scale() 
     np.testing.assert_allclose(ours, 1 + decibels[:, :100] / 40, atol=1e-4)
 
 
+def test_a_window_of_25_ms_goes_on_by_10_ms() -> None:
+    click = np.zeros(SAMPLE_RATE, np.float32)
+    click[SAMPLE_RATE // 2] = 1
+    heard = (log_mel(click, mel_filterbank(20)) > -1).any(0)
+    # a window is not zero within 12.5 ms of its middle
+    assert heard.nonzero()[0].tolist() == [49, 50, 51]
+    assert (WINDOW, HOP) == (0.025 * SAMPLE_RATE, 0.010 * SAMPLE_RATE)
+
+
 def test_a_sine_of_full_scale_is_about_1_and_silence_is_minus_1() -> None:
     filters = mel_filterbank(64)
     heights = log_mel(sine(1000, 1).astype(np.float32), filters)[:, 50]

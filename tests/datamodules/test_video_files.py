@@ -23,15 +23,24 @@ def test_a_short_video_repeats_frames(tmp_path: Path) -> None:
     np.testing.assert_allclose(read_frames(path, 4, 8).mean((1, 2, 3)), [40, 40, 140, 140], atol=4)
 
 
-def test_the_middle_square_is_seen_in_red_green_and_blue(tmp_path: Path) -> None:
-    frame = np.zeros((32, 96, 3), np.uint8)
-    frame[:, :32] = frame[:, 64:] = 255
-    frame[:16, 32:64, 0], frame[16:, 32:48, 1], frame[16:, 48:64, 2] = 200, 200, 200
+@pytest.mark.parametrize("upright", [False, True])
+def test_the_middle_square_is_seen_in_red_green_and_blue(tmp_path: Path, upright: bool) -> None:
+    frame = np.full((96, 32, 3) if upright else (32, 96, 3), 255, np.uint8)
+    square = frame[32:64] if upright else frame[:, 32:64]
+    square[:] = 0
+    square[:16, :, 0], square[16:, :16, 1], square[16:, 16:, 2] = 200, 200, 200
     seen = read_frames(write_video(tmp_path / "a.mp4", [frame] * 3), 1, 32)[0].astype(int)
     red, green, blue = seen[:, 4:12, 12:20], seen[:, 20:28, 4:12], seen[:, 20:28, 20:28]
     for strong, patch in enumerate((red, green, blue)):
         assert abs(patch[strong].mean() - 200) < 25
         assert np.delete(patch, strong, axis=0).mean() < 40
+
+
+def test_a_smaller_frame_is_the_mean_of_its_pixels(tmp_path: Path) -> None:
+    stripes = np.zeros((64, 64, 3), np.uint8)
+    stripes[::4] = 200
+    seen = read_frames(write_video(tmp_path / "a.mp4", [stripes] * 3), 1, 16)
+    np.testing.assert_allclose(seen, 50, atol=12)
 
 
 def test_a_file_that_is_no_video_is_named(tmp_path: Path) -> None:

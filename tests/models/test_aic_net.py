@@ -1,11 +1,13 @@
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 from torch import nn
 
 from distill.models import AICNet
-from distill.models.aic_net import AnisotropicConv
+from distill.models.aic_net import AnisotropicConv, AnisotropicModule
 from distill.taps import FeatureTaps
 
 
@@ -51,6 +53,34 @@ def test_a_position_that_chooses_one_length_gets_the_convolution_of_that_length(
         with torch.no_grad():
             conv.choice.bias.copy_(100.0 * nn.functional.one_hot(torch.tensor(chosen), 3))
         torch.testing.assert_close(conv(x), conv.convs[chosen](x))
+
+
+def test_a_module_adds_to_its_input_and_looks_along_both_axes() -> None:
+    torch.manual_seed(0)
+    module, x = AnisotropicModule(32).eval(), torch.rand(1, 32, 17, 17, requires_grad=True)
+    (gradient,) = torch.autograd.grad(module(x)[0, :, 8, 8].sum(), x)
+    seen = gradient.abs().sum((0, 1)) > 0
+    expected = torch.zeros(17, 17, dtype=torch.bool)
+    expected[5:12, 5:12] = True  # 7 along the columns, then 7 along the rows
+    assert torch.equal(seen, expected)
+    nn.init.zeros_(module.residual.get_parameter("4.weight"))
+    assert torch.equal(module(x), x)
+
+
+def test_the_outputs_of_all_four_modules_one_after_the_other_are_merged() -> None:
+    torch.manual_seed(0)
+    network, seen = AICNet(3, width=8).eval(), []
+    modules = [*network.modules_4, *network.modules_8]
+    for module in modules:
+        module.register_forward_hook(lambda _, inputs, output: seen.append((inputs[0], output)))
+    network.merge.register_forward_hook(lambda _, inputs, __: seen.append((inputs[0], inputs[0])))
+    network(torch.randn(1, 3, 32, 48))
+    *passed, (merged, _) = seen
+    for at, ((_, output), (following, _)) in enumerate(pairwise(passed)):
+        assert torch.equal(following, network.pool(output) if at == 1 else output)
+    for (_, output), part in zip(passed, merged.chunk(4, 1), strict=True):
+        size = part.shape[2:]
+        assert torch.equal(part, nn.functional.interpolate(output, size, mode="bilinear", align_corners=False))
 
 
 def test_an_input_with_other_channels_is_refused() -> None:

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import pytest
 import torch
+from torch import nn
 
 from distill.models import EmotionNet
 from distill.taps import FeatureTaps
@@ -29,6 +30,23 @@ def test_layers_to_tap_are_those_of_the_docstring() -> None:
     for layer, width, stride in zip(layers, channels, strides, strict=False):
         assert features[layer].shape == (1, width, 64 // stride, 96 // stride)
     assert features["hidden"].shape == (1, 768)
+
+
+def test_a_block_is_a_convolution_normalised_rectified_and_the_largest_of_four() -> None:
+    torch.manual_seed(0)
+    block, x = EmotionNet(in_channels=2).blocks.get_submodule("0"), torch.randn(4, 2, 32, 32)
+    convolved = nn.functional.conv2d(x, block.get_parameter("0.weight"), padding=1)
+    mean, variance = convolved.mean((0, 2, 3), keepdim=True), convolved.var((0, 2, 3), False, keepdim=True)
+    normalised = ((convolved - mean) / (variance + 1e-5).sqrt()).clamp(min=0)
+    expected = normalised.unflatten(2, (16, 2)).unflatten(4, (16, 2)).amax((3, 5))
+    torch.testing.assert_close(block(x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_dropout_comes_before_the_last_layer_in_training_alone() -> None:
+    torch.manual_seed(0)
+    network, x = EmotionNet(in_channels=1, dropout=1.0), torch.randn(2, 1, 32, 32)
+    assert torch.equal(network(x), network.head.bias.expand(2, -1))
+    assert not torch.equal(network.eval()(x), network.head.bias.expand(2, -1))
 
 
 @pytest.mark.parametrize("shape", [(1, 2, 32, 32), (1, 1, 31, 40), (1, 3, 1, 32, 32), (1, 32, 32)])
