@@ -20,7 +20,7 @@ from distill.outputs import Batch, autocast_off, full_precision, prediction_of
 from distill.salience import Salience, count_features, feature_divergence, feature_shape
 from distill.supervised import Supervised
 from distill.tasks import Task
-from distill.training_set import training_set
+from distill.training_set import no_samples, training_set
 
 FEATURES_AT_ONCE = 64
 
@@ -140,7 +140,9 @@ class FeatureMask(Supervised):
         own = range(self.trainer.global_rank, count_features(modalities), self.trainer.world_size)
         shown = self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None
         student = torch.cat([self.see(part) for part in _split(batch, self.rows)])
-        seed = torch.tensor([self._seed], device=self.device)
+        # of the first process, and asked for once: the processes may have features for different numbers of rounds
+        seed = int(gather(torch.tensor([self._seed], device=self.device))[0])
+        none = torch.empty(0, dtype=torch.float64, device=self.device)  # for more processes than features
         divergence = [
             feature_divergence(
                 # the target says to which size maps are brought, the rest of the batch is not asked for
@@ -152,7 +154,7 @@ class FeatureMask(Supervised):
                 salience=self.salience,
                 repeats=self.repeats,
                 fill=self.fill,
-                seed=int(gather(seed)[0]),
+                seed=seed,
                 rows=self.rows,
                 ignore_index=self._task.ignore_index,
             )
@@ -160,7 +162,7 @@ class FeatureMask(Supervised):
                 range(0, len(own), FEATURES_AT_ONCE), "salience of the features", disable=not shown, transient=True
             )
         ]
-        found = _interleaved(torch.cat(divergence).to(self.device, torch.float32))
+        found = _interleaved(torch.cat([none, *divergence]).float())
         found = found / found.max().clamp(min=torch.finfo(found.dtype).tiny)
         parts = found.split([feature_shape(values).numel() for values in modalities.values()])
         return {
@@ -171,7 +173,8 @@ class FeatureMask(Supervised):
     def _samples(self) -> Batch:
         """Those that the features are changed of, the same on all processes."""
         names = {*self.teacher_inputs, *self.inputs, "target"}
-        batches = list(training_set(self.trainer, self.device, "reading the training set", self.max_samples))
+        asked = self.trainer, self.device, "reading the training set"
+        batches = list(training_set(*asked, self.max_samples)) or [no_samples(*asked)]
         return {name: _interleaved(torch.cat([batch[name] for batch in batches])) for name in sorted(names)}
 
     def _distance(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:

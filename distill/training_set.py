@@ -31,9 +31,7 @@ def training_set(
     Raises:
         ValueError: The training data are no :class:`~torch.utils.data.DataLoader` over numbered samples.
     """
-    loader: Any = trainer.fit_loop._data_source.dataloader()
-    if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__len__"):
-        raise ValueError(f"{description} needs one DataLoader over samples with a number, got {type(loader).__name__}")
+    loader = _loader(trainer, description)
     size = len(loader.dataset)
     count = min(size, max_samples or size)
     own = [n * size // count for n in range(trainer.global_rank, count, trainer.world_size)]
@@ -47,3 +45,18 @@ def training_set(
     with isolate_rng():
         for batch in track(batches, description, disable=not shown, transient=True):
             yield {name: values.to(device) for name, values in batch.items()}
+
+
+def no_samples(trainer: Trainer, device: torch.device, description: str) -> Batch:
+    """A batch of the training set, as :func:`training_set` has them, with 0 samples."""
+    loader = _loader(trainer, description)
+    with isolate_rng():
+        batch: Batch = loader.collate_fn([loader.dataset[0]])
+    return {name: values[:0].to(device) for name, values in batch.items()}
+
+
+def _loader(trainer: Trainer, description: str) -> Any:
+    loader: Any = trainer.fit_loop._data_source.dataloader()
+    if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__len__"):
+        raise ValueError(f"{description} needs one DataLoader over samples with a number, got {type(loader).__name__}")
+    return loader

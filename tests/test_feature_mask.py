@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -12,10 +13,11 @@ from torch import Tensor
 
 from distill import FeatureMask
 from distill.cli import main
-from distill.feature_mask import _interleaved
+from distill.feature_mask import FEATURES_AT_ONCE, _interleaved
+from distill.models import MLP
 from tests.losses.cases import kl, softmax
-from tests.processes import run_in_processes
-from tests.toys import ON_DEPTH, ON_MAPS, ToyData, make_batch, pair_arguments, quiet_trainer
+from tests.processes import as_torchrun_does, run_in_processes
+from tests.toys import CLASSES, ON_DEPTH, ON_MAPS, ToyData, make_batch, pair_arguments, quiet_trainer
 
 CONFIG = "configs/sklearn/feature_mask.yaml"
 
@@ -121,3 +123,33 @@ def every_nth(rank: int, world_size: int) -> Tensor:
 def test_what_several_processes_have_in_turn_comes_back_in_order() -> None:
     for whole in run_in_processes(every_nth, 2):
         assert torch.equal(whole, torch.arange(5))
+
+
+def find_salience(folder: Path, features: int, samples: int, **settings: Any) -> None:
+    """A fit that moves nothing, with a teacher of so many features, of which so many samples are looked at."""
+    torch.manual_seed(3)
+    arguments = pair_arguments(teacher=MLP(features, CLASSES).eval(), student=MLP(4, CLASSES), teacher_inputs=["x_a"])
+    arguments["optimizer"] = partial(torch.optim.SGD, lr=0.0)
+    module = FeatureMask(**arguments, salience="solo", max_samples=samples)
+    data = ToyData(make_batch() | {"x_a": torch.randn(6, features)})
+    quiet_trainer(folder, max_epochs=1, **settings).fit(module, data)
+
+
+def find_salience_in_part(rank: int, size: int, folder: str, cases: list[tuple[int, int]]) -> None:
+    with as_torchrun_does(rank, size):
+        for features, samples in cases:
+            find_salience(Path(folder, f"{features}_{samples}"), features, samples, strategy="ddp", devices=size)
+
+
+@pytest.mark.ddp
+def test_processes_find_together_what_one_finds(tmp_path: Path) -> None:
+    # fewer features than processes, fewer samples, and a process with a round more than the other
+    cases = [(1, 6), (6, 1), (2 * FEATURES_AT_ONCE + 1, 6)]
+    run_in_processes(find_salience_in_part, 2, str(tmp_path / "parts"), cases)
+    for features, samples in cases:
+        find_salience(tmp_path / "alone", features, samples)
+        alone, parts = (
+            np.load(folder / "salience.npz")["x_a"]
+            for folder in (tmp_path / "alone", tmp_path / "parts" / f"{features}_{samples}")
+        )
+        np.testing.assert_allclose(parts, alone, rtol=1e-5)
