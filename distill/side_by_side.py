@@ -17,6 +17,7 @@ from torchmetrics import Metric
 from distill.base import DistillationModule
 from distill.cli import CLI
 from distill.methods import Combined
+from distill.methods.staged import StagedDistillation
 from distill.outputs import Batch
 from distill.supervised import Supervised
 
@@ -143,8 +144,8 @@ class SideBySide(LightningModule):
         except RuntimeError as error:
             copy = self._steps[0].copy
             raise ValueError(
-                f"{type(copy).__name__} with {type(copy.network).__name__} cannot train side by side, leave "
-                f"side_by_side out: {str(error).splitlines()[0]}"
+                f"{type(copy).__name__} with {type(copy.network).__name__} cannot train side by side, name its row "
+                f"under alone: {str(error).splitlines()[0]}"
             ) from error
         self._stacked_buffers = kept
 
@@ -241,7 +242,8 @@ def _check_steps(module: Supervised) -> None:
     """Refuses what a method does outside of ``learn``, and what it keeps where stacking does not see it."""
     for part in module.modules():
         if isinstance(part, Supervised) and not isinstance(part, Combined):  # whose parts are checked
-            base = DistillationModule if isinstance(part, DistillationModule) else Supervised
+            # of stages there is one alone in the one epoch that there is
+            base = next(kind for kind in (StagedDistillation, DistillationModule, Supervised) if isinstance(part, kind))
             own = [hook for hook in HOOKS if getattr(type(part), hook, None) is not getattr(base, hook, None)]
             _refuse(part, own, "has its own")
         _refuse(part, ["cache_teacher"] if getattr(part, "_teacher_cache", None) is not None else [], "has a")
@@ -257,5 +259,5 @@ def _check_steps(module: Supervised) -> None:
 def _refuse(part: nn.Module, names: list[str], reason: str) -> None:
     if names:
         raise ValueError(
-            f"{type(part).__name__} cannot train side by side, as it {reason} {names[0]}: leave side_by_side out"
+            f"{type(part).__name__} cannot train side by side, as it {reason} {names[0]}: name its row under alone"
         )

@@ -21,7 +21,7 @@ from distill.cell import Cell, sentence, train, train_group, write_result
 from distill.cli import Configuration, ConfigurationError, Parser
 from distill.pool import run_with_dependencies
 from distill.run import inside
-from distill.study_figure import Panel, write_figure
+from distill.study_figure import Panel, split_number, write_figure
 from distill.table import Score, write_tables
 
 # parts of configurations are bare dicts, or the parser of a study would make the classes that they name
@@ -57,6 +57,7 @@ class Study:
             :class:`~distill.side_by_side.SideBySide`), each as it would alone, to rounding. It spares time where
             networks are small and a step sees the whole training split, and needs one epoch of
             ``data.init_args.steps_per_epoch`` steps. Scores are those of the test; callbacks hear that alone.
+        alone: Rows whose seeds train one by one all the same, as those of methods that cannot do otherwise must.
         workers: How many runs, or such groups of runs, train at once.
         cluster: Where runs train: in ``workers`` processes of this machine; as an array of SLURM jobs, one for each
             column and seed; or, to try that out, as such jobs on this machine (``local``).
@@ -75,6 +76,7 @@ class Study:
     name: str = "study"
     logs_dir: str = "logs/studies"
     side_by_side: bool = False
+    alone: list[str] = field(default_factory=list)
     workers: int = 2
     cluster: Literal["slurm", "local"] | None = None
     slurm: dict[str, Any] = field(default_factory=dict)
@@ -97,11 +99,15 @@ class Study:
             raise ValueError(f"workers must be 1 or more, got {self.workers}")
 
     def _check_names(self) -> None:
-        """Refuses panels and numbers of a paper that belong to no row, column or score."""
+        """Refuses what is said of a row, column or score that the study has not."""
         rows = [*(["teacher"] if self.teacher is not None else []), *self.rows]
         metrics = [score.metric for score in self.scores]
         asked = [("a panel's score", panel.score, metrics) for panel in self.panels if panel.score is not None]
-        asked += [("a panel's row", row, rows) for panel in self.panels for row in panel.rows or ()]
+        lines = {split_number(row)[0] for row in rows}
+        for panel in self.panels:
+            asked += [("a panel's row", row, [*rows, *lines] if panel.column else rows) for row in panel.rows or ()]
+        asked += [("a panel's column", panel.column, list(self.columns)) for panel in self.panels if panel.column]
+        asked += [("a row that trains alone", row, rows) for row in self.alone]
         for score in self.scores:
             asked += [(f"a row of the paper's {score.metric}", row, rows) for row in score.paper]
             places = [column for values in score.paper.values() if isinstance(values, dict) for column in values]
@@ -109,6 +115,12 @@ class Study:
         for what, name, known in asked:
             if name not in known:
                 raise ValueError(f"{what} is {name!r}, but there are {', '.join(map(repr, known))}")
+        for panel in self.panels:
+            drawn = [row for row in rows if panel.rows is None or {row, split_number(row)[0]} & set(panel.rows)]
+            if panel.column and all(split_number(row)[1] is None for row in drawn):
+                raise ValueError(
+                    f"a panel of column {panel.column!r} draws over numbers, but no row that it draws ends with one"
+                )
         if self.reference is None and any(panel.difference for panel in self.panels):
             raise ValueError("a panel draws differences, but the study names no reference")
 
@@ -259,7 +271,8 @@ def cells_to_run(cells: list[Cell]) -> list[Cell]:
 def _train_here(plan: Study, cells: list[Cell]) -> Iterator[tuple[Cell, str | None]]:
     groups: dict[tuple[str, str, int | None], list[Cell]] = {}
     for cell in cells:
-        groups.setdefault((cell.column, cell.row, None if plan.side_by_side else cell.seed), []).append(cell)
+        together = plan.side_by_side and cell.row not in plan.alone
+        groups.setdefault((cell.column, cell.row, None if together else cell.seed), []).append(cell)
     group_of = {cell: tuple(group) for group in groups.values() for cell in group}
     after = {
         group: list(dict.fromkeys(group_of[other] for cell in group for other in cell.after if other in group_of))

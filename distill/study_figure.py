@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pandas as pd
 from matplotlib import colormaps
@@ -17,13 +17,16 @@ from distill.table import Score, margin, paper_difference, paper_value, summaris
 
 @dataclass(frozen=True)
 class Panel:
-    """A part of a study's figure: a line a row, over the columns.
+    """A part of a study's figure: a line a row, over the columns; or, of one column, lines over numbers in its rows.
 
     A mark is the mean over the seeds, its bar the 95 % interval of that; a hollow mark is the paper's number.
 
     Args:
         score: The metric that is drawn; the first of the study's scores by default.
         rows: The rows that are drawn; all by default.
+        column: The one column that is drawn. Rows that are named alike but for a number at the end, as ``true mask 10``
+            and ``true mask 20``, are then one line over these numbers, and a row without a number is a level line.
+        axis: What the numbers of ``column``'s rows are.
         difference: Whether the paired difference to the study's ``reference`` is drawn, of the first score only.
         title: Stands above the panel.
     """
@@ -32,6 +35,8 @@ class Panel:
     rows: list[str] | None = None
     difference: bool = False
     title: str | None = None
+    column: str | None = None
+    axis: str | None = None
 
 
 def write_figure(
@@ -81,31 +86,82 @@ def lines_figure(summary: pd.DataFrame, panels: list[Panel], scores: list[Score]
     """The panels side by side."""
     figure = Figure(figsize=(5.2 * len(panels), 4.4), layout="constrained")
     by_metric = {score.metric: score for score in scores}
-    columns = list(dict.fromkeys(summary["column"]))
+    places = summary.set_index(["row", "column"])
     for panel, axes in zip(panels, figure.subplots(1, len(panels), squeeze=False)[0], strict=True):
         score = by_metric[panel.score or scores[0].metric]
-        all_rows = list(dict.fromkeys(summary["row"]))
-        rows = panel.rows or all_rows
-        shown = [row for row in rows if not (panel.difference and row in (reference, "teacher"))]
-        label, positions, ticks = _positions(columns)
-        for row in shown:
-            plain = row in (reference, "teacher")
-            colour = "0.4" if plain else colormaps["tab10"](all_rows.index(row) % 10)
-            lines = summary[summary["row"] == row].set_index("column").reindex(columns)
-            means, bars = _values(lines, score, panel.difference)
-            style = ":" if row == "teacher" else "--" if plain else "-"
+        curves, label, ticks = _over_columns(summary, panel) if panel.column is None else _over_rows(summary, panel)
+        for curve in curves:
+            plain = curve.name in (reference, "teacher")
+            if plain and panel.difference:
+                continue
+            colour = "0.4" if plain else colormaps["tab10"](curve.number % 10)
+            means, bars = _values(places.reindex(curve.places), score, panel.difference)
+            style = ":" if curve.name == "teacher" else "--" if plain else "-"
             axes.errorbar(
-                positions, means, yerr=bars, fmt=f"o{style}", color=colour, capsize=2, markersize=4, label=row
+                curve.positions,
+                means,
+                yerr=bars,
+                fmt=f"o{style}",
+                color=colour,
+                capsize=2,
+                markersize=4,
+                label=curve.name,
             )
-            printed = _printed(score, row, columns, reference if panel.difference else None)
-            axes.plot(positions, printed, "o", color=colour, markerfacecolor="none", markersize=8, alpha=0.8)
+            printed = _printed(score, curve.places, reference if panel.difference else None)
+            axes.plot(curve.positions, printed, "o", color=colour, markerfacecolor="none", markersize=8, alpha=0.8)
         if panel.difference:
             axes.axhline(0, color="0.4", linestyle="--", linewidth=1)
         heading = f"{score.heading}, difference to {reference}" if panel.difference else score.heading
-        axes.set(title=panel.title or "", xlabel=label, ylabel=heading, xticks=positions, xticklabels=ticks)
+        axes.set(title=panel.title or "", xlabel=label, ylabel=heading, xticks=list(ticks), xticklabels=ticks.values())
         axes.grid(alpha=0.3)
         _legend(axes, score)
     return figure
+
+
+def split_number(row: str) -> tuple[str, str | None]:
+    """``true mask`` and ``10`` for ``true mask 10``; the row and None where it has no number at its end."""
+    head, _, tail = row.rpartition(" ")
+    try:
+        float(tail)
+    except ValueError:
+        return row, None
+    return (head, tail) if head else (row, None)
+
+
+class _Curve(NamedTuple):
+    """A line of a panel: its positions on the axis and, for each, the row and the column drawn there."""
+
+    name: str
+    number: int
+    positions: list[float]
+    places: list[tuple[str, str]]
+
+
+def _over_columns(summary: pd.DataFrame, panel: Panel) -> tuple[list[_Curve], str, dict[float, str]]:
+    """Lines, label and ticks by position, of a panel over the columns."""
+    columns, rows = (list(dict.fromkeys(summary[key])) for key in ("column", "row"))
+    label, positions, ticks = _positions(columns)
+    curves = [
+        _Curve(row, rows.index(row), positions, [(row, column) for column in columns]) for row in panel.rows or rows
+    ]
+    return curves, label, dict(zip(positions, ticks, strict=True))
+
+
+def _over_rows(summary: pd.DataFrame, panel: Panel) -> tuple[list[_Curve], str, dict[float, str]]:
+    """The same of a panel over the numbers in the names of rows."""
+    column = str(panel.column)
+    numbered: dict[str, dict[str, str]] = {}
+    all_rows = [(row, *split_number(row)) for row in dict.fromkeys(summary["row"])]
+    for row, name, number in all_rows:
+        if number is not None:
+            numbered.setdefault(name, {})[number] = row
+    names = panel.rows or list(dict.fromkeys(name for _, name, _ in all_rows))
+    numbers = sorted({number for name in names for number in numbered.get(name, ())}, key=float)
+    curves = []
+    for place, name in enumerate(names):
+        rows = numbered.get(name, dict.fromkeys(numbers, name))
+        curves.append(_Curve(name, place, [float(number) for number in rows], [(row, column) for row in rows.values()]))
+    return curves, panel.axis or "", {float(number): number for number in numbers}
 
 
 def _values(lines: pd.DataFrame, score: Score, difference: bool) -> tuple[Any, Any]:
@@ -119,10 +175,10 @@ def _values(lines: pd.DataFrame, score: Score, difference: bool) -> tuple[Any, A
     return middle * score.scale, bars.fillna(0) * score.scale
 
 
-def _printed(score: Score, row: str, columns: list[str], reference: str | None) -> list[float]:
+def _printed(score: Score, places: list[tuple[str, str]], reference: str | None) -> list[float]:
     values = [
-        paper_value(score, row, column) if reference is None else paper_difference(score, row, column, reference)
-        for column in columns
+        paper_value(score, *place) if reference is None else paper_difference(score, *place, reference)
+        for place in places
     ]
     return [float("nan") if value is None else value for value in values]
 

@@ -20,7 +20,7 @@ from datamodules import SklearnPair
 from distill import Classification, DistillationModule, Supervised
 from distill.cell import train
 from distill.cli import main
-from distill.methods import CRD, DKD, KD, NTDH, PKT, PSSM, SP, VID, Combined
+from distill.methods import CRD, DKD, KD, NTDH, PKT, PSSM, SP, VID, Combined, FitNet
 from distill.models import MLP
 from distill.side_by_side import SideBySide, fit_side_by_side, set_up
 from distill.weighting import NontargetSampleMask
@@ -143,10 +143,18 @@ def test_side_by_side_is_alone_for_every_seed(method: str, momentum: float, tmp_
         {"optimizer": partial(torch.optim.AdamW, lr=0.05, weight_decay=0.1)},
         {"network": Normed},
         {"method": partial(VID, **LAYERS)},
+        {"method": partial(FitNet, joint=True, weight=1.0, **LAYERS)},
         {"method": lambda **arguments: Combined(**arguments, methods={"kd": KD(), "pssm": PSSM()})},
         {"gradient_clip_val": 1e-3, "gradient_clip_algorithm": "value"},
     ],
-    ids=["AdamW", "running statistics", "adaptors with settings of their own", "Combined", "clipped by value"],
+    ids=[
+        "AdamW",
+        "running statistics",
+        "adaptors with settings of their own",
+        "stages",
+        "Combined",
+        "clipped by value",
+    ],
 )
 def test_so_it_is_with(options: dict[str, Any], tmp_path: Path) -> None:
     assert_equal(folder=tmp_path, **options)
@@ -248,6 +256,9 @@ def test_a_study_side_by_side_has_the_results_of_one_that_is_not(tmp_path: Path)
     study["base"]["data"]["init_args"] = {"steps_per_epoch": 30, "train_size": 50, "val_size": 20, "test_size": 100}
     study["columns"] = {"level 6": study["columns"]["level 6"]}
     del study["rows"]["broken"]
+    layers = {"teacher_layers": ["classifier"], "student_layers": ["classifier"]}
+    remembering = {"class_path": "distill.methods.CRD", "init_args": {"negatives": 4, "dimension": 3, **layers}}
+    study |= {"rows": {**study["rows"], "CRD": {"model": remembering}}, "alone": ["CRD"]}
     results = []
     for side_by_side in (True, False):
         path = tmp_path / f"{side_by_side}.yaml"
@@ -258,7 +269,7 @@ def test_a_study_side_by_side_has_the_results_of_one_that_is_not(tmp_path: Path)
         results.append({str(file.relative_to(tmp_path / path.stem)): json.loads(file.read_text()) for file in found})
     together, alone = results
     assert together.keys() == alone.keys()
-    assert len(together) == 9
+    assert len(together) == 12
     for name, result in together.items():
         assert result["fingerprint"] == alone[name]["fingerprint"]
         for score, value in result["scores"].items():

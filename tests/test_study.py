@@ -410,6 +410,13 @@ def test_a_typo_is_named_with_row_and_column_before_anything_is_trained(
         ({"scores": []}, "a study needs scores"),
         ({"panels": [{"score": "test/tcjsd"}]}, "a panel's score is 'test/tcjsd', but there are 'test/accuracy', "),
         ({"panels": [{"rows": ["DKD"]}]}, "a panel's row is 'DKD', but there are 'teacher', 'student', 'KD', 'broken'"),
+        ({"panels": [{"rows": ["KD x"], "column": "level 1"}]}, "a panel's row is 'KD x', but there are 'teacher'"),
+        ({"panels": [{"column": "level 2"}]}, "a panel's column is 'level 2', but there are 'level 1', 'level 6'"),
+        (
+            {"panels": [{"column": "level 1"}]},
+            "a panel of column 'level 1' draws over numbers, but no row that it draws",
+        ),
+        ({"alone": ["DKD"]}, "a row that trains alone is 'DKD', but there are 'teacher', 'student', 'KD', 'broken'"),
         ({"panels": [{"difference": True}], "reference": None}, "a panel draws differences, but the study names no"),
         ({"scores": [{"metric": "x", "paper": {"DKD": 1}}]}, "a row of the paper's x is 'DKD', but there are"),
         ({"scores": [{"metric": "x", "paper": {"KD": {"level 2": 1}}}]}, "a column of the paper's x is 'level 2'"),

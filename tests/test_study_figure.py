@@ -101,6 +101,30 @@ def test_columns_lie_at_their_numbers(names: list[str], label: str, positions: l
     assert [tick.get_text() for tick in axes.get_xticklabels()] == ticks
 
 
+def test_rows_that_differ_in_a_number_are_a_line_over_it() -> None:
+    at = {"student": [0.5, 0.7], "true 0.5": [0.4, 0.6], "true 10": [0.2, 0.4], "random 10": [0.3, 0.1]}
+    runs = [
+        {"column": column, "row": row, "seed": seed, "test/accuracy": accuracy - drop, "test/ncjsd": 0.0}
+        for column, drop in {"gamma 0": 0.0, "gamma 1": 0.1}.items()
+        for row, accuracies in at.items()
+        for seed, accuracy in enumerate(accuracies)
+    ]
+    axes = draw(Panel(column="gamma 1", axis="masked [%]", rows=["student", "true", "random"]), runs)
+    assert axes.get_xlabel() == "masked [%]"
+    assert [tick.get_text() for tick in axes.get_xticklabels()] == ["0.5", "10"]
+    for name, positions, means in (
+        ("student", [0.5, 10], [50, 50]),
+        ("true", [0.5, 10], [40, 20]),
+        ("random", [10], [10]),
+    ):
+        assert drawn(axes, name)[0] == positions
+        assert drawn(axes, name)[1] == pytest.approx(means)
+    everything = draw(Panel(column="gamma 0"), runs)
+    assert [container.get_label() for container in everything.containers] == ["student", "true", "random"]
+    difference = draw(Panel(column="gamma 0", difference=True, rows=["true"]), runs)
+    assert drawn(difference, "true")[1] == pytest.approx([-10, -30])
+
+
 def test_a_row_without_runs_leaves_a_gap(tmp_path: Path) -> None:
     runs = [run for run in results() if (run["column"], run["row"]) != ("gamma 1", "KD")]
     means = drawn(draw(Panel(), runs), "KD")[1]
