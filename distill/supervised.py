@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Sized
 from contextlib import contextmanager
 from itertools import chain
 from typing import Any, cast
@@ -213,6 +213,36 @@ class Supervised(LightningModule):
                 if part is not self.network:
                     part.float()
 
+    @torch.compiler.set_stance("force_eager")  # nothing is compiled for a batch of one
+    def on_train_start(self) -> None:
+        """Shows the network one sample, where the last batch of an epoch has no more, and leaves no trace in it.
+
+        Raises:
+            ValueError: It cannot train on that, as with BatchNorm over one value a channel.
+        """
+        loader: Any = self.trainer.train_dataloader
+        steps = self.trainer.max_steps * self.trainer.accumulate_grad_batches
+        if not _ends_with_one_sample(loader):
+            return
+        if self.trainer.num_training_batches < len(loader) or 0 <= steps < len(loader):  # no epoch gets there
+            return
+        network: nn.Module = self._require("network")
+        buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
+        precision = self.trainer.precision_plugin
+        try:
+            with torch.no_grad(), isolate_rng(), precision.forward_context():
+                batch = {name: values[:1].to(self.device) for name, values in _small_batch(loader, "fit").items()}
+                self.see(precision.convert_input(batch))
+        except (RuntimeError, ValueError) as error:
+            raise ValueError(
+                f"the last of an epoch's {len(loader)} batches has one sample, on which the "
+                f"{self._described('network')} cannot train ({str(error).splitlines()[0]}): choose another batch_size "
+                f"than {loader.batch_size}"
+            ) from error
+        finally:
+            for buffer, values in buffers:
+                buffer.copy_(values)
+
     # while the batch is on the CPU, where a label is looked at for nothing; on a GPU a wrong one would end the process
     def _apply_batch_transfer_handler(
         self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0
@@ -356,6 +386,14 @@ def _small_batch(loader: Any, stage: str) -> Batch:
     except StopIteration:
         raise ValueError(f"the data set to {TrainerFn(stage).value} on is empty") from None
     return batch
+
+
+def _ends_with_one_sample(loader: Any) -> bool:
+    """Whether one sample is left for this process's last batch."""
+    if not isinstance(loader, DataLoader) or loader.batch_size is None or loader.drop_last:
+        return False
+    sampler = loader.sampler
+    return isinstance(sampler, Sized) and (len(sampler) - 1) % loader.batch_size == 0
 
 
 def _is_plain(value: Any) -> bool:

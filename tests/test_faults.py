@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import copy
 import math
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.utils.data import DataLoader
+from lightning.pytorch import Callback, LightningModule, Trainer
+from torch import Tensor, nn
+from torch.utils.data import DataLoader, DistributedSampler, Sampler
 
 from distill import Batch, Supervised
 from distill.finite import LossWatch
@@ -165,3 +167,85 @@ def test_a_fit_on_nothing_but_ignored_labels_stays_finite(method: str, tmp_path:
     trainer.fit(module, ToyData(batch))
     assert torch.isfinite(trainer.callback_metrics["train/loss"])
     assert all(parameter.isfinite().all() for parameter in module.parameters())
+
+
+class Normed(nn.Module):
+    """BatchNorm over maps of a size."""
+
+    def __init__(self, size: int) -> None:
+        super().__init__()
+        self.size = size
+        self.norm = nn.BatchNorm2d(4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        normed: Tensor = self.norm(x[:, :, None, None].expand(-1, -1, self.size, self.size))
+        return normed.mean((2, 3))
+
+
+def student_on(network: nn.Module) -> Supervised:
+    return Supervised(network, pair_arguments()["task"], ["x_b"], partial(torch.optim.SGD, lr=0.1))
+
+
+class OneOfTwoProcesses(ToyData):
+    """The first one's half of the samples, in batches of four."""
+
+    def train_dataloader(self) -> DataLoader[Batch]:
+        sampler: Sampler[Any] = DistributedSampler(self.samples, num_replicas=2, rank=0)
+        return DataLoader(self.samples, 4, sampler=sampler)
+
+
+@pytest.mark.parametrize("data", [ToyData(make_batch(10), 3), ToyData(make_batch(10), 1), OneOfTwoProcesses()])
+@pytest.mark.parametrize("method", ["Supervised", "KD"])
+def test_a_last_batch_of_one_sample_is_refused_before_the_first_step_where_batch_norm_cannot_take_it(
+    data: ToyData, method: str, tmp_path: Path
+) -> None:
+    module = student_on(Normed(size=1)) if method == "Supervised" else make("KD", student=Normed(size=1))
+    before = copy.deepcopy(module.state_dict())
+    trainer = quiet_trainer(tmp_path, num_sanity_val_steps=0)
+    with pytest.raises(
+        ValueError,
+        match=r"^the last of an epoch's \d+ batches has one sample, on which the network Normed cannot train "
+        r"\(Expected more than 1 value per channel.*\): choose another batch_size than \d$",
+    ):
+        trainer.fit(module, data)
+    assert trainer.global_step == 0
+    for name, value in module.state_dict().items():
+        assert torch.equal(value, before[name]), name
+
+
+@pytest.mark.parametrize(
+    ("network", "batch_size", "settings"),
+    [
+        (Normed(size=2), 3, {}),
+        (Normed(size=1), 4, {}),
+        (Normed(size=1).requires_grad_(False).eval(), 3, {}),
+        (Normed(size=1), 3, {"limit_train_batches": 3}),
+        (Normed(size=1), 3, {"max_steps": 3}),
+    ],
+    ids=["larger maps", "a last batch of two", "frozen", "an epoch cut short", "a fit cut short"],
+)
+def test_what_can_train_is_not_refused_for_a_last_batch_of_one_sample(
+    network: nn.Module, batch_size: int, settings: dict[str, Any], tmp_path: Path
+) -> None:
+    whole = nn.Sequential(nn.Linear(4, 4), network)
+    trainer = quiet_trainer(tmp_path, num_sanity_val_steps=0, max_epochs=1, **settings)
+    trainer.fit(student_on(whole), ToyData(make_batch(10), batch_size))
+    assert trainer.global_step == (4 if not settings else 3) - (batch_size == 4)
+
+
+def test_showing_the_network_one_sample_leaves_no_trace(tmp_path: Path) -> None:
+    kept: list[dict[str, Tensor]] = []
+
+    class Kept(Callback):
+        def on_train_batch_start(self, trainer: Trainer, module: LightningModule, *_: Any) -> None:
+            kept.append(copy.deepcopy(module.state_dict()) | {"random": torch.get_rng_state()})
+
+    for size in (9, 10):  # of three, the last batch of ten has one sample
+        torch.manual_seed(3)
+        network = nn.Sequential(nn.Linear(4, 4), Normed(size=2), nn.Dropout(0.5))
+        trainer = quiet_trainer(tmp_path, max_epochs=1, callbacks=[Kept()])
+        batch = {name: values[:size] for name, values in make_batch(10).items()}
+        torch.manual_seed(4)
+        trainer.fit(student_on(network), ToyData(batch, 3))
+    first, second = kept[0], kept[3]
+    assert all(torch.equal(first[name], second[name]) for name in first)
