@@ -19,6 +19,7 @@ from callbacks import depth_comparison
 from distill.atomic import written_whole
 from distill.cell import Cell, sentence, train, train_group, write_result
 from distill.cli import Configuration, ConfigurationError, Parser
+from distill.confined import check_confined
 from distill.pool import run_with_dependencies
 from distill.run import inside
 from distill.study_figure import Panel, split_number, write_figure
@@ -35,8 +36,8 @@ class Study:
     """What a study file holds.
 
     Each run is configured as by ``fit`` with several ``--config``: ``base``, then its row (or ``teacher``), then its
-    column, merged left to right. For every column and seed one teacher is trained, and its best checkpoint is the
-    ``teacher_checkpoint`` of that column's and seed's rows.
+    column, merged left to right. None may name a place to write to outside of ``logs_dir/name``. For every column and
+    seed one teacher is trained, and its best checkpoint is the ``teacher_checkpoint`` of that column's and seed's rows.
 
     Args:
         base: The configuration that all runs share.
@@ -180,7 +181,8 @@ def plan_cells(plan: Study) -> list[Cell]:
     """All trainings of a study, teachers before the rows that need them; writes their configurations.
 
     Raises:
-        ConfigurationError: A row, a column or the teacher is no configuration of a fit; names it.
+        ConfigurationError: A row, a column or the teacher is no configuration of a fit, or would write outside of the
+            study's folder; names it.
         ValueError: Two rows or columns would share a folder.
     """
     rows = ({"teacher": plan.teacher} if plan.teacher is not None else {}) | plan.rows
@@ -202,7 +204,7 @@ def plan_cells(plan: Study) -> list[Cell]:
             part = parts[setting]
             merged = ("base", f"rows/{_file_name(row)}", setting)
             configs = tuple(files[name] for name in merged)
-            config = _parse(column, row, configs)
+            config = _parse(column, row, configs, plan.folder)
             learns = plan.teacher is not None and row != "teacher" and _lacks_teacher_weights(config.model)
             named = {key for given in (plan.base, rows[row], part) for key in _data_seeds(given.get("data") or {})}
             data_seeds = [key for key in _data_seeds(config.data) if key not in named]
@@ -301,11 +303,13 @@ def _train_on_cluster(plan: Study, cells: list[Cell]) -> Iterator[tuple[Cell, st
             yield cell, result.get("error")
 
 
-def _parse(column: str, row: str, configs: tuple[Path, ...]) -> Any:
+def _parse(column: str, row: str, configs: tuple[Path, ...], folder: Path) -> Any:
     arguments = [part for path in configs for part in ("--config", str(path))]
     try:
-        return Configuration(arguments, run=False).config
-    except ConfigurationError as error:
+        config = Configuration(arguments, run=False).config
+        check_confined(config, folder)
+        return config
+    except (ConfigurationError, ValueError) as error:
         raise ConfigurationError(f"row {row!r}, column {column!r}: {error}") from None
 
 

@@ -4,16 +4,23 @@ from __future__ import annotations
 
 import ast
 import copy
+import inspect
+import re
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import pandas as pd
 import pytest
 import torch
 import yaml
 
+import callbacks
+import datamodules
+import distill
 from distill.cli import Configuration, main
+from distill.confined import CACHES, FOLDERS
 from distill.run import inside
 from tests.test_checkpoint import Payload
 from tests.test_study import STUDY, plan, write
@@ -126,6 +133,88 @@ def test_a_configuration_cannot_move_the_folder_of_its_run(part: str, tmp_path: 
         config = Configuration(cell.arguments(), run=False).config
         assert Path(config.logs_dir, config.name, config.version) == cell.folder
         assert Path(config.trainer.default_root_dir) == cell.folder
+
+
+def callback(kind: str, **arguments: Any) -> dict[str, Any]:
+    return {"trainer": {"callbacks": [{"class_path": f"lightning.pytorch.callbacks.{kind}", "init_args": arguments}]}}
+
+
+def logger(kind: str, **arguments: Any) -> dict[str, Any]:
+    return {"trainer": {"logger": {"class_path": f"lightning.pytorch.loggers.{kind}", "init_args": arguments}}}
+
+
+WRITES = {
+    "a checkpoint": (callback("ModelCheckpoint", dirpath="/tmp/other"), "trainer.callbacks.0.init_args.dirpath"),
+    "a file that goes up": (callback("ModelCheckpoint", filename="../../{epoch}"), "filename"),
+    "where the command runs": (callback("ModelCheckpoint", dirpath="other"), "dirpath"),
+    "home": (callback("ModelCheckpoint", filename="~/other"), "filename"),
+    "a logger": (logger("CSVLogger", save_dir="/tmp/other"), "trainer.logger.init_args.save_dir"),
+    "a logger's name": (
+        logger("CSVLogger", save_dir="{inside}", name="a/../../other"),
+        "trainer.logger.init_args.name",
+    ),
+    "a logger's default": (logger("MLFlowLogger"), "save_dir"),
+    "a scheme": (logger("MLFlowLogger", save_dir="{inside}", tracking_uri="file:./other"), "tracking_uri"),
+    "a profiler": (
+        {"trainer": {"profiler": {"class_path": "SimpleProfiler", "init_args": {"dirpath": "/tmp/other"}}}},
+        "trainer.profiler.init_args.dirpath",
+    ),
+    "a cache": ({"model": {"init_args": {"cache_teacher": "/tmp/other"}}}, "model.init_args.cache_teacher"),
+    "a cache of data": (
+        {"data": {"class_path": "datamodules.RAVDESS", "init_args": {"root": "/data", "cache_dir": "/tmp/other"}}},
+        "data.init_args.cache_dir",
+    ),
+    "a writer": (
+        {"trainer": {"callbacks": [{"class_path": "callbacks.ResponseWriter", "init_args": {"folder": "/tmp/other"}}]}},
+        "trainer.callbacks.0.init_args.folder",
+    ),
+}
+
+
+def placed(part: dict[str, Any], folder: Path) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load(yaml.safe_dump(part).replace("{inside}", str(folder / "tiny/kept")))
+    return content
+
+
+@pytest.mark.parametrize("case", WRITES)
+def test_a_study_names_no_place_to_write_to_outside_of_its_folder(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    row, key = WRITES[case]
+    rows = {"student": STUDY["rows"]["student"], "odd one": placed(row, tmp_path)}
+    line = error_of(write(tmp_path, rows=rows, columns={"": {}}, teacher=None), capsys)
+    assert line.startswith("error: row 'odd one', column '': ")
+    assert re.search(rf"{re.escape(key)} must lie in the study's folder {tmp_path}/tiny, got '", line)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+def test_a_study_cannot_leave_its_folder_by_another_file(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "trainer.yaml").write_text(yaml.safe_dump(callback("ModelCheckpoint", dirpath="/tmp/other")["trainer"]))
+    rows = {"student": {"trainer": str(tmp_path / "trainer.yaml")}}
+    line = error_of(write(tmp_path, rows=rows, columns={"": {}}, teacher=None), capsys)
+    assert "dirpath must lie in the study's folder" in line
+
+
+def test_a_study_may_write_into_its_folder_log_to_a_server_and_read_from_anywhere(tmp_path: Path) -> None:
+    mlflow = logger("MLFlowLogger", save_dir="{inside}", tracking_uri="https://server/x")["trainer"]
+    averaged = callback("ModelCheckpoint", dirpath="{inside}", filename="{epoch}/{step}", monitor="val/accuracy")
+    rows = {"student": placed({"trainer": averaged["trainer"] | mlflow}, tmp_path)}
+    rows["student"]["model"] = {"init_args": {"cache_teacher": str(tmp_path / "tiny/cache")}}
+    rows["read"] = {"data": {"class_path": "datamodules.MNISTM", "init_args": {"patches_dir": "/data/patches"}}}
+    assert len(plan(tmp_path, rows=rows, columns={"": {}}, teacher=None, reference=None, seeds=1)) == 2
+
+
+def test_every_argument_of_lightning_and_of_this_project_that_takes_a_path_to_write_to_is_known() -> None:
+    reads = {"root", "raw_dir", "depth_dir", "data_dir", "patches_dir", "train_list", "test_list", "responses"}
+    reads |= {"teacher_checkpoint", "reference_checkpoint", "intrinsics", "config"}
+    found = set()
+    for package in (datamodules, distill, callbacks, pl.callbacks, pl.loggers, pl.profilers, pl.strategies):
+        for kind in filter(inspect.isclass, vars(package).values()):
+            arguments = inspect.signature(kind.__init__).parameters.values()
+            found |= {it.name for it in arguments if re.search("Path|_PATH", str(it.annotation))}
+    unknown = {name for name in found - reads if not (CACHES.fullmatch(name) or FOLDERS.fullmatch(name))}
+    assert {"cache_dir", "cache_teacher", "save_dir", "dirpath", "folder"} <= found
+    assert unknown == {"sub_dir"}
 
 
 def test_a_row_uses_no_file_outside_of_the_run_that_it_names(tmp_path: Path) -> None:

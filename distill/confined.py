@@ -1,0 +1,60 @@
+"""Keeps a study's file, which may be a stranger's, from writing outside of the study's folder."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from os import PathLike
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import Namespace
+
+CACHES = re.compile(r"cache_(teacher|dir)")
+"""Arguments of models and data that name a folder to write to."""
+
+FOLDERS = re.compile(r"(?!sub_dir)(.*_)?(dir|dirpath|path|folder|directory)")
+"""Such arguments of callbacks, loggers and the other parts of a trainer; ``sub_dir`` lies in another one."""
+
+LEADS_OUT = re.compile(r"[/\\~]|(?!https?:)\w+:.*[/\\]|(.*[/\\])?\.\.([/\\]|$)")
+"""A path that is absolute, of a user, of a file system named by a scheme or a drive, or goes up."""
+
+CHOSEN_BY_STUDY = ("trainer.default_root_dir",)
+
+
+def check_confined(config: Namespace, folder: Path) -> None:
+    """Refuses a configuration that names a place to write to outside of a folder.
+
+    Checked are folders by the names of their arguments, and all other strings of the trainer, as a ``filename`` can go
+    up as well. Relative paths start where the command runs.
+
+    Args:
+        config: As the command line parses it, with the defaults of all classes.
+        folder: The study's.
+
+    Raises:
+        ValueError: Names the argument and its value.
+    """
+    inside = folder.resolve()
+    for key, value in _strings(config):
+        part, name = key.partition(".")[0], key.rpartition(".")[2]
+        if name == "class_path" or key in CHOSEN_BY_STUDY or part not in ("model", "data", "trainer"):
+            continue
+        if (FOLDERS if part == "trainer" else CACHES).fullmatch(name):
+            out = not Path(value).resolve().is_relative_to(inside)
+        else:
+            out = part == "trainer" and LEADS_OUT.match(value) is not None
+        if out:
+            raise ValueError(f"{key} must lie in the study's folder {folder}, got {value!r}")
+
+
+def _strings(part: Any, key: str = "") -> Iterator[tuple[str, str]]:
+    if isinstance(part, Namespace):
+        part = vars(part)
+    if isinstance(part, (list, tuple)):
+        part = {str(number): item for number, item in enumerate(part)}
+    if isinstance(part, Mapping):
+        for name, item in part.items():
+            yield from _strings(item, f"{key}.{name}" if key else str(name))
+    elif isinstance(part, (str, PathLike)):
+        yield key, str(part)
