@@ -59,6 +59,15 @@ def test_sound_and_frames_are_those_of_the_files(tree: Path) -> None:
     np.testing.assert_allclose(greys.numpy(), expected, atol=4)
 
 
+def test_what_is_heard_last_comes_last(tmp_path: Path) -> None:
+    root = write_ravdess(tmp_path, actors=[1, 19, 21])
+    late = np.sin(np.arange(19200)) * (np.arange(19200) >= 9600)  # 0.4 s at 48 kHz
+    for path in (root / "Actor_19").glob("*.wav"):
+        write_wav(path, late)
+    power = ready(root).splits.val[0]["audio"][0].mean(0)
+    assert (power[:18] < power[22:].min()).all()
+
+
 def test_actors_are_in_one_split_each(tree: Path) -> None:
     module = ready(tree)
     actors = [{one.actor for one in split.recordings} for split in module.splits]  # type: ignore[attr-defined]
