@@ -18,7 +18,7 @@ import yaml
 
 import callbacks
 import datamodules
-import distill
+from distill import DistillationModule
 from distill.cli import Configuration, main
 from distill.confined import CACHES, FOLDERS
 from distill.run import inside
@@ -205,13 +205,14 @@ def test_a_study_may_write_into_its_folder_log_to_a_server_and_read_from_anywher
 
 
 def test_every_argument_of_lightning_and_of_this_project_that_takes_a_path_to_write_to_is_known() -> None:
-    reads = {"root", "raw_dir", "depth_dir", "data_dir", "patches_dir", "train_list", "test_list", "responses"}
-    reads |= {"teacher_checkpoint", "reference_checkpoint", "intrinsics", "config"}
+    reads = {"root", "raw_dir", "depth_dir", "disparity_dir", "data_dir", "patches_dir", "train_list", "test_list"}
+    reads |= {"responses", "salience", "teacher_checkpoint", "config"}
+    packages = (datamodules, callbacks, pl.callbacks, pl.loggers, pl.profilers, pl.strategies)
+    kinds: list[type] = [kind for package in packages for kind in vars(package).values() if inspect.isclass(kind)]
     found = set()
-    for package in (datamodules, distill, callbacks, pl.callbacks, pl.loggers, pl.profilers, pl.strategies):
-        for kind in filter(inspect.isclass, vars(package).values()):
-            arguments = inspect.signature(kind.__init__).parameters.values()
-            found |= {it.name for it in arguments if re.search("Path|_PATH", str(it.annotation))}
+    for kind in [*kinds, DistillationModule]:
+        arguments = inspect.signature(kind).parameters.values()
+        found |= {argument.name for argument in arguments if re.search("Path|_PATH", str(argument.annotation))}
     unknown = {name for name in found - reads if not (CACHES.fullmatch(name) or FOLDERS.fullmatch(name))}
     assert {"cache_dir", "cache_teacher", "save_dir", "dirpath", "folder"} <= found
     assert unknown == {"sub_dir"}
