@@ -16,7 +16,18 @@ Batch = dict[str, Tensor]
 SplitName = Literal["train", "val", "test"]
 
 
-class TensorPairs(Dataset[Batch]):
+class BatchedDataset(Dataset[Batch], ABC):
+    """Samples that are read a batch at a time, as :class:`~torch.utils.data.DataLoader` does where it can."""
+
+    def __getitem__(self, index: Any) -> Batch:
+        return {name: values[0] for name, values in self.__getitems__([index]).items()}
+
+    @abstractmethod
+    def __getitems__(self, indices: Sequence[Any]) -> Batch:
+        """The samples at these positions, as one batch; :func:`collate` passes it through."""
+
+
+class TensorPairs(BatchedDataset):
     """The modalities and targets of a split, in memory.
 
     A batch costs one index operation a tensor, however many samples it has: :class:`~torch.utils.data.DataLoader`
@@ -40,9 +51,6 @@ class TensorPairs(Dataset[Batch]):
 
     def __len__(self) -> int:
         return len(next(iter(self.tensors.values())))
-
-    def __getitem__(self, index: int) -> Batch:
-        return {name: values[0] for name, values in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         positions = torch.tensor(indices, dtype=torch.int64)

@@ -10,10 +10,9 @@ from typing import get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
 from datamodules.augmentation import Draw
-from datamodules.base import Batch, SplitName, Splits, check_counts
+from datamodules.base import Batch, BatchedDataset, SplitName, Splits, check_counts
 from datamodules.draws import Bytes, DrawnDataModule, Floats, as_floats, split_draws, uniform_numbers
 from datamodules.labelled_images import (
     NUMBERS,
@@ -161,7 +160,7 @@ class NoisyPair(DrawnDataModule):
         return read_labelled_images(self.dataset, self.root, self.image_size)
 
 
-class NoisyImages(Dataset[Batch]):
+class NoisyImages(BatchedDataset):
     """A split: ``clean``, ``noisy``, ``target`` and ``index``.
 
     A plain position gives the image as it is, in the noise that belongs to it; a
@@ -182,9 +181,6 @@ class NoisyImages(Dataset[Batch]):
 
     def __len__(self) -> int:
         return len(self.positions)
-
-    def __getitem__(self, index: int | Draw) -> Batch:
-        return {name: values[0] for name, values in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: Sequence[int | Draw]) -> Batch:
         """A batch of draws, or one of plain positions.

@@ -8,10 +8,9 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from torch.utils.data import Dataset
 
 from datamodules.augmentation import Draw
-from datamodules.base import Batch, SplitName, Splits, check_counts
+from datamodules.base import Batch, BatchedDataset, SplitName, Splits, check_counts
 from datamodules.draws import DrawnDataModule, as_floats, flipped, split_draws, uniform_numbers
 from datamodules.image_files import subfolders
 from datamodules.labelled_images import read_rgb
@@ -117,7 +116,7 @@ class RadarOptical(DrawnDataModule):
         return Splits(*(ImagePairs([pairs[at] for at in part], self.size) for part in positions))
 
 
-class ImagePairs(Dataset[Batch]):
+class ImagePairs(BatchedDataset):
     """A split: ``optical``, ``radar``, ``target`` and ``index``.
 
     A plain position gives the pair as it is, a :class:`~datamodules.augmentation.Draw` that draw's augmentation.
@@ -135,9 +134,6 @@ class ImagePairs(Dataset[Batch]):
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def __getitem__(self, index: int | Draw) -> Batch:
-        return {name: values[0] for name, values in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: Sequence[int | Draw]) -> Batch:
         """A batch of draws, or one of plain positions.

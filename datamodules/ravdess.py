@@ -11,10 +11,9 @@ from typing import Literal, NamedTuple, get_args
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch.utils.data import Dataset
 
 from datamodules.augmentation import Draw
-from datamodules.base import Batch, SplitName, Splits, check_counts
+from datamodules.base import Batch, BatchedDataset, SplitName, Splits, check_counts
 from datamodules.draws import DrawnDataModule, as_floats, flipped, split_draws, uniform_numbers
 from datamodules.sound import SAMPLE_RATE, log_mel, mel_filterbank, middle, read_wav
 from datamodules.unreadable import OnError
@@ -192,7 +191,7 @@ class Decoder:
         return log_mel(sound, self.filters), read_frames(recording.video, self.frames, self.size)
 
 
-class Recordings(Dataset[Batch]):
+class Recordings(BatchedDataset):
     """A split: ``audio``, ``video``, ``target`` and ``index``.
 
     A plain position gives the utterance as it is, a :class:`~datamodules.augmentation.Draw` that draw's augmentation.
@@ -209,9 +208,6 @@ class Recordings(Dataset[Batch]):
 
     def __len__(self) -> int:
         return len(self.labels)
-
-    def __getitem__(self, index: int | Draw) -> Batch:
-        return {name: values[0] for name, values in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: Sequence[int | Draw]) -> Batch:
         """A batch of draws, or one of plain positions.

@@ -10,7 +10,7 @@ import torch
 from torch.utils.data import DataLoader, Dataset
 
 from datamodules.augmentation import Draw
-from datamodules.base import Batch
+from datamodules.base import Batch, BatchedDataset
 from datamodules.image_files import UnreadableError
 
 OnError = Literal["raise", "skip"]
@@ -22,7 +22,7 @@ class _Batched(Protocol):
     def __getitems__(self, indices: Sequence[int | Draw]) -> Batch: ...
 
 
-class Readable(Dataset[Batch]):
+class Readable(BatchedDataset):
     """A data set in which the next readable sample, after the last one the first again, replaces a damaged one.
 
     Batches keep their size, so the processes of a distributed run take equally many steps; which sample replaces which
@@ -44,9 +44,6 @@ class Readable(Dataset[Batch]):
 
     def __len__(self) -> int:
         return len(self.damaged)
-
-    def __getitem__(self, index: int | Draw) -> Batch:
-        return {name: values[0] for name, values in self.__getitems__([index]).items()}
 
     def __getitems__(self, indices: Sequence[int | Draw]) -> Batch:
         """A batch.
