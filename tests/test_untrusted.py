@@ -208,7 +208,8 @@ def test_every_argument_of_lightning_and_of_this_project_that_takes_a_path_to_wr
     reads = {"root", "raw_dir", "depth_dir", "disparity_dir", "data_dir", "patches_dir", "train_list", "test_list"}
     reads |= {"responses", "salience", "teacher_checkpoint", "config"}
     packages = (datamodules, callbacks, pl.callbacks, pl.loggers, pl.profilers, pl.strategies)
-    kinds: list[type] = [kind for package in packages for kind in vars(package).values() if inspect.isclass(kind)]
+    named = [pair for package in packages for pair in vars(package).items()]
+    kinds: list[type] = [kind for name, kind in named if inspect.isclass(kind) and name[0] != "_"]
     found = set()
     for kind in [*kinds, DistillationModule]:
         arguments = inspect.signature(kind).parameters.values()
