@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from distill.epoch_state import metric_state, set_metric_state
 from distill.metrics import CentralMomentDiscrepancy, NontargetJSD, TargetJSD
 
 WAITING_NUMEL = 2**19
@@ -62,6 +64,17 @@ class OutputDivergences:
         """The divergences over all processes, NaN where no position counted; all processes must take part."""
         self._update()
         return {name: metric.compute().item() for name, metric in self._metrics.items()}
+
+    def state_dict(self) -> dict[str, Any]:
+        """What was added, on the CPU."""
+        metrics = {name: metric_state(metric) for name, metric in self._metrics.items()}
+        return {"metrics": metrics, "waiting": self._waiting.batches("cpu")}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes the place of what was added."""
+        for name, seen in state["metrics"].items():
+            set_metric_state(self._metrics[name], seen)
+        self._waiting = _Waiting(state["waiting"])
 
     def _update(self) -> None:
         for student, teacher, target, counts in self._waiting.take(self.device):
@@ -130,6 +143,21 @@ class InputDivergence:
         self._update()
         return float(self._cmd.compute())
 
+    def state_dict(self) -> dict[str, Any]:
+        """What was added, on the CPU."""
+        return {
+            "comparable": self.comparable,
+            "width": self._width,
+            "cmd": metric_state(self._cmd),
+            "waiting": self._waiting.batches("cpu"),
+        }
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes the place of what was added."""
+        self.comparable, self._width = state["comparable"], state["width"]
+        set_metric_state(self._cmd, state["cmd"])
+        self._waiting = _Waiting(state["waiting"])
+
     def _update(self) -> None:
         for pair in self._waiting.take(self.device):
             self._cmd.update(*pair)
@@ -141,18 +169,24 @@ class InputDivergence:
 class _Waiting:
     """Rows of several batches that will be compared together."""
 
-    def __init__(self) -> None:
+    def __init__(self, batches: Sequence[tuple[Tensor, ...]] = ()) -> None:
         self.numel = 0
         self._batches: list[tuple[Tensor, ...]] = []
+        for tensors in batches:
+            self.add(*tensors)
 
     def add(self, *tensors: Tensor) -> None:
         self.numel += tensors[0].numel()
         self._batches.append(tensors)
 
+    def batches(self, device: str) -> list[tuple[Tensor, ...]]:
+        return [tuple(tensor.to(device) for tensor in tensors) for tensors in self._batches]
+
     def take(self, device: torch.device) -> list[list[Tensor]]:
         """All that waits as one batch, if anything does."""
         batches, self._batches, self.numel = self._batches, [], 0
-        return [[torch.cat(tensors).to(device) for tensors in zip(*batches, strict=True)]] if batches else []
+        columns = zip(*batches, strict=True)
+        return [[torch.cat([part.to(device) for part in column]) for column in columns]] if batches else []
 
 
 def _values(modalities: tuple[Tensor, ...]) -> int:

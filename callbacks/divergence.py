@@ -16,6 +16,7 @@ from callbacks.comparison import InputDivergence, OutputDivergences, float64_dev
 from callbacks.evaluation import EvaluationCallback
 from callbacks.figures import divergence_figure, publish
 from distill.atomic import written_whole
+from distill.distributed import from_all, own_part
 
 COLUMNS = ("epoch", "stage", "cmd", "cmd_target", "cmd_nontarget", "tcjsd", "ncjsd", "input_cmd")
 
@@ -37,9 +38,9 @@ class DivergenceTracker(EvaluationCallback):
     into batches and over processes. Training's are those of the moving student, of the batches as they passed.
 
     In the run's folder, ``divergence.csv`` has one row an epoch and stage of the fit. A fit that is resumed goes on
-    below the rows that its checkpoint knows; an epoch resumed in its middle counts the batches from there on. At the
-    end of the fit the rows are drawn as ``figures/divergence.png``, and for TensorBoard where that is a logger.
-    ``validate`` and ``test`` log, and write no file.
+    below the rows that its checkpoint knows, also in the middle of an epoch. At the end of the fit the rows are drawn
+    as ``figures/divergence.png``, and for TensorBoard where that is a logger. ``validate`` and ``test`` log, and write
+    no file.
 
     Nothing is measured, with one warning, where there is no teacher or predictions are not logits of classes.
 
@@ -73,21 +74,26 @@ class DivergenceTracker(EvaluationCallback):
         self._open: dict[str, OutputDivergences] = {}
         self._inputs: InputDivergence | None = None
         self._rows: list[dict[str, Any]] = []
+        self._compared: dict[str, Any] = {}
         self._folder: Path | None = None
         self._warned = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forgets a former fit, but for the epochs on which this one builds; a checkpoint is loaded after this."""
         if stage == "fit":
+            self._compared = {}
             self._rows = [row for row in self._rows if row["epoch"] < trainer.current_epoch]
 
     def state_dict(self) -> dict[str, Any]:
-        """The rows of the epochs so far."""
-        return {"rows": [dict(row) for row in self._rows]}
+        """The rows of the epochs so far, and what each process has compared in one that has not ended."""
+        parts = {"train": self._open.get("train"), "inputs": self._inputs}
+        compared = {name: part.state_dict() for name, part in parts.items() if part is not None}
+        return {"rows": [dict(row) for row in self._rows], "compared": from_all(compared)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on below the rows of a checkpoint."""
         self._rows = [dict(row) for row in state_dict["rows"]]
+        self._compared = own_part(state_dict["compared"])
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finds the run's folder, on all processes as Lightning asks for."""
@@ -95,11 +101,17 @@ class DivergenceTracker(EvaluationCallback):
         self._folder = None if folder is None else Path(folder)
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Asks for the inputs' divergence, unless a fit that goes on knows it."""
+        """Asks for the inputs' divergence, unless a fit that goes on knows it; goes on with what was compared."""
         known = any(row["input_cmd"] is not None for row in self._rows)
         self._inputs = (
             None if known else InputDivergence(self.moments, self.max_positions, float64_device(pl_module.device))
         )
+        self._open.pop("train", None)
+        if "train" in self._compared:
+            self._open["train"] = self._fresh(pl_module)
+            self._open["train"].load_state_dict(self._compared["train"])
+        if "inputs" in self._compared and self._inputs is not None:
+            self._inputs.load_state_dict(self._compared["inputs"])
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts anew."""

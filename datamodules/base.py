@@ -12,6 +12,8 @@ from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, Subset, default_collate
 
+from datamodules.loading import Loader, ResumableLoader
+
 Batch = dict[str, Tensor]
 SplitName = Literal["train", "val", "test"]
 
@@ -174,9 +176,10 @@ class PairedDataModule(LightningDataModule, ABC):
         """Batches of the training split, shuffled."""
         dataset = self.splits.train
         if self.steps_per_epoch is None:
-            return self._loader(dataset, shuffle=True)
+            return self._loader(dataset, shuffle=True, kind=ResumableLoader)
         count = self.steps_per_epoch * (self.batch_size or len(cast(Sized, dataset)))
-        return self._loader(dataset, sampler=RandomSampler(cast(Sized, dataset), num_samples=count))
+        sampler = RandomSampler(cast(Sized, dataset), num_samples=count)
+        return self._loader(dataset, sampler=sampler, kind=ResumableLoader)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Batches of the validation split, in order; in a distributed run those of this process."""
@@ -232,7 +235,7 @@ class PairedDataModule(LightningDataModule, ABC):
         shuffle: bool = False,
         sampler: Sampler[Any] | None = None,
         generator: torch.Generator | None = None,
-        kind: type[DataLoader[Batch]] = DataLoader,
+        kind: type[Loader] = Loader,
     ) -> DataLoader[Batch]:
         return kind(
             dataset,

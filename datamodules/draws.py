@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.augmentation import Draw, DrawSampler
 from datamodules.base import Batch, PairedDataModule, SplitName
+from datamodules.loading import ResumableLoader
 from datamodules.unreadable import OnError, Readable, ReadableLoader
 
 Bytes = NDArray[np.uint8]
@@ -92,7 +93,7 @@ class DrawnDataModule(PairedDataModule):
         epoch = None if self.trainer is None else self.trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
         sampler = DrawSampler(len(cast(Sized, dataset)), epoch)
         if self.on_error == "raise":
-            return self._loader(dataset, sampler=sampler, generator=torch.Generator())
+            return self._loader(dataset, sampler=sampler, generator=torch.Generator(), kind=ResumableLoader)
         return self._loader(Readable(dataset), sampler=sampler, generator=torch.Generator(), kind=ReadableLoader)
 
     def val_dataloader(self) -> DataLoader[Batch]:

@@ -7,11 +7,12 @@ from collections.abc import Iterator, Sequence, Sized
 from typing import Any, Literal, Protocol, cast
 
 import torch
-from torch.utils.data import DataLoader, Dataset
+from torch.utils.data import Dataset
 
 from datamodules.augmentation import Draw
 from datamodules.base import Batch, BatchedDataset
 from datamodules.image_files import UnreadableError
+from datamodules.loading import ResumableLoader
 
 OnError = Literal["raise", "skip"]
 
@@ -97,7 +98,7 @@ class Readable(BatchedDataset):
         return bool(self.damaged[_position(index)])
 
 
-class ReadableLoader(DataLoader[Batch]):
+class ReadableLoader(ResumableLoader):
     """Loads from a :class:`Readable` data set, which reports when an epoch ends."""
 
     def __iter__(self) -> Any:
@@ -106,8 +107,8 @@ class ReadableLoader(DataLoader[Batch]):
     def _reporting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
         dataset = cast(Readable, self.dataset)
         try:
-            for number, batch in enumerate(batches, 1):
-                if number == len(self):  # after which a trainer asks for no more
+            for batch in batches:
+                if self._delivered == len(self):  # after which a trainer asks for no more
                     dataset.report()
                 yield batch
         finally:

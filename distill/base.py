@@ -166,8 +166,8 @@ class DistillationModule(Supervised, ABC):
         return getattr(self.task, "ignore_index", 255)
 
     def configure_callbacks(self) -> list[Callback]:
-        """The cache of the teacher's responses, where there is one, hears when a fit and its epochs begin and end."""
-        return [] if self._teacher_cache is None else [self._teacher_cache]
+        """As in :class:`Supervised`; the cache of the teacher's responses hears of a fit and its epochs as well."""
+        return super().configure_callbacks() + ([] if self._teacher_cache is None else [self._teacher_cache])
 
     # the public hooks around the transfer would make Lightning warn every user of a data module
     def _apply_batch_transfer_handler(
@@ -208,10 +208,13 @@ class DistillationModule(Supervised, ABC):
             for weighting in self._weightings():
                 weighting.begin_fit(self)
 
+    def on_train_start(self) -> None:
+        """Tells the weightings of samples where in the fit they are, also where that is the middle of an epoch."""
+        self._tell_weightings()
+
     def on_train_epoch_start(self) -> None:
         """Tells the weightings of samples where in the fit they are."""
-        for weighting in self._weightings():
-            weighting.begin_epoch(self.current_epoch, self.trainer.max_epochs or -1)
+        self._tell_weightings()
 
     @torch.no_grad()
     def teacher_prediction(self, batch: Batch) -> Tensor:
@@ -227,6 +230,10 @@ class DistillationModule(Supervised, ABC):
         network = copy.deepcopy(self._require("network"))
         load_network(network, checkpoint)
         return Supervised(network, copy.deepcopy(self.task), self.inputs).eval().requires_grad_(False)
+
+    def _tell_weightings(self) -> None:
+        for weighting in self._weightings():
+            weighting.begin_epoch(self.current_epoch, self.trainer.max_epochs or -1)
 
     def _weightings(self) -> list[SampleWeighting]:
         return [part for part in self.modules() if isinstance(part, SampleWeighting)]

@@ -31,9 +31,9 @@ import distill.methods
 import distill.models  # noqa: F401
 from callbacks import PredictionWriter
 from distill.base import Supervised
+from distill.last_checkpoint import LastCheckpoint
 from distill.run import (
     BestCheckpoint,
-    LastCheckpoint,
     MetricsCSV,
     WholeFileCheckpointIO,
     check_checkpoint,
@@ -307,7 +307,7 @@ def main(args: list[str] | None = None) -> None:
         else:
             CLI(args)
     except SIGTERMException:
-        sys.stderr.write("stopped by SIGTERM: --ckpt_path last goes on from the last whole epoch\n")
+        sys.stderr.write("stopped by SIGTERM: --ckpt_path last goes on from the last checkpoint\n")
         sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")

@@ -74,6 +74,20 @@ def mean(values: Tensor, weights: Tensor) -> Tensor:
     return world_size() * counted.sum() / total.clamp(min=torch.finfo(values.dtype).tiny)
 
 
+def from_all(state: Any) -> list[Any]:
+    """What each process has given, in the order of their ranks, so that a checkpoint can hold all of it."""
+    states = [state] * world_size()
+    if world_size() > 1:
+        dist.all_gather_object(states, state)
+    return states
+
+
+def own_part(states: list[Any]) -> Any:
+    """What this process had given to :func:`from_all`; what the first had, where there are more processes now."""
+    rank = dist.get_rank() if world_size() > 1 else 0
+    return states[rank if rank < len(states) else 0]
+
+
 class KeptEqual(nn.Module):
     """Base of modules whose buffers are equal in all processes by what they do, so that DDP need not send them."""
 

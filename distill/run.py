@@ -8,8 +8,6 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
-from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
-from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
@@ -180,57 +178,6 @@ class BestCheckpoint(ModelCheckpoint):
             save_weights_only=True,
             enable_version_counter=False,
         )
-
-
-class LastCheckpoint(ModelCheckpoint):
-    """Keeps ``checkpoints/last.ckpt``, from which a fit goes on as if it had never stopped.
-
-    It is written when an epoch ends. Two things that Lightning does only after that, and not when the fit goes on, are
-    done here: the epoch's row in ``metrics.csv``, and the step of a schedule that waits for a plateau.
-
-    Args:
-        folder: The run's folder.
-    """
-
-    def __init__(self, folder: Path) -> None:
-        super().__init__(folder / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False)
-        self._plateaus: list[float | None] = []
-
-    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the row, then the checkpoint."""
-        seen = trainer.callback_metrics
-        self._plateaus = [
-            float(seen[config.monitor]) if config.reduce_on_plateau and config.monitor in seen else None
-            for config in trainer.lr_scheduler_configs
-        ]
-        _log_end_of_epoch(trainer)
-        super().on_train_epoch_end(trainer, pl_module)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Makes up for the step on a plateau."""
-        super().on_train_start(trainer, pl_module)
-        for config, value in zip(trainer.lr_scheduler_configs, self._plateaus, strict=False):
-            if value is not None:
-                pl_module.lr_scheduler_step(config.scheduler, value)
-        self._plateaus = []
-
-    def state_dict(self) -> dict[str, Any]:
-        """As of Lightning, and what the plateau is told by."""
-        return super().state_dict() | {"plateaus": self._plateaus}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As of Lightning, and what the plateau is told by."""
-        super().load_state_dict(state_dict)
-        self._plateaus = state_dict["plateaus"]
-
-
-def _log_end_of_epoch(trainer: Trainer) -> None:
-    metrics = convert_tensors_to_scalars(trainer._logger_connector.metrics["log"])
-    step = trainer.fit_loop.epoch_loop._batches_that_stepped - 1
-    for logger in trainer.loggers:
-        if isinstance(logger, MetricsCSV) and metrics:
-            logger.log_metrics({"epoch": trainer.current_epoch, **metrics}, step)
-            logger.save()
 
 
 class WholeFileCheckpointIO(TorchCheckpointIO):

@@ -9,7 +9,7 @@ from itertools import chain
 from typing import Any, cast
 
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.trainer.states import TrainerFn
@@ -20,7 +20,8 @@ from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from distill.checkpoint import check_class_names
-from distill.distributed import mean
+from distill.distributed import from_all, mean, own_part
+from distill.epoch_losses import EpochLosses
 from distill.finite import LossWatch
 from distill.optimization import ParameterSettings, parameter_groups, stepped_as_lightning_wants
 from distill.outputs import Batch, autocast_off, full_precision, prediction_of
@@ -59,7 +60,7 @@ class Supervised(LightningModule):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self._rng_states: dict[str, Any] | None = None
-        self._losses: dict[str, tuple[Tensor | float, int]] = {}
+        self._epoch_losses = EpochLosses()
         self._loss_watch = LossWatch()
         self.scores = nn.ModuleDict()
         self.hard = nn.ModuleDict()
@@ -97,12 +98,6 @@ class Supervised(LightningModule):
         """Scores a batch of the test split."""
         return self._evaluate(batch, "test")
 
-    def on_train_epoch_end(self) -> None:
-        """Logs the mean losses over the samples of the epoch."""
-        for name, (total, samples) in self._losses.items():
-            self.log(f"train/{name}", total / samples, sync_dist=True, batch_size=samples)
-        self._losses = {}
-
     def on_validation_epoch_end(self) -> None:
         """Logs the scores of the validation split."""
         self._log_scores("val")
@@ -115,6 +110,10 @@ class Supervised(LightningModule):
         """The prediction for a batch, with the ``index`` and ``target`` of its samples where the batch has them."""
         known = {key: batch[key] for key in ("index", "target") if key in batch}
         return {"prediction": self.see(batch)} | known
+
+    def configure_callbacks(self) -> list[Callback]:
+        """What hears when an epoch ends and logs its mean losses."""
+        return [] if self._epoch_losses in self.trainer.callbacks else [self._epoch_losses]  # type: ignore[attr-defined]
 
     def configure_optimizers(self) -> Any:
         """The optimiser over all trained parameters, and the schedule if one is asked for."""
@@ -187,7 +186,7 @@ class Supervised(LightningModule):
 
         The names of the classes, where the data have some, are kept as well.
         """
-        checkpoint["rng_states"] = rng_states()
+        checkpoint["rng_states"] = from_all(rng_states())
         if names := self._class_names():
             checkpoint["class_names"] = list(names)
 
@@ -198,14 +197,13 @@ class Supervised(LightningModule):
             ValueError: The data have the same classes in another order.
         """
         check_class_names(checkpoint.get("class_names", ()), self._class_names(), model="checkpoint")
-        self._rng_states = checkpoint.get("rng_states")
+        self._rng_states = own_part(checkpoint["rng_states"]) if "rng_states" in checkpoint else None
 
     def on_fit_start(self) -> None:
-        """Goes on with the random numbers of the checkpoint, before the first epoch is shuffled."""
+        """Goes on with the random numbers of the checkpoint, before anything is shuffled."""
         if self._rng_states is not None and self.trainer.ckpt_path is not None:
             set_rng_states(self._rng_states)
         self._rng_states = None
-        self._losses = {}  # a fit that failed leaves those of its last epoch
         if self.network is not None and not self.network.training:
             self.network.train()  # from_pretrained of Hugging Face leaves networks in eval mode
         if self.dtype in (torch.float16, torch.bfloat16):  # as with precision bf16-true, but losses stay in float32
@@ -338,9 +336,7 @@ class Supervised(LightningModule):
         size = len(next(iter(batch.values())))
         self.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=size)
         # a call of log() costs half a millisecond, and there may be many terms: those of an epoch are logged at its end
-        for name, value in {"loss": loss, **terms}.items():
-            total, samples = self._losses.get(name, (0.0, 0))
-            self._losses[name] = total + size * value.detach(), samples + size
+        self._epoch_losses.add({"loss": loss, **terms}, size)
 
     @property
     def _task(self) -> Task:

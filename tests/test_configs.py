@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import subprocess
 from collections.abc import Callable
 from pathlib import Path
@@ -27,6 +29,7 @@ from tests.datamodules.trees import (
     write_semantic_kitti,
     write_virtual_kitti2,
 )
+from tests.waiting import wait_until
 
 CONFIGS = Path(__file__).parents[1] / "configs"
 PARTS = sorted(path for folder in ("data", "task", "trainer") for path in (CONFIGS / folder).glob("*.yaml"))
@@ -274,5 +277,28 @@ def test_a_cluster_adds_to_what_a_recipe_says_of_the_trainer(name: str) -> None:
     assert len(there.callbacks or []) == len(alone.callbacks or [])
 
 
-def test_the_script_for_slurm_is_a_script_of_bash() -> None:
-    subprocess.run(["bash", "-n", str(CONFIGS / "trainer" / "slurm.sh")], check=True)
+COMMANDS = {
+    "srun": 'echo $$ > step; trap "echo stopped >> said; exit 143" TERM; while :; do sleep 0.02; done',
+    "scancel": '[ "$*" = "--signal=TERM 7" ] && kill -TERM "$(cat step)"',
+    "scontrol": 'echo "$@" >> said',
+}
+
+
+def test_the_script_for_slurm_lets_the_fit_stop_and_then_puts_the_job_back(tmp_path: Path) -> None:
+    for name, text in COMMANDS.items():
+        command = tmp_path / name
+        command.write_text(f"#!/bin/bash\n{text}\n")
+        command.chmod(0o755)
+    process = subprocess.Popen(
+        ["bash", str(CONFIGS.absolute() / "trainer" / "slurm.sh"), "recipe.yaml"],
+        env={"PATH": f"{tmp_path}:{os.environ['PATH']}", "SLURM_JOB_ID": "7"},
+        cwd=tmp_path,
+        start_new_session=True,
+    )
+    try:
+        wait_until(lambda: (tmp_path / "step").exists() and bool((tmp_path / "step").read_text()))
+        process.send_signal(signal.SIGUSR1)
+        process.wait(60)
+    finally:
+        os.killpg(process.pid, signal.SIGKILL)  # the script's sleep, which the end of a job ends
+    assert (tmp_path / "said").read_text() == "stopped\nrequeue 7\n"

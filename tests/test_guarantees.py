@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
+import signal
 import subprocess
 import sys
 import warnings
@@ -14,11 +15,13 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback, ModelCheckpoint
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from distill import Batch, DistillationModule
+from distill.last_checkpoint import LastCheckpoint
 from tests.processes import run_in_processes
 from tests.toys import (
     CLASSES,
@@ -360,31 +363,41 @@ def test_processes_with_a_share_of_the_batch_each_equal_one_with_the_whole(
             torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-11, msg=f"{method}: {name}")
 
 
-class StopIn(Callback):
-    def __init__(self, epoch: int) -> None:
-        self.epoch = epoch
+class Stop(Callback):
+    """Kills a fit in the second step of an epoch, or asks it to stop there."""
+
+    def __init__(self, kills: int = -1, asks: int = -1) -> None:
+        self.kills = kills
+        self.asks = asks
 
     def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, index: int) -> None:
-        if trainer.current_epoch == self.epoch and index == 1:
-            raise RuntimeError("stopped")
+        if trainer.current_epoch == self.kills and index == 1:
+            raise RuntimeError("killed")
+        if trainer.current_epoch == self.asks and index == 1:
+            signal.raise_signal(signal.SIGTERM)
 
 
 @every_method
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
 def test_a_stopped_and_resumed_run_ends_with_the_same_weights(method: str, tmp_path: Path) -> None:
-    def fit(folder: str, ckpt_path: Path | None = None, stop_in: int = -1) -> dict[str, Tensor]:
+    def fit(folder: str, *, ckpt_path: Path | None = None, **stop: int) -> dict[str, Tensor]:
         pl.seed_everything(3, verbose=False)
         module = make(method, lr_scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 2, 0.5))
-        last = ModelCheckpoint(tmp_path / folder, filename="last", save_on_train_epoch_end=True)
-        trainer = quiet_trainer(tmp_path, max_epochs=4, enable_checkpointing=True, callbacks=[last, StopIn(stop_in)])
+        callbacks = [LastCheckpoint(tmp_path / folder), Stop(**stop)]
+        trainer = quiet_trainer(tmp_path, max_epochs=4, enable_checkpointing=True, callbacks=callbacks)
         trainer.fit(module, ToyData(method=method), ckpt_path=ckpt_path)
         return weights_of(module)
 
+    last = tmp_path / "parts/checkpoints/last.ckpt"
     whole = fit("whole")
-    with pytest.raises(RuntimeError, match="stopped"):
-        fit("parts", stop_in=2)
+    with pytest.raises(SIGTERMException):
+        fit("parts", asks=1)
+    assert torch.load(last, weights_only=True)["global_step"] == 3 + 2
     torch.rand(7)  # the second process starts from another random state
-    resumed = fit("parts", ckpt_path=tmp_path / "parts" / "last.ckpt")
-    assert_same(whole, resumed)
+    with pytest.raises(RuntimeError, match="killed"):
+        fit("parts", ckpt_path=last, kills=3)
+    torch.rand(7)
+    assert_same(whole, fit("parts", ckpt_path=last))
 
 
 def start(module: DistillationModule, data: ToyData, folder: Path) -> pl.Trainer:

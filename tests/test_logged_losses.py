@@ -10,7 +10,7 @@ import torch
 from torch import nn
 
 from distill.losses import dkd_loss
-from distill.methods import DKD
+from distill.methods import DKD, KD
 from tests.toys import ToyData, make_batch, pair_arguments, quiet_trainer
 
 
@@ -25,3 +25,14 @@ def test_they_are_means_over_the_samples_of_the_last_epoch_however_many_a_batch_
     expected = dkd_loss(student(batch["x_b"]), teacher(batch["x_a"]), batch["target"]).item()
     assert float(logged["train/tckd"] + logged["train/nckd"]) == pytest.approx(expected, rel=1e-5)
     assert float(logged["train/loss"] - logged["train/hard"]) == pytest.approx(expected, rel=1e-5)
+
+
+class EndsItself(KD):
+    def on_train_epoch_end(self) -> None:
+        self.log("mine", 1.0)
+
+
+def test_a_module_with_an_end_of_the_epoch_of_its_own_logs_them_as_well(tmp_path: Path) -> None:
+    trainer = quiet_trainer(tmp_path, max_epochs=1)
+    trainer.fit(EndsItself(**pair_arguments()), ToyData())
+    assert {"mine", "train/loss", "train/hard", "train/kd"} <= trainer.callback_metrics.keys()

@@ -16,9 +16,9 @@ from lightning.pytorch.cli import ReduceLROnPlateau
 from torch import Tensor
 
 from distill.atomic import written_whole
+from distill.last_checkpoint import LastCheckpoint
 from distill.run import (
     BestCheckpoint,
-    LastCheckpoint,
     MetricsCSV,
     WholeFileCheckpointIO,
     check_checkpoint,

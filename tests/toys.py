@@ -14,6 +14,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.utils.data import DataLoader, Dataset
 
 import distill.methods
+from datamodules.loading import ResumableLoader
 from distill import (
     Batch,
     Classification,
@@ -255,7 +256,7 @@ class ToyData(LightningDataModule):
         self.batch_size = batch_size
 
     def train_dataloader(self) -> DataLoader[Batch]:
-        return DataLoader(self.samples, batch_size=self.batch_size, shuffle=True)
+        return ResumableLoader(self.samples, batch_size=self.batch_size, shuffle=True)
 
     def val_dataloader(self) -> DataLoader[Batch]:
         return DataLoader(self.samples, batch_size=self.batch_size)

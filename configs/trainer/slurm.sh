@@ -11,7 +11,8 @@
 set -euo pipefail
 recipe=$1
 shift
-trap 'scontrol requeue "$SLURM_JOB_ID"' USR1
+# SIGTERM lets the fit write a checkpoint and stop; the job goes back into the queue even where that takes too long
+trap 'scancel --signal=TERM "$SLURM_JOB_ID" || true; sleep 240 & wait -n || true; scontrol requeue "$SLURM_JOB_ID"' USR1
 srun python train.py fit --config "$recipe" --trainer configs/trainer/slurm.yaml \
     --version "job_$SLURM_JOB_ID" --ckpt_path last "$@" &
 wait $!

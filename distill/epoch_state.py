@@ -1,0 +1,61 @@
+"""What a fit has gathered in the epoch so far that no ``state_dict`` holds: logged values and the module's metrics."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import torch
+from lightning.pytorch import LightningModule, Trainer
+from torch import Tensor
+from torchmetrics import Metric
+
+EpochState = dict[str, Any]
+MetricState = tuple[int, dict[str, Tensor | list[Tensor]]]
+
+
+def gathered(trainer: Trainer, module: LightningModule) -> EpochState:
+    """What ``log`` averages over the epoch, and what the module's metrics have seen; on the CPU."""
+    logged = {
+        key: {name: getattr(result, name).cpu() for name in result._defaults}
+        for key, result in trainer.fit_loop.epoch_loop._results.items()
+        if result.is_tensor and result.meta.on_epoch and not result.has_reset
+    }
+    metrics = {
+        name: metric_state(part)
+        for name, part in module.named_modules()
+        if isinstance(part, Metric) and part.update_called
+    }
+    return {"logged": logged, "metrics": metrics}
+
+
+def restore_metrics(state: EpochState, module: LightningModule) -> None:
+    """Gives the module's metrics what they had seen."""
+    for name, seen in state["metrics"].items():
+        set_metric_state(cast(Metric, module.get_submodule(name)), seen)
+
+
+def add_logged(state: EpochState, trainer: Trainer) -> None:
+    """Adds what had been logged to what has been logged since, once; Lightning knows of a value when it is logged."""
+    results = trainer.fit_loop.epoch_loop._results
+    for key in state["logged"].keys() & results.keys():
+        result = results[key]
+        extreme = result.meta.reduce_fx if result.meta.is_max_reduction or result.meta.is_min_reduction else None
+        for name, value in state["logged"].pop(key).items():
+            before, since = value.to(result.device), getattr(result, name)
+            setattr(result, name, extreme(before, since) if extreme else before + since)
+
+
+def metric_state(metric: Metric) -> MetricState:
+    """How often a metric was updated, and what it has gathered, on the CPU."""
+    return metric._update_count, {name: _moved(value, "cpu") for name, value in metric.metric_state.items()}
+
+
+def set_metric_state(metric: Metric, state: MetricState) -> None:
+    """Gives a metric what :func:`metric_state` returned."""
+    metric._update_count, values = state
+    for name, value in values.items():
+        setattr(metric, name, _moved(value, metric.device))
+
+
+def _moved(value: Tensor | list[Tensor], device: torch.device | str) -> Tensor | list[Tensor]:
+    return [part.to(device) for part in value] if isinstance(value, list) else value.to(device)
