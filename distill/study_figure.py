@@ -160,7 +160,10 @@ def _over_rows(summary: pd.DataFrame, panel: Panel) -> tuple[list[_Curve], str, 
     curves = []
     for place, name in enumerate(names):
         rows = numbered.get(name, dict.fromkeys(numbers, name))
-        curves.append(_Curve(name, place, [float(number) for number in rows], [(row, column) for row in rows.values()]))
+        own = sorted(rows, key=float)
+        curves.append(
+            _Curve(name, place, [float(number) for number in own], [(rows[number], column) for number in own])
+        )
     return curves, panel.axis or "", {float(number): number for number in numbers}
 
 

@@ -102,7 +102,7 @@ def test_columns_lie_at_their_numbers(names: list[str], label: str, positions: l
 
 
 def test_rows_that_differ_in_a_number_are_a_line_over_it() -> None:
-    at = {"student": [0.5, 0.7], "true 0.5": [0.4, 0.6], "true 10": [0.2, 0.4], "random 10": [0.3, 0.1]}
+    at = {"student": [0.5, 0.7], "true 10": [0.2, 0.4], "true 0.5": [0.4, 0.6], "random 10": [0.3, 0.1]}
     runs = [
         {"column": column, "row": row, "seed": seed, "test/accuracy": accuracy - drop, "test/ncjsd": 0.0}
         for column, drop in {"gamma 0": 0.0, "gamma 1": 0.1}.items()
