@@ -73,11 +73,12 @@ def salience_figure(salience: Mapping[str, NDArray[Any]], ratio: float) -> Figur
 def _draw_maps(
     axes: list[Axes], name: str, values: NDArray[Any], masks: Mapping[str, NDArray[Any]], ratio: float
 ) -> None:
-    heat = axes[0].imshow(values, cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+    low = values.min()  # by permutation images have values near 1 alone, which a scale from 0 on would not tell apart
+    heat = axes[0].imshow(values, cmap="magma", vmin=low, vmax=1, interpolation="nearest")
     axes[0].set_title(f"salience of {name}", fontsize="medium")
     axes[0].figure.colorbar(heat, ax=axes[0], shrink=0.8)
     for panel, (mode, mask) in zip(axes[1:], masks.items(), strict=True):
-        panel.imshow(np.where(mask, values, np.nan), cmap="magma", vmin=0, vmax=1, interpolation="nearest")
+        panel.imshow(np.where(mask, values, np.nan), cmap="magma", vmin=low, vmax=1, interpolation="nearest")
         panel.set_facecolor("0.85")
         panel.set_title(f"{mode} mask, {ratio:.0%}", fontsize="medium")
     for panel in axes:

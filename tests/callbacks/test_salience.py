@@ -32,6 +32,7 @@ def test_a_map_is_a_heat_map_beside_what_each_mask_takes_away() -> None:
     assert np.array_equal(np.isnan(true), [[True, False], [False, True]])
     assert np.array_equal(np.isnan(false), [[False, True], [True, False]])
     assert np.isnan(random).sum() == 2
+    assert {axes.get_images()[0].get_clim() for axes in panels} == {(0.1, 1.0)}
 
 
 def test_a_vector_is_bars_in_the_colours_of_the_masks() -> None:
