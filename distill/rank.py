@@ -19,7 +19,8 @@ from distill.atomic import written_whole
 from distill.bootstrap import Sums, joined, sums_of
 from distill.cell import Cell, sentence
 from distill.checkpoint import load_network
-from distill.cli import CLI, Parser
+from distill.cli import CLI
+from distill.plan_file import merged, read_plan
 from distill.pool import run_with_dependencies
 from distill.rank_table import Candidate, write_ranking
 from distill.study import Study, plan_cells, run_cells
@@ -83,7 +84,7 @@ class Ranking:
             if not Path(path).is_file():
                 raise FileNotFoundError(f"there is no checkpoint {path} of {name!r}")
         for name, part in {STUDENT: self.student, **self.candidates}.items():
-            arguments = _merged(self.base, part).get("model", {}).get("init_args", {})
+            arguments = merged(self.base, part).get("model", {}).get("init_args", {})
             for argument in ("network", "inputs"):
                 if argument not in arguments:
                     raise ValueError(f"{name!r} has no {argument}: give it, or base, model.init_args.{argument}")
@@ -105,7 +106,7 @@ class Ranking:
     def _distilled(self, candidate: str, method: dict) -> dict:
         """The configuration of a student that learns from a candidate."""
         part = self.candidates[candidate]
-        teacher, student = (_merged(self.base, own)["model"]["init_args"] for own in (part, self.student))
+        teacher, student = (merged(self.base, own)["model"]["init_args"] for own in (part, self.student))
         weights = part.get("checkpoint", f"{{{candidate}}}/checkpoints/best.ckpt")
         pair = {
             "teacher": teacher["network"],
@@ -159,11 +160,8 @@ def rank(arguments: list[str]) -> None:
     Args:
         arguments: The command line after ``rank``; see ``python train.py rank --help``.
     """
-    parser = Parser(prog="train.py rank", description="Ranks candidate teachers by their divergence from a student.")
-    parser.add_argument("--config", action="config", help="The file of the ranking.")
-    parser.add_class_arguments(Ranking)
-    fields = parser.parse_args(arguments).as_dict()
-    del fields["config"]
+    description = "Ranks candidate teachers by their divergence from a student."
+    fields = read_plan(Ranking, "rank", description, arguments)
     plan = Ranking(**fields)
     cells = {(cell.row, cell.seed): cell for cell in plan_cells(plan.study)}
     trained = [cell for cell in cells.values() if cell.row not in plan.given]
@@ -288,12 +286,3 @@ def _validation_batches(data: Any, max_samples: int | None) -> Iterator[dict[str
 
 def _trained(part: dict) -> dict:
     return {key: value for key, value in part.items() if key != "checkpoint"}
-
-
-def _merged(base: Any, part: Any) -> Any:
-    """One part of a configuration over another, as several ``--config`` merge."""
-    if not isinstance(base, dict) or not isinstance(part, dict):
-        return part
-    if "class_path" in part and part["class_path"] != base.get("class_path", part["class_path"]):
-        return part
-    return base | {key: _merged(base.get(key), value) for key, value in part.items()}

@@ -18,8 +18,9 @@ from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 from callbacks import depth_comparison
 from distill.atomic import written_whole
 from distill.cell import Cell, sentence, train, train_group, write_result
-from distill.cli import Configuration, ConfigurationError, Parser
+from distill.cli import Configuration, ConfigurationError
 from distill.confined import check_confined
+from distill.plan_file import read_plan
 from distill.pool import run_with_dependencies
 from distill.run import inside
 from distill.study_figure import Panel, split_number, write_figure
@@ -145,11 +146,7 @@ def study(arguments: list[str]) -> None:
     Args:
         arguments: The command line after ``study``; see ``python train.py study --help``.
     """
-    parser = Parser(prog="train.py study", description="Trains a grid of runs and prints one table.")
-    parser.add_argument("--config", action="config", help="The study file.")
-    parser.add_class_arguments(Study)
-    fields = parser.parse_args(arguments).as_dict()
-    del fields["config"]
+    fields = read_plan(Study, "study", "Trains a grid of runs and prints one table.", arguments)
     plan = Study(**fields | {name: [_made(kind, part) for part in fields[name]] for name, kind in LISTED.items()})
     cells = plan_cells(plan)
     run_cells(plan, cells)
