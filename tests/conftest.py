@@ -2,8 +2,27 @@
 
 from __future__ import annotations
 
+import os
+
 import pytest
 import torch
+
+MOST_PROCESSES = 4
+"""Each holds up to 3 GiB, and the longest file ends no sooner with more."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """Shares the files of the whole suite among several processes; ``-n 0`` keeps to one.
+
+    Not the slow tests, some of which measure time.
+    """
+    options = config.option
+    whole = config.args_source is pytest.Config.ArgsSource.TESTPATHS and "not slow" in options.markexpr
+    free = getattr(options, "numprocesses", 0) is None and not (options.usepdb or options.collectonly)
+    if whole and free and not hasattr(config, "workerinput"):
+        options.numprocesses = min(MOST_PROCESSES, os.cpu_count() or 1)
+        options.dist = "loadfile"
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
