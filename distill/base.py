@@ -209,7 +209,8 @@ class DistillationModule(Supervised, ABC):
                 weighting.begin_fit(self)
 
     def on_train_start(self) -> None:
-        """Tells the weightings of samples where in the fit they are, also where that is the middle of an epoch."""
+        """As in :class:`Supervised`; tells the weightings of samples where they are, also in the middle of an epoch."""
+        super().on_train_start()
         self._tell_weightings()
 
     def on_train_epoch_start(self) -> None:
