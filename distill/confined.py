@@ -16,7 +16,7 @@ CACHES = re.compile(r"cache_(teacher|dir)")
 FOLDERS = re.compile(r"(?!sub_dir)(.*_)?(dir|dirpath|path|folder|directory)")
 """Such arguments of callbacks, loggers and the other parts of a trainer; ``sub_dir`` lies in another one."""
 
-LEADS_OUT = re.compile(r"[/\\~]|(?!https?:)\w+:.*[/\\]|(.*[/\\])?\.\.([/\\]|$)")
+LEADS_OUT = re.compile(r"[/\\~]|(?!https?:)\w+:.*[/\\]|(.*[/\\])?\.\.([/\\]|$)", re.DOTALL)
 """A path that is absolute, of a user, of a file system named by a scheme or a drive, or goes up."""
 
 CHOSEN_BY_STUDY = ("trainer.default_root_dir",)

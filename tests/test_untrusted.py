@@ -146,6 +146,7 @@ def logger(kind: str, **arguments: Any) -> dict[str, Any]:
 WRITES = {
     "a checkpoint": (callback("ModelCheckpoint", dirpath="/tmp/other"), "trainer.callbacks.0.init_args.dirpath"),
     "a file that goes up": (callback("ModelCheckpoint", filename="../../{epoch}"), "filename"),
+    "a line that goes up": (callback("ModelCheckpoint", filename="a\n/../../../{epoch}"), "filename"),
     "where the command runs": (callback("ModelCheckpoint", dirpath="other"), "dirpath"),
     "home": (callback("ModelCheckpoint", filename="~/other"), "filename"),
     "a logger": (logger("CSVLogger", save_dir="/tmp/other"), "trainer.logger.init_args.save_dir"),
