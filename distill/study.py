@@ -19,7 +19,7 @@ from callbacks import depth_comparison
 from distill.atomic import written_whole
 from distill.cell import Cell, sentence, train, train_group, write_result
 from distill.cli import Configuration, ConfigurationError
-from distill.confined import check_confined
+from distill.confined import check_confined, check_job_parameters
 from distill.plan_file import read_plan
 from distill.pool import run_with_dependencies
 from distill.run import inside
@@ -64,7 +64,7 @@ class Study:
         cluster: Where runs train: in ``workers`` processes of this machine; as an array of SLURM jobs, one for each
             column and seed; or, to try that out, as such jobs on this machine (``local``).
         slurm: Parameters of the jobs by submitit's names, such as ``slurm_partition`` and ``timeout_min`` (a day
-            unless said otherwise).
+            unless said otherwise); none that hold commands, such as ``slurm_setup``.
     """
 
     base: dict
@@ -96,6 +96,7 @@ class Study:
         if self.side_by_side and self.cluster:
             raise ValueError("seeds train side by side on this machine, not on a cluster: leave one of the two out")
         self._check_names()
+        check_job_parameters(self.slurm)
         inside(Path(self.logs_dir), self.name, "name")
         if self.workers < 1:
             raise ValueError(f"workers must be 1 or more, got {self.workers}")

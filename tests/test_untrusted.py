@@ -1,4 +1,4 @@
-"""Files of strangers: loading one runs no code of it, and a study's outputs stay in its folder."""
+"""Files of strangers: loading one runs no code of it, a study's outputs stay in its folder and its jobs are its own."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ import yaml
 import callbacks
 import datamodules
 from distill import DistillationModule
-from distill.cli import Configuration, main
-from distill.confined import CACHES, FOLDERS
+from distill.cli import Configuration, ConfigurationError, main
+from distill.confined import CACHES, EVERY_CLUSTER, FOLDERS, SLURM
 from distill.run import inside
 from tests.test_checkpoint import Payload
 from tests.test_study import STUDY, plan, write
@@ -203,6 +203,39 @@ def test_a_study_may_write_into_its_folder_log_to_a_server_and_read_from_anywher
     rows["student"]["model"] = {"init_args": {"cache_teacher": str(tmp_path / "tiny/cache")}}
     rows["read"] = {"data": {"class_path": "datamodules.MNISTM", "init_args": {"patches_dir": "/data/patches"}}}
     assert len(plan(tmp_path, rows=rows, columns={"": {}}, teacher=None, reference=None, seeds=1)) == 2
+
+
+def test_the_scratch_space_that_deepspeed_names_is_no_folder_that_a_study_names(tmp_path: Path) -> None:
+    strategy: dict[str, Any] = {"class_path": "lightning.pytorch.strategies.DeepSpeedStrategy"}
+    row = {"trainer": {"strategy": strategy}}
+    study: dict[str, Any] = {"columns": {"": {}}, "teacher": None, "reference": None, "seeds": 1}
+    assert len(plan(tmp_path, rows={"sharded": row}, **study)) == 1
+    strategy["init_args"] = {"nvme_path": "/tmp/other"}
+    with pytest.raises(ConfigurationError, match="nvme_path must lie in the study's folder"):
+        plan(tmp_path, rows={"sharded": row}, **study)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("slurm_setup", ["touch sprung"], "slurm_setup cannot be set by a study, only name, timeout_min, .* can"),
+        ("slurm_teardown", ["touch sprung"], "slurm_teardown cannot be set"),
+        ("slurm_additional_parameters", {"wrap": "touch sprung"}, "slurm_additional_parameters cannot be set"),
+        ("slurm_srun_args", ["--prolog=sprung"], "slurm_srun_args cannot be set"),
+        ("slurm_comment", "a\ntouch sprung", "slurm_comment must be a number or one line of text, got"),
+        ("slurm_partition", ["gpu"], "slurm_partition must be a number or one line of text, got"),
+    ],
+)
+def test_a_study_gives_the_jobs_of_a_cluster_no_commands(name: str, value: Any, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=message):
+        plan(tmp_path, slurm={name: value})
+
+
+def test_every_parameter_of_jobs_that_a_study_may_set_is_one_of_submitit() -> None:
+    jobs = pytest.importorskip("submitit").AutoExecutor
+    executors = pytest.importorskip("submitit.core.plugins").get_executors()
+    assert set(EVERY_CLUSTER) <= jobs._valid_parameters()
+    assert set(SLURM) <= executors["slurm"]._valid_parameters()
 
 
 def test_every_argument_of_lightning_and_of_this_project_that_takes_a_path_to_write_to_is_known() -> None:
