@@ -150,6 +150,7 @@ class Stub:
     """What a mask asks of a method and its trainer, for one of several processes."""
 
     progress_bar_callback = None
+    max_epochs = 2
     device = torch.device("cpu")
 
     def __init__(self, batch: Batch, rank: int, world_size: int) -> None:
