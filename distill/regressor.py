@@ -49,9 +49,11 @@ class _GlobalBatchNorm(LazyModuleMixin, nn.Module):
         """``(N, C, H, W)``, normalised over all but the channels."""
         centred = feature - _mean_of_channels(feature)
         deviation = (_mean_of_channels(centred.square()) + 1e-5).sqrt()
-        return self.weight * centred / deviation + self.bias
+        return self.weight / deviation * centred + self.bias
 
 
 def _mean_of_channels(feature: Tensor) -> Tensor:
     """``(C, 1, 1)``, over all samples of all processes and over positions."""
-    return gather(feature.mean((2, 3))).mean(0)[:, None, None]
+    # by way of the sum, whose gradient is a view: that of a mean is a tensor of the feature's size
+    of_samples = feature.sum((2, 3)) / (feature.shape[2] * feature.shape[3])
+    return gather(of_samples).mean(0)[:, None, None]

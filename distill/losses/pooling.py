@@ -30,20 +30,20 @@ def to_common_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
             "features must have the same number of samples and of dims, (N, C, *), got "
             f"{tuple(first.shape)} and {tuple(second.shape)}"
         )
-    size = tuple(map(min, first.shape[2:], second.shape[2:]))
-    pooled = [_pool(at_least_float32(features), size) for features in (first, second)]
-    return pooled[0], pooled[1]
+    return pooled_to_fit(at_least_float32(first), second), pooled_to_fit(at_least_float32(second), first)
+
+
+def pooled_to_fit(features: Tensor, other: Tensor) -> Tensor:
+    """``(N, C, *)``, average-pooled along each spatial dim that is smaller in the other map, ``(N, D, *)``."""
+    size = tuple(map(min, features.shape[2:], other.shape[2:]))
+    if features.shape[2:] == size:
+        return features
+    if len(size) not in POOLS:
+        raise ValueError(f"maps of different sizes can have up to 3 spatial dims, got {tuple(features.shape)}")
+    return POOLS[len(size)](features, size)
 
 
 def check_positions(features: Tensor) -> None:
     """Raises a ValueError where features are vectors: what compares positions would be 0 whatever they hold."""
     if features.ndim < 3:
         raise ValueError(f"features must be maps (N, C, *) with positions, got {tuple(features.shape)}")
-
-
-def _pool(features: Tensor, size: tuple[int, ...]) -> Tensor:
-    if features.shape[2:] == size:
-        return features
-    if len(size) not in POOLS:
-        raise ValueError(f"maps of different sizes can have up to 3 spatial dims, got {tuple(features.shape)}")
-    return POOLS[len(size)](features, size)

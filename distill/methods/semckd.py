@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.losses import semckd_loss
+from distill.losses.pooling import pooled_to_fit
 from distill.losses.unit import unit_vectors
 from distill.pairs import as_map
 from distill.regressor import Regressor
@@ -19,9 +20,9 @@ class SemCKD(DistillationModule):
 
     ``hard_weight * CE + weight * sum over all pairs of layers of attention * mean squared error``, a mean over the
     student's layers. Each of these is projected to the channels of each of the teacher's by a 1x1 convolution with
-    batch normalisation (:class:`~distill.regressor.Regressor`; the authors' projections have three convolutions), and
-    of maps of two sizes the larger is pooled. The attention of a student's layer is a softmax over the teacher's of the
-    products of its query with their keys, for each sample.
+    batch normalisation (:class:`~distill.regressor.Regressor`; the authors' projections have three convolutions). Of
+    maps of two sizes the larger is pooled, the student's before it is projected, as in the authors' code. The attention
+    of a student's layer is a softmax over the teacher's of the products of its query with their keys, for each sample.
 
     The authors make queries and keys from the similarities of a sample with all others of its batch, whose number then
     is the input size of a layer: no batch may have another. Here they are made from the features themselves, averaged
@@ -56,7 +57,10 @@ class SemCKD(DistillationModule):
         ours = [as_map(feature) for feature in student.at(self.student_layers)]
         theirs = [as_map(feature) for feature in teacher.at(self.teacher_layers)]
         projected = [
-            [project(feature, target.shape[1]) for project, target in zip(row.children(), theirs, strict=True)]
+            [
+                project(pooled_to_fit(feature, target), target.shape[1])
+                for project, target in zip(row.children(), theirs, strict=True)
+            ]
             for row, feature in zip(self.projections, ours, strict=True)
         ]
         # (N, A, D) @ (N, D, B)

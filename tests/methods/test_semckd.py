@@ -4,6 +4,7 @@ from typing import Any
 
 import pytest
 import torch
+import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.losses import semckd_loss
@@ -34,7 +35,11 @@ def test_the_term_is_the_attended_error_of_all_pairs_of_layers() -> None:
     for a, name in enumerate("ab"):
         layer = ours[name].reshape(*ours[name].shape, *[1] * (4 - ours[name].ndim))
         projections = method.projections.get_submodule(str(a)).children()
-        projected.append([project(layer, other.shape[1]) for project, other in zip(projections, as_maps, strict=True)])
+        sizes = [tuple(map(min, layer.shape[2:], other.shape[2:])) for other in as_maps]
+        pooled = [F.adaptive_avg_pool2d(layer, size) for size in sizes]
+        projected.append(
+            [project(one, other.shape[1]) for project, one, other in zip(projections, pooled, as_maps, strict=True)]
+        )
         for b, other in enumerate("abc"):
             query, key = embedded(method.queries[a], ours[name]), embedded(method.keys[b], theirs[other])
             energies[:, a, b] = (query * key).sum(1)
