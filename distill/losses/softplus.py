@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, autograd
 
 FEW = 2**13
 """So few numbers are done before a function of our own has been called."""
+
+PART = 2**15
+"""Numbers that are worked on at a time: what is made of them stays in the cache."""
 
 
 def softplus(logits: Tensor) -> Tensor:
@@ -33,11 +37,13 @@ class _Softplus(autograd.Function):
     @staticmethod
     def forward(ctx: Any, logits: Tensor) -> Tensor:
         ctx.save_for_backward(logits)
-        exponential = logits.abs().neg_().exp_()
-        total = exponential + 1
-        lost = exponential.sub_(total - 1)  # exactly, as the total lies between 1 and 2
-        lost /= total
-        return total.log_().add_(lost).add_(logits.clamp(min=0))
+        values = torch.empty_like(logits, memory_format=torch.contiguous_format)
+        for part, result in zip(logits.reshape(-1).split(PART), values.view(-1).split(PART), strict=True):
+            exponential = part.abs().neg_().exp_()
+            total = result.copy_(exponential).add_(1)
+            lost = exponential.sub_(total - 1).div_(total)  # the difference is exact: the total lies between 1 and 2
+            total.log_().add_(lost).add_(part.clamp(min=0))
+        return values
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:

@@ -21,6 +21,15 @@ def test_values_and_gradients_have_all_digits_from_one_end_of_the_numbers_to_the
     assert softplus(torch.tensor([torch.nan])).isnan().all()
 
 
+def test_maps_of_any_layout_are_taken_in_parts(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(module, "PART", 7)
+    maps = features(2, 3, 4, 5)
+    expected = softplus(maps)
+    torch.testing.assert_close(expected, maps.exp().log1p())
+    torch.testing.assert_close(softplus(maps.to(memory_format=torch.channels_last)), expected, rtol=0, atol=0)
+    torch.testing.assert_close(softplus(maps[:, 1:2]), expected[:, 1:2], rtol=0, atol=0)
+
+
 def test_it_can_be_differentiated_twice() -> None:
     points = (5 * features(3, 4)).requires_grad_()
     assert torch.autograd.gradcheck(softplus, points)
