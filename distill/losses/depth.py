@@ -49,8 +49,9 @@ def silog_loss(
     student, target = at_least_float32(student).flatten(1), at_least_float32(target).detach().flatten(1)
     valid = target > 0
     pixels = valid.sum(1).clamp(min=1).to(student.dtype)
-    # ones where there is no target, so that nothing there reaches the gradient
-    error = torch.where(valid, student, 1).clamp(min=NEAREST).log() - torch.where(valid, target, 1).log()
+    # both are as near where there is no target, so that nothing there reaches the gradient
+    depth = torch.where(valid & ~(student < NEAREST), student, NEAREST)
+    error = depth.log() - torch.where(valid, target, NEAREST).log()
     mean = error.sum(1) / pixels
     centred = torch.where(valid, error - mean.unsqueeze(1), 0)
     # the variance and the rest of the squared mean: no cancellation; vector_norm has gradient 0 at 0, a root has none

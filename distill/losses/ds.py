@@ -105,7 +105,7 @@ def rbf_log_mean(a: Tensor, b: Tensor, *, sigma: float) -> Tensor:
         \log \frac{1}{N M} \sum_{i=1}^N \sum_{j=1}^M \exp \left( -\lVert a_i - b_j \rVert^2 / \sigma^2 \right)
 
     Pairs of a sample with itself count, as printed. It is finite at any distance. Gradients flow to both sides. Where
-    there are more pairs than numbers in the features, a few rows of them are made at a time.
+    there are more than four pairs for every number in the features, a few rows of them are made at a time.
 
     Args:
         a: Features of N samples, ``(N, *)``, of all processes under DDP.
@@ -128,8 +128,9 @@ def rbf_log_mean(a: Tensor, b: Tensor, *, sigma: float) -> Tensor:
     def of_rows(few: Tensor, others: Tensor) -> Tensor:
         return torch.logsumexp(-squared_distances(few, others) / sigma**2, 1)
 
-    numel = max(ours.numel(), theirs.numel())
-    sums = by_rows(of_rows, ours, shared=(theirs,), numbers=len(theirs), at_most=numel // 16)
+    pairs, numel = len(ours) * len(theirs), max(ours.numel(), theirs.numel())
+    at_most = pairs if pairs <= 4 * numel else numel // 2
+    sums = by_rows(of_rows, ours, shared=(theirs,), numbers=len(theirs), at_most=at_most)
     return torch.logsumexp(sums, 0) - math.log(len(ours) * len(theirs))
 
 

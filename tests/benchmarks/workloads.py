@@ -125,7 +125,8 @@ LOSSES: dict[str, Comparison] = {
     "pkt": Comparison(losses.pkt_loss, textbook.pkt, ALL),
     "cc": Comparison(losses.cc_loss, textbook.cc, ALL),
     "sem": Comparison(pooled(losses.sem_loss), pooled(textbook.sem), "logits features"),
-    "dcm": Comparison(partial(losses.dcm_loss, sigma=1.0), textbook.dcm, ALL),
+    # in float32 the plain formula has samples at some distance from themselves
+    "dcm": Comparison(partial(losses.dcm_loss, sigma=1.0), textbook.dcm, ALL, agreement=5e-3),
     "recalibrate": Comparison(
         student_alone(lambda x: losses.recalibrate(x).sum()),
         student_alone(lambda x: textbook.recalibrate(x).sum()),
