@@ -57,10 +57,11 @@ def recalibrate(features: Tensor, *, kernel: Kernel = "laplace") -> Tensor:
     difference = features - features.mean(dims, keepdim=True)
     if kernel == "linear":
         return difference
-    variance = difference.square().mean(dims, keepdim=True).clamp(min=torch.finfo(features.dtype).tiny)
+    squares = difference.square()
+    variance = squares.mean(dims, keepdim=True).clamp(min=torch.finfo(features.dtype).tiny)
     if kernel == "laplace_l1":
-        return (-difference.abs() / variance.sqrt()).exp()
-    return (-difference.square() / (variance if kernel == "laplace" else 2 * variance)).exp()
+        return (difference.abs() / -variance.sqrt()).exp()
+    return (squares / (-variance if kernel == "laplace" else -2 * variance)).exp()
 
 
 def cka(student: Tensor, teacher: Tensor, *, centering: Literal["hsic", "printed"] = "hsic") -> Tensor:
