@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.losses.logits import Reduction, at_least_float32, check_reduction, mean_of_samples, reduce_losses
+from distill.losses.logits import Reduction, at_least_float32, check_reduction, reduce_means
 from distill.losses.softplus import softplus
 
 Form = Literal["non_saturating", "hinge"]
@@ -49,7 +49,7 @@ def discriminator_loss(
         losses = F.relu(1 + ours) + F.relu(1 - theirs)
     else:
         losses = softplus(ours) + softplus(-theirs)
-    return reduce_losses(mean_of_samples(losses), reduction)
+    return reduce_means(losses, reduction)
 
 
 def deception_loss(student: Tensor, *, form: Form = "non_saturating", reduction: Reduction = "mean") -> Tensor:
@@ -79,7 +79,7 @@ def deception_loss(student: Tensor, *, form: Form = "non_saturating", reduction:
     _check(form, reduction)
     scores = at_least_float32(student)
     losses = softplus(-scores) if form == "non_saturating" else -scores
-    return reduce_losses(mean_of_samples(losses), reduction)
+    return reduce_means(losses, reduction)
 
 
 def _check(form: str, reduction: str) -> None:

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor
 
-from distill.losses.logits import Reduction, check_reduction, mean_of_samples, reduce_losses
+from distill.losses.logits import Reduction, check_reduction, reduce_means
 from distill.losses.pooling import check_positions, to_common_size
 from distill.losses.unit import unit_vectors
 
@@ -39,4 +40,4 @@ def at_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") 
     ours, theirs = (
         unit_vectors(features.square().mean(1).flatten(1)) for features in to_common_size(student, teacher.detach())
     )
-    return reduce_losses(mean_of_samples((ours - theirs).square()), reduction)
+    return reduce_means(F.mse_loss(ours, theirs, reduction="none"), reduction)

@@ -79,11 +79,11 @@ def dwld_terms(
         beta = where_counted(beta.to(student.dtype), counted)
         student_binary, log_q = split_target(student / temperature, target)
         teacher_binary, log_p = split_target(at_least_float32(teacher) / temperature, target)
-        p = log_p.exp()
-        divergence = p * (log_p - log_q)
+        weights = beta * log_p.exp()
+        divergence = weights * (log_p - log_q)
         if form == "bregman":
-            divergence = divergence - p + log_q.exp()
-        return torch.stack([kl_divergence(student_binary, teacher_binary), (beta * divergence).sum(1)], 1)
+            divergence = divergence - weights + beta * log_q.exp()
+        return torch.stack([kl_divergence(student_binary, teacher_binary), divergence.sum(1)], 1)
 
     counted = target != ignore_index
     values = by_parts(terms, student, teacher.detach(), torch.where(counted, target, 0), beta, counted)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distill.losses.logits import Reduction, at_least_float32, check_reduction, mean_of_samples, reduce_losses
+from distill.losses.logits import Reduction, at_least_float32, check_reduction, reduce_means
 from distill.losses.unit import unit_vectors
 
 
@@ -38,4 +38,4 @@ def factor_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mea
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         )
     ours, theirs = (unit_vectors(at_least_float32(factor).flatten(1)) for factor in (student, teacher.detach()))
-    return reduce_losses(mean_of_samples((ours - theirs).abs()), reduction)
+    return reduce_means((ours - theirs).abs(), reduction)

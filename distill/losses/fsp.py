@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import torch.nn.functional as F
 from torch import Tensor
 
-from distill.losses.logits import Reduction, at_least_float32, check_reduction, mean_of_samples, reduce_losses
+from distill.losses.logits import Reduction, at_least_float32, check_reduction, reduce_means
 from distill.losses.pooling import check_positions, to_common_size
 from distill.losses.precision import without_autocast
 
@@ -62,5 +63,5 @@ def fsp_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean")
             "the FSP matrices of student and teacher must have the same shape (N, C, D), from layers with the same "
             f"numbers of channels, got {tuple(student.shape)} and {tuple(teacher.shape)}"
         )
-    difference = at_least_float32(student) - at_least_float32(teacher.detach())
-    return reduce_losses(mean_of_samples(difference.square()), reduction)
+    errors = F.mse_loss(at_least_float32(student), at_least_float32(teacher.detach()), reduction="none")
+    return reduce_means(errors, reduction)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.losses.logits import Reduction, check_reduction, mean_of_samples, reduce_losses
+from distill.losses.logits import Reduction, check_reduction, reduce_means
 from distill.losses.pooling import to_common_size
 
 
@@ -39,4 +39,4 @@ def hint_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean"
             "student and teacher must have the same number of channels, as a regressor gives, got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         )
-    return reduce_losses(mean_of_samples(F.mse_loss(ours, theirs, reduction="none")), reduction)
+    return reduce_means(F.mse_loss(ours, theirs, reduction="none"), reduction)

@@ -76,13 +76,20 @@ def reduce_losses(losses: Tensor, reduction: Reduction, counted: Tensor | None =
     return total / (max(1, losses.numel()) if counted is None else counted.sum().clamp(min=1))
 
 
-def mean_of_samples(losses: Tensor) -> Tensor:
-    """The mean of each sample's values, ``(N, *)`` to ``(N,)``.
+def reduce_means(losses: Tensor, reduction: Reduction) -> Tensor:
+    """Reduces losses of which a sample's is the mean, by way of sums: the gradient of a sum is a view of few numbers.
 
-    By way of the sum, whose gradient is a view of ``(N,)`` numbers; that of a mean is a tensor of the losses' size.
+    Args:
+        losses: ``(N, *)``, with as many values in every sample.
+        reduction: ``"mean"`` is that of all values.
+
+    Returns:
+        ``(N,)`` for ``"none"``, else a scalar.
     """
-    values = losses.unsqueeze(-1).flatten(1)
-    return values.sum(1) / max(1, values.shape[1])
+    if reduction == "none":
+        values = losses.unsqueeze(-1).flatten(1)
+        return values.sum(1) / max(1, values.shape[1])
+    return losses.sum() / max(1, losses.numel() if reduction == "mean" else losses[:1].numel())
 
 
 def where_counted(logits: Tensor, counted: Tensor) -> Tensor:
@@ -125,5 +132,8 @@ def split_target(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
     """
     index = target.long().unsqueeze(1)
     others = logits.scatter(1, index, torch.finfo(logits.dtype).min / 2)
-    binary = torch.cat([logits.gather(1, index), others.logsumexp(1, keepdim=True)], 1)
-    return F.log_softmax(binary, 1), F.log_softmax(others, 1)
+    highest = others.detach().amax(1, keepdim=True)
+    others = others - highest
+    log_total = others.exp().sum(1, keepdim=True).log()
+    binary = torch.cat([logits.gather(1, index) - highest, log_total], 1)
+    return F.log_softmax(binary, 1), others - log_total

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distill.losses.logits import Reduction, at_least_float32, check_reduction, mean_of_samples, reduce_losses
+from distill.losses.logits import Reduction, at_least_float32, check_reduction, reduce_means
 
 
 def vid_loss(predicted_mean: Tensor, teacher: Tensor, variance: Tensor, *, reduction: Reduction = "mean") -> Tensor:
@@ -44,4 +44,4 @@ def vid_loss(predicted_mean: Tensor, teacher: Tensor, variance: Tensor, *, reduc
     mean, features = at_least_float32(predicted_mean), at_least_float32(teacher.detach())
     spread = at_least_float32(variance).view(-1, *[1] * (teacher.ndim - 2))
     losses = ((mean - features).square() / spread + spread.log()) / 2
-    return reduce_losses(mean_of_samples(losses), reduction)
+    return reduce_means(losses, reduction)
