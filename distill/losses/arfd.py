@@ -54,13 +54,13 @@ def recalibrate(features: Tensor, *, kernel: Kernel = "laplace") -> Tensor:
     if kernel == "none":
         return features
     dims = tuple(range(1, features.ndim))
-    difference = features - features.mean(dims, keepdim=True)
+    mean = features.mean(dims, keepdim=True)
     if kernel == "linear":
-        return difference
-    squares = difference.square()
+        return features - mean
+    squares = F.mse_loss(features, mean.expand_as(features), reduction="none")
     variance = squares.mean(dims, keepdim=True).clamp(min=torch.finfo(features.dtype).tiny)
     if kernel == "laplace_l1":
-        return (difference.abs() / -variance.sqrt()).exp()
+        return ((features - mean).abs() / -variance.sqrt()).exp()
     return (squares / (-variance if kernel == "laplace" else -2 * variance)).exp()
 
 
