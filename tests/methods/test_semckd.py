@@ -35,8 +35,8 @@ def test_the_term_is_the_attended_error_of_all_pairs_of_layers() -> None:
     for a, name in enumerate("ab"):
         layer = ours[name].reshape(*ours[name].shape, *[1] * (4 - ours[name].ndim))
         projections = method.projections.get_submodule(str(a)).children()
-        sizes = [tuple(map(min, layer.shape[2:], other.shape[2:])) for other in as_maps]
-        pooled = [F.adaptive_avg_pool2d(layer, size) for size in sizes]
+        sizes = [[min(pair) for pair in zip(layer.shape[2:], other.shape[2:], strict=True)] for other in as_maps]
+        pooled = [F.adaptive_avg_pool2d(layer, (height, width)) for height, width in sizes]
         projected.append(
             [project(one, other.shape[1]) for project, one, other in zip(projections, pooled, as_maps, strict=True)]
         )
