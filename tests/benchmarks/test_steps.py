@@ -14,7 +14,7 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import LambdaCallback
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from callbacks import DivergenceTracker
@@ -50,11 +50,35 @@ ARGUMENTS: dict[str, dict[str, Any]] = {
 }
 
 
+class OwnLayers:
+    """The convolutions and linear layers of a method alone, forward and backward, on what the last step gave them."""
+
+    def __init__(self, method: DistillationModule) -> None:
+        self.inputs: dict[nn.Module, Tensor] = {}
+        assert method.teacher is not None
+        assert method.student is not None
+        of_networks = {*method.teacher.modules(), *method.student.modules()}
+        for layer in method.modules():
+            if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)) and layer not in of_networks:
+                layer.register_forward_hook(self.remember)
+
+    def remember(self, layer: nn.Module, inputs: tuple[Tensor], _: Tensor) -> None:
+        self.inputs[layer] = inputs[0].detach().requires_grad_(inputs[0].requires_grad)
+
+    def __call__(self) -> None:
+        for layer, given in self.inputs.items():
+            learning = [tensor for tensor in (given, *layer.parameters()) if tensor.requires_grad]
+            output = layer.forward(given)  # not a call, which would be remembered
+            torch.autograd.grad(output, learning, torch.ones_like(output))
+
+
 class Stopwatch(Callback):
     """The seconds of each step, and of one by hand before it; ``noted`` are those without later callbacks."""
 
-    def __init__(self, by_hand: Callable[[], None]) -> None:
+    def __init__(self, by_hand: Callable[[], None], own_layers: Callable[[], None]) -> None:
         self.by_hand = by_hand
+        self.own_layers = own_layers
+        self.layers: list[float] = []
         self.hand: list[float] = []
         self.noted: list[float] = []
         self.whole: list[float] = []
@@ -65,6 +89,9 @@ class Stopwatch(Callback):
 
     def on_train_batch_end(self, *_: Any) -> None:
         self.whole.append(now() - self.started)
+        started = now()
+        self.own_layers()
+        self.layers.append(now() - started)
         started = now()
         self.by_hand()
         self.started = now()
@@ -152,12 +179,14 @@ def fit(module: LightningModule, data: list[Batch], callbacks: list[Callback], f
 @pytest.mark.parametrize("name", ARGUMENTS)
 def test_cost_of_a_step_beside_one_by_hand(name: str, tmp_path: Path, keep: Callable[[StepCost], None]) -> None:
     data = batches(1 + WARM_UP + ROUNDS)
-    watch = Stopwatch(step_by_hand(data[0]))
-    fit(make(name), data, [LambdaCallback(on_train_batch_end=watch.note), DivergenceTracker(), watch], tmp_path)
+    method = make(name)
+    watch = Stopwatch(step_by_hand(data[0]), OwnLayers(method))
+    fit(method, data, [LambdaCallback(on_train_batch_end=watch.note), DivergenceTracker(), watch], tmp_path)
     # a step by hand comes after each step of the fit, so before the next
-    rounds = list(zip(watch.hand, watch.noted[1:], watch.whole[1:], strict=False))[WARM_UP:]
+    rounds = list(zip(watch.hand, watch.layers, watch.noted[1:], watch.whole[1:], strict=False))[WARM_UP:]
     assert len(rounds) >= ROUNDS
-    over_hand = median(noted / hand for hand, noted, _ in rounds)
-    callbacks = median((whole - noted) / hand for hand, noted, whole in rounds)
-    time = median(noted for _, noted, _ in rounds)
-    keep(StepCost(name, name in ON_LOGITS, 1e3 * time, over_hand, callbacks))
+    over_hand = median(noted / hand for hand, _, noted, _ in rounds)
+    own_layers = median(layers / hand for hand, layers, _, _ in rounds)
+    callbacks = median((whole - noted) / hand for hand, _, noted, whole in rounds)
+    time = median(noted for _, _, noted, _ in rounds)
+    keep(StepCost(name, name in ON_LOGITS, 1e3 * time, over_hand, own_layers, callbacks))
