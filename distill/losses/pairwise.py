@@ -174,14 +174,19 @@ class _SquaredDistances(torch.autograd.Function):
 
 class _SquaredDistancesOfPairs(torch.autograd.Function):
     # torch's gradient of pdist takes several times as long, and cannot be differentiated again
+    generate_vmap_rule = True
+
     @staticmethod
     @without_autocast
-    def forward(ctx: Any, points: Tensor) -> Tensor:
-        ctx.save_for_backward(points)
+    def forward(points: Tensor) -> Tensor:
         squared = points.new_zeros(len(points) * (len(points) - 1) // 2)
         for strip in points.split(_columns(points, points), dim=1):  # float32 loses digits in longer sums
             squared += torch.pdist(strip).square_()
         return squared
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     @without_autocast

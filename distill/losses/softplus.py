@@ -34,9 +34,10 @@ def softplus(logits: Tensor) -> Tensor:
 
 
 class _Softplus(autograd.Function):
+    generate_vmap_rule = True
+
     @staticmethod
-    def forward(ctx: Any, logits: Tensor) -> Tensor:
-        ctx.save_for_backward(logits)
+    def forward(logits: Tensor) -> Tensor:
         values = torch.empty_like(logits, memory_format=torch.contiguous_format)
         for part, result in zip(logits.reshape(-1).split(PART), values.view(-1).split(PART), strict=True):
             exponential = part.abs().neg_().exp_()
@@ -44,6 +45,10 @@ class _Softplus(autograd.Function):
             lost = exponential.sub_(total - 1).div_(total)  # the difference is exact: the total lies between 1 and 2
             total.log_().add_(lost).add_(part.clamp(min=0))
         return values
+
+    @staticmethod
+    def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
+        ctx.save_for_backward(*inputs)
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:

@@ -50,6 +50,17 @@ def test_squared_distances_can_be_differentiated_twice() -> None:
     assert torch.autograd.gradgradcheck(squared_distances_of_pairs, points[:1])
 
 
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_copies_that_train_side_by_side_have_the_gradients_of_their_own_pairs() -> None:
+    def loss(points: Tensor) -> Tensor:
+        return squared_distances_of_pairs(points).square().sum()
+
+    points = features(3, 4, 2)
+    alone = torch.stack([gradients(loss, one)[0] for one in points])
+    assert_near(torch.func.vmap(torch.func.grad(loss))(points), alone)
+    assert_near(gradients(torch.func.vmap(loss), points)[0], alone)
+
+
 def test_squared_distances_of_long_rows_keep_their_digits() -> None:
     long = features(3, 2**18).float()
     exact = torch.pdist(long.double()).square()

@@ -36,6 +36,15 @@ def test_it_can_be_differentiated_twice() -> None:
     assert torch.autograd.gradgradcheck(softplus, points)
 
 
+def test_copies_that_train_side_by_side_have_their_own_gradients() -> None:
+    logits = 5 * features(3, 4)
+    side_by_side = torch.func.vmap(torch.func.grad(lambda x: softplus(x).square().sum()))(logits)
+    alone = gradients(lambda x: softplus(x).square(), logits)[0]
+    torch.testing.assert_close(side_by_side, alone)
+    stacked = gradients(lambda x: torch.func.vmap(softplus)(x).square(), logits)[0]
+    torch.testing.assert_close(stacked, alone)
+
+
 def test_few_and_many_numbers_have_the_same_values(monkeypatch: pytest.MonkeyPatch) -> None:
     logits = 20 * features(50)
     many = softplus(logits)
