@@ -34,8 +34,6 @@ def softplus(logits: Tensor) -> Tensor:
 
 
 class _Softplus(autograd.Function):
-    generate_vmap_rule = True
-
     @staticmethod
     def forward(logits: Tensor) -> Tensor:
         values = torch.empty_like(logits, memory_format=torch.contiguous_format)
@@ -49,6 +47,10 @@ class _Softplus(autograd.Function):
     @staticmethod
     def setup_context(ctx: Any, inputs: tuple[Tensor], output: Tensor) -> None:
         ctx.save_for_backward(*inputs)
+
+    @staticmethod
+    def vmap(info: Any, in_dims: tuple[int], logits: Tensor) -> tuple[Tensor, int]:
+        return softplus(logits), in_dims[0]
 
     @staticmethod
     def backward(ctx: Any, gradient: Tensor) -> Tensor:

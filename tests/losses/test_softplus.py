@@ -41,7 +41,7 @@ def test_copies_that_train_side_by_side_have_their_own_gradients() -> None:
     side_by_side = torch.func.vmap(torch.func.grad(lambda x: softplus(x).square().sum()))(logits)
     alone = gradients(lambda x: softplus(x).square(), logits)[0]
     torch.testing.assert_close(side_by_side, alone)
-    stacked = gradients(lambda x: torch.func.vmap(softplus)(x).square(), logits)[0]
+    stacked = gradients(lambda x: torch.func.vmap(softplus, in_dims=1, out_dims=1)(x).square(), logits)[0]
     torch.testing.assert_close(stacked, alone)
 
 
