@@ -225,19 +225,25 @@ class Supervised(LightningModule):
         if self.trainer.num_training_batches < len(loader) or 0 <= steps < len(loader):  # no epoch gets there
             return
         network: nn.Module = self._require("network")
+        tables = [(module._buffers, dict(module._buffers)) for module in network.modules()]
         buffers = [(buffer, buffer.clone()) for buffer in network.buffers()]
         precision = self.trainer.precision_plugin
         try:
             with torch.no_grad(), isolate_rng(), precision.forward_context():
                 batch = {name: values[:1].to(self.device) for name, values in _small_batch(loader, "fit").items()}
                 self.see(precision.convert_input(batch))
-        except (RuntimeError, ValueError) as error:
+        except ValueError as error:
+            if not str(error).startswith("Expected more than 1 "):  # values or positions a channel, of torch's norms
+                raise
             raise ValueError(
                 f"the last of an epoch's {len(loader)} batches has one sample, on which the "
                 f"{self._described('network')} cannot train ({str(error).splitlines()[0]}): choose another batch_size "
                 f"than {loader.batch_size}"
             ) from error
         finally:
+            for table, before in tables:  # a module may have put another tensor there
+                table.clear()
+                table.update(before)
             for buffer, values in buffers:
                 buffer.copy_(values)
 

@@ -233,6 +233,31 @@ def test_what_can_train_is_not_refused_for_a_last_batch_of_one_sample(
     assert trainer.global_step == (4 if not settings else 3) - (batch_size == 4)
 
 
+class Counted(nn.Module):
+    """Puts another tensor in the place of a buffer, and refuses one sample in its own way where it is told to."""
+
+    seen: Tensor
+
+    def __init__(self, error: Exception | None = None) -> None:
+        super().__init__()
+        self.register_buffer("seen", torch.zeros(()))
+        self.error = error
+
+    def forward(self, x: Tensor) -> Tensor:
+        if self.error is not None and len(x) == 1:
+            raise self.error
+        self.seen = self.seen + len(x) * self.training
+        return x
+
+
+@pytest.mark.parametrize("error", [torch.OutOfMemoryError("CUDA out of memory"), ValueError("no such file")], ids=str)
+def test_an_error_that_is_not_about_one_sample_is_left_as_it_is(error: Exception, tmp_path: Path) -> None:
+    network = nn.Sequential(nn.Linear(4, 4), Counted(error))
+    trainer = quiet_trainer(tmp_path, num_sanity_val_steps=0)
+    with pytest.raises(type(error), match=f"^{error}$"):
+        trainer.fit(student_on(network), ToyData(make_batch(10), 3))
+
+
 def test_showing_the_network_one_sample_leaves_no_trace(tmp_path: Path) -> None:
     kept: list[dict[str, Tensor]] = []
 
@@ -242,7 +267,7 @@ def test_showing_the_network_one_sample_leaves_no_trace(tmp_path: Path) -> None:
 
     for size in (9, 10):  # of three, the last batch of ten has one sample
         torch.manual_seed(3)
-        network = nn.Sequential(nn.Linear(4, 4), Normed(size=2), nn.Dropout(0.5))
+        network = nn.Sequential(nn.Linear(4, 4), Counted(), Normed(size=2), nn.Dropout(0.5))
         trainer = quiet_trainer(tmp_path, max_epochs=1, callbacks=[Kept()])
         batch = {name: values[:size] for name, values in make_batch(10).items()}
         torch.manual_seed(4)
