@@ -9,6 +9,7 @@ from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
 from lightning.fabric.utilities.types import _Stateful
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
@@ -42,6 +43,8 @@ class LastCheckpoint(ModelCheckpoint):
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Goes on with what the epoch has gathered, makes up for the step on a plateau, and listens to signals."""
         super().on_train_start(trainer, pl_module)
+        if trainer.fit_loop.restarted_on_epoch_end:
+            _begin_the_next_epoch(trainer)
         if self._so_far is not None:
             restore_metrics(self._so_far, pl_module)
         self._step_on_plateaus(trainer, pl_module)
@@ -94,10 +97,12 @@ class LastCheckpoint(ModelCheckpoint):
         self._stop_if_asked(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds what the epoch has gathered, if it is one that has not ended."""
+        """Adds what the epoch has gathered, if it is one that has not ended; else the loaders begin a new one."""
         epochs = cast(Any, trainer.fit_loop.epoch_progress.current)
         if epochs.processed < epochs.ready:
             checkpoint["epoch_so_far"] = from_all(gathered(trainer, pl_module))
+        else:
+            checkpoint["loops"]["fit_loop"]["state_dict"].pop("combined_loader", None)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remembers it for :meth:`on_train_start`."""
@@ -127,6 +132,15 @@ class LastCheckpoint(ModelCheckpoint):
     def _stop_if_asked(self, trainer: Trainer) -> None:
         if self._signals.ask_to_stop(trainer):
             trainer._signal_connector.received_sigterm = True  # Lightning ends the step or the epoch, then the fit
+
+
+def _begin_the_next_epoch(trainer: Trainer) -> None:
+    """Leaves an epoch that has ended, as Lightning does without ``max_steps``; with it, it would enter it again."""
+    loop = trainer.fit_loop
+    loop.epoch_progress.increment_completed()
+    loop.reset_restart_stage()
+    loop.epoch_loop.reset_restart_stage()
+    _Loop.restarting.fset(loop, False)  # type: ignore[attr-defined]  # that of FitLoop is true wherever max_steps is set
 
 
 def _obstacle_in_an_epoch(trainer: Trainer, module: LightningModule) -> str | None:

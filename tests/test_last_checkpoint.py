@@ -185,6 +185,27 @@ def test_it_waits_for_whole_gradients_and_the_end_of_a_validation(
     assert_as_one_never_stopped(parts, whole, expected, **settings)
 
 
+@pytest.mark.parametrize(("epoch", "index", "sent"), [(1, 1, "kill"), (0, -1, TERM)], ids=["killed", "stopped"])
+@pytest.mark.parametrize(
+    ("settings", "steps"),
+    [
+        ({"max_steps": 13, "max_epochs": -1}, 5),
+        ({"max_steps": 13}, 5),
+        ({"max_steps": 9, "limit_train_batches": 4}, 4),
+    ],
+    ids=str,
+)
+def test_a_fit_of_so_many_steps_goes_on_from_the_end_of_an_epoch_with_the_next(
+    settings: dict[str, Any], steps: int, epoch: int, index: int, sent: Any, tmp_path: Path
+) -> None:
+    whole, parts = tmp_path / "whole", tmp_path / "parts"
+    expected = fit(whole, **settings)
+    with pytest.raises((KilledError, SIGTERMException)):
+        fit(parts, send=Send(epoch, {index % steps: sent}), **settings)
+    assert step_of(parts) == steps
+    assert_as_one_never_stopped(parts, whole, expected, **settings)
+
+
 class Plain(ToyData):
     def train_dataloader(self) -> DataLoader[Batch]:
         return DataLoader(self.samples, batch_size=self.batch_size, shuffle=True)
