@@ -7,8 +7,12 @@ from collections.abc import Iterator
 from typing import Any
 
 import yaml
+from jsonargparse import get_loader
 
 from distill.cli import ConfigurationError, Parser
+
+NAMED = ("rows", "columns", "candidates")
+"""Parts whose first keys are names, so that one of which nothing is known is a typing error."""
 
 
 def read_plan(kind: type, command: str, description: str, arguments: list[str]) -> dict[str, Any]:
@@ -23,7 +27,8 @@ def read_plan(kind: type, command: str, description: str, arguments: list[str]) 
         arguments: The command line after its name.
 
     Raises:
-        ConfigurationError: An argument is unknown or has a wrong value.
+        ConfigurationError: An argument is unknown or has a wrong value, or a row, a column or a candidate has no such
+            name.
     """
     parser = Parser(prog=f"train.py {command}", description=description)
     parser.add_argument("--config", action="config", help="The file, of which --PART.KEY VALUE sets one entry.")
@@ -35,7 +40,10 @@ def read_plan(kind: type, command: str, description: str, arguments: list[str]) 
         part, _, rest = path.partition(".")
         if not isinstance(fields.get(part), dict):
             raise ConfigurationError(f"--{path}: there is no part {part!r} of which an entry could be set")
-        fields[part] = merged(fields[part], _nested(fields[part], rest, yaml.safe_load(text)))
+        if part in NAMED and not _keys_at_the_start(fields[part], rest):
+            known = ", ".join(map(repr, fields[part]))
+            raise ConfigurationError(f"--{path}: none of the {part} has such a name; there are {known}")
+        fields[part] = merged(fields[part], _nested(fields[part], rest, _value(path, text)))
     return fields
 
 
@@ -69,11 +77,23 @@ def _next(option: str, remaining: Iterator[str]) -> str:
     return value
 
 
+def _value(path: str, text: str) -> Any:
+    """What a text says where it stands in a file; but ``10:00`` is no number of base 60."""
+    try:
+        value = get_loader("yaml")(text)
+    except yaml.YAMLError:
+        raise ConfigurationError(f"--{path}: {text!r} is not valid YAML") from None
+    return text if isinstance(value, (int, float)) and ":" in text else value
+
+
 def _nested(part: Any, path: str, value: Any) -> Any:
     """A value at a path whose steps are keys of the part, as ``gamma 0.2``, or else end at the next dot."""
     if not path:
         return value
-    known = [key for key in part if f"{path}.".startswith(f"{key}.")] if isinstance(part, dict) else []
-    key = max(known, key=len, default=path.partition(".")[0])
+    key = max(_keys_at_the_start(part, path), key=len, default=path.partition(".")[0])
     rest = path[len(key) + 1 :]
     return {key: _nested(part.get(key) if isinstance(part, dict) else None, rest, value)}
+
+
+def _keys_at_the_start(part: Any, path: str) -> list[str]:
+    return [key for key in part if f"{path}.".startswith(f"{key}.")] if isinstance(part, dict) else []

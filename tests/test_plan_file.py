@@ -50,12 +50,26 @@ def test_another_class_leaves_nothing_of_the_arguments_of_the_one_before(tmp_pat
 
 
 @pytest.mark.parametrize(
+    ("text", "value"), [("10:00", "10:00"), ("1-10:00:00", "1-10:00:00"), ("1e-3", 0.001), ("null", None), ("[1]", [1])]
+)
+def test_a_value_is_what_it_is_on_the_command_line_of_a_fit_and_times_stay_text(
+    text: str, value: Any, tmp_path: Path
+) -> None:
+    read_value = read(tmp_path, "--slurm.slurm_time", text)["slurm"]["slurm_time"]
+    assert read_value == value
+    assert type(read_value) is type(value)
+
+
+@pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (["--bse.trainer.max_epochs", "3"], "--bse.trainer.max_epochs: there is no part 'bse'"),
         (["--teacher.trainer.max_epochs", "3"], "there is no part 'teacher'"),
         (["--base.trainer.max_epochs"], "--base.trainer.max_epochs: expected a value"),
         (["--seed", "3"], "did you mean seeds?"),
+        (["--base.x", "{a"], "--base.x: '{a' is not valid YAML"),
+        (["--rows.typo.model.x", "3"], "--rows.typo.model.x: none of the rows .*; there are 'KL, T = 1', 'student'$"),
+        (["--columns.gamma 1.data", "{}"], "none of the columns has such a name; there are 'gamma 0', 'gamma 0.2'$"),
     ],
 )
 def test_what_no_entry_can_be_set_of_is_one_sentence(tmp_path: Path, arguments: list[str], message: str) -> None:
