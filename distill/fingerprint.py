@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import inspect
 import zlib
 from collections.abc import Sequence
 from typing import Any
@@ -18,17 +17,15 @@ from torch.nn.parameter import is_lazy
 def network_fingerprint(network: nn.Module) -> str:
     """A hash of the network's layers with their settings, and of all weights and buffers with their names.
 
-    Settings are public attributes of plain data. A list or a dict is one only where the constructor takes it by that
-    name, as it may else be what a layer keeps of the inputs that it saw. Buffers count whether a checkpoint has them or
-    not.
+    Settings are public attributes of plain data, also lists and dicts of that. A layer may keep in such a list what it
+    saw, and then has another fingerprint after each call: two networks rather count as different for nothing than as
+    the same while they compute something else. Buffers count whether a checkpoint has them or not. Private attributes
+    and other objects, as functions, do not count, so that a layer can keep what it saw in those.
     """
     digest = hashlib.sha256()
     for name, layer in network.named_modules():
-        arguments = _constructor_arguments(type(layer))
         settings = {
-            key: value
-            for key, value in vars(layer).items()
-            if key[0] != "_" and key != "training" and _is_plain(value, mutable=key in arguments)
+            key: value for key, value in vars(layer).items() if key[0] != "_" and key != "training" and _is_plain(value)
         }
         digest.update(f"{name} {type(layer).__name__} {sorted(settings.items())} ".encode())
     for name, values in sorted({**network.state_dict(), **dict(network.named_buffers())}.items()):
@@ -38,17 +35,11 @@ def network_fingerprint(network: nn.Module) -> str:
     return digest.hexdigest()
 
 
-def _constructor_arguments(kind: type) -> set[str]:
-    """The names of what the constructors of a class and of its bases take."""
-    constructors = [vars(base)["__init__"] for base in kind.__mro__ if "__init__" in vars(base)]
-    return {name for constructor in constructors for name in inspect.signature(constructor).parameters}
-
-
-def _is_plain(value: Any, *, mutable: bool) -> bool:
+def _is_plain(value: Any) -> bool:
     if isinstance(value, dict):
-        return mutable and all(isinstance(key, str) and _is_plain(item, mutable=True) for key, item in value.items())
+        return all(_is_plain(part) for item in value.items() for part in item)
     if isinstance(value, (tuple, list)):
-        return (mutable or isinstance(value, tuple)) and all(_is_plain(item, mutable=mutable) for item in value)
+        return all(map(_is_plain, value))
     return value is None or isinstance(value, (bool, int, float, str, torch.dtype))
 
 

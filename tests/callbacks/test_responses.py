@@ -34,14 +34,14 @@ class DepthNet(LightningModule):
         torch.manual_seed(seed)
         self.layer = nn.Conv2d(3, 1, 3, padding=1, stride=stride)
         self.farthest = farthest
-        self.seen: list[int] = []
+        self._seen: list[int] = []
 
     def forward(self, image: Tensor) -> Tensor:
         depth: Tensor = self.farthest * self.layer(image).sigmoid()
         return depth
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        self.seen += batch["index"].tolist()
+        self._seen += batch["index"].tolist()
         return {"prediction": self(batch["image"]), "index": batch["index"]}
 
 
@@ -135,7 +135,7 @@ def test_a_run_that_was_stopped_goes_on_where_it_stopped(tmp_path: Path, monkeyp
         patch.setattr(Image.Image, "save", failing)
         with pytest.raises((KeyboardInterrupt, SystemExit)):
             write(folder, network, data)
-    assert network.seen == [0, 1, 2, 3]
+    assert network._seen == [0, 1, 2, 3]
     before = files(folder)
     assert list(before) == ["responses.json", "000000.png", "000001.png", "000002.png"]
     assert len(list(data.predict_dataloader())) == 4
@@ -144,9 +144,9 @@ def test_a_run_that_was_stopped_goes_on_where_it_stopped(tmp_path: Path, monkeyp
     ):
         read(folder)
 
-    network.seen = []
+    network._seen = []
     write(folder, network, data)
-    assert network.seen == [3, 4, 5, 6]
+    assert network._seen == [3, 4, 5, 6]
     assert before.items() < files(folder).items()
     write(whole, network)
     assert torch.equal(read(folder)[0], read(whole)[0])
@@ -179,7 +179,7 @@ def test_a_kill_in_the_middle_of_a_file_leaves_whole_responses_and_is_gone_on_fr
     before = {name: time for name, time in files(folder).items() if not name.startswith(".")}
     assert list(before) == ["responses.json", "000000.png", "000001.png", "000002.png"]
     write(folder, network)
-    assert network.seen == [3, 4, 5, 6]
+    assert network._seen == [3, 4, 5, 6]
     assert before.items() < files(folder).items()
     write(whole, network)
     assert torch.equal(read(folder)[0], read(whole)[0])
@@ -199,9 +199,9 @@ def test_a_finished_folder_costs_one_sample_and_takes_further_splits(tmp_path: P
     network, folder = DepthNet(), tmp_path / "responses"
     for split in ("train", "val", "test"):
         write(folder, network, scenes(predict_on=split))
-    network.seen = []
+    network._seen = []
     write(folder, network)
-    assert network.seen == [0]
+    assert network._seen == [0]
     scenes(responses=folder).setup()
 
 
@@ -301,7 +301,7 @@ def predict_in_part(rank: int, world_size: int, folder: str) -> list[int]:
         network, path = DepthNet(), Path(folder, "responses")
         run = trainer(Path(folder, "run"), ResponseWriter(path, format="npz"), strategy="ddp", devices=2)
         run.predict(network, datamodule=scenes(), return_predictions=False)
-    return network.seen
+    return network._seen
 
 
 @pytest.mark.ddp
