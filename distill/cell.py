@@ -164,9 +164,13 @@ def _fit_side_by_side_and_test(cells: Sequence[Cell]) -> Iterator[_Scores | Exce
                 "leave side_by_side out to have the cause"
             )
             continue
-        (scores,) = run.trainer.test(run.model, run.datamodule, verbose=False)
-        run.trainer.save_checkpoint(cell.best, weights_only=True)
-        yield dict(scores)
+        try:
+            (scores,) = run.trainer.test(run.model, run.datamodule, verbose=False)
+            run.trainer.save_checkpoint(cell.best, weights_only=True)
+        except Exception as error:
+            yield error
+        else:
+            yield dict(scores)
 
 
 def _clear_unless_same(cell: Cell) -> None:

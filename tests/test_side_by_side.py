@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 import torch
 import yaml
+from lightning.pytorch import Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging
 from torch import Tensor, nn
 
@@ -238,6 +239,28 @@ def test_a_seed_that_diverges_in_a_study_is_named_and_the_others_have_their_scor
     for name in ("teacher · seed 0", "teacher · seed 2", "student · seed 0", "student · seed 2"):
         assert 0 <= results[name]["scores"]["test/accuracy"] <= 1
     assert not any(cell.best.exists() for cell in cells if cell.seed == 1)
+
+
+def test_a_seed_whose_test_fails_takes_no_scores_from_the_others(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def test(trainer: Trainer, module: Any, data: SklearnPair, **settings: Any) -> Any:
+        if data.seed == 1:
+            raise OSError("no such file")
+        return of_lightning(trainer, module, data, **settings)
+
+    of_lightning = Trainer.test
+    monkeypatch.setattr(Trainer, "test", test)
+    monkeypatch.setattr("distill.cell._be_quiet", lambda: None)  # for good, in the process of the tests
+    base = copy.deepcopy(STUDY["base"])
+    base["trainer"]["max_epochs"] = 1
+    base["data"]["init_args"] = {"steps_per_epoch": 3}
+    rows = {"student": STUDY["rows"]["student"]}
+    cells = list(plan(tmp_path, base=base, teacher=None, rows=rows, columns={"": {}}, seeds=3).values())
+    train(cells)
+    results = [cell.result() or {} for cell in cells]
+    assert [result.get("error") for result in results] == [None, "no such file", None]
+    assert [cell.best.exists() for cell in cells] == ["scores" in result for result in results] == [True, False, True]
 
 
 def test_a_step_that_is_tried_moves_no_running_statistics(tmp_path: Path) -> None:
