@@ -93,7 +93,7 @@ class DivergenceTracker(EvaluationCallback):
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on below the rows of a checkpoint."""
         self._rows = [dict(row) for row in state_dict["rows"]]
-        self._compared = own_part(state_dict["compared"])
+        self._compared = own_part(state_dict.get("compared", [{}]), {})  # older ones lack it
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finds the run's folder, on all processes as Lightning asks for."""

@@ -20,7 +20,7 @@ class Loader(DataLoader[dict[str, Tensor]]):
     """Takes one random number for its workers in every epoch, also where there are none or they are there already.
 
     Its workers leave ``SIGTERM`` and ``SIGUSR1``, which a cluster sends to all processes of a job, to the process that
-    trains, and end when that asks them to.
+    trains, and end when that asks them to. What they start inherits that.
     """
 
     def __iter__(self) -> Any:

@@ -82,10 +82,10 @@ def from_all(state: Any) -> list[Any]:
     return states
 
 
-def own_part(states: list[Any]) -> Any:
-    """What this process had given to :func:`from_all`; what the first had, where there are more processes now."""
+def own_part(states: list[Any], otherwise: Any) -> Any:
+    """What this process had given to :func:`from_all`; ``otherwise`` where there were fewer processes."""
     rank = dist.get_rank() if world_size() > 1 else 0
-    return states[rank if rank < len(states) else 0]
+    return states[rank] if rank < len(states) else otherwise
 
 
 class KeptEqual(nn.Module):

@@ -43,4 +43,4 @@ class EpochLosses(Callback):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on with the sums of this process."""
-        self._sums = own_part(state_dict["sums"])
+        self._sums = own_part(state_dict["sums"], {})

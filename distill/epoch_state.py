@@ -13,8 +13,15 @@ EpochState = dict[str, Any]
 MetricState = tuple[int, dict[str, Tensor | list[Tensor]]]
 
 
-def gathered(trainer: Trainer, module: LightningModule) -> EpochState:
-    """What ``log`` averages over the epoch, and what the module's metrics have seen; on the CPU."""
+def gathered(trainer: Trainer, module: LightningModule, before: EpochState | None = None) -> EpochState:
+    """What ``log`` averages over the epoch, what callbacks see of it, and what the module's metrics have; on the CPU.
+
+    Args:
+        trainer: The trainer.
+        module: What it trains.
+        before: What the epoch went on with; values that were not logged since are kept.
+    """
+    waiting = before["logged"] if before else {}
     logged = {
         key: {name: getattr(result, name).cpu() for name in result._defaults}
         for key, result in trainer.fit_loop.epoch_loop._results.items()
@@ -25,11 +32,14 @@ def gathered(trainer: Trainer, module: LightningModule) -> EpochState:
         for name, part in module.named_modules()
         if isinstance(part, Metric) and part.update_called
     }
-    return {"logged": logged, "metrics": metrics}
+    seen = {name: value.cpu() for name, value in trainer.callback_metrics.items()}
+    return {"logged": waiting | logged, "metrics": metrics, "seen": seen}
 
 
-def restore_metrics(state: EpochState, module: LightningModule) -> None:
-    """Gives the module's metrics what they had seen."""
+def restore_metrics(state: EpochState, trainer: Trainer, module: LightningModule) -> None:
+    """Gives the module's metrics what they had, and callbacks what they saw."""
+    seen = {name: value.to(module.device) for name, value in state["seen"].items()}
+    trainer._logger_connector._callback_metrics.update(seen)
     for name, seen in state["metrics"].items():
         set_metric_state(cast(Metric, module.get_submodule(name)), seen)
 

@@ -197,7 +197,10 @@ class Supervised(LightningModule):
             ValueError: The data have the same classes in another order.
         """
         check_class_names(checkpoint.get("class_names", ()), self._class_names(), model="checkpoint")
-        self._rng_states = own_part(checkpoint["rng_states"]) if "rng_states" in checkpoint else None
+        states = checkpoint.get("rng_states")
+        if isinstance(states, dict):  # of one process, as older checkpoints hold
+            states = [states]
+        self._rng_states = own_part(states, states[0]) if states else None
 
     def on_fit_start(self) -> None:
         """Goes on with the random numbers of the checkpoint, before anything is shuffled."""

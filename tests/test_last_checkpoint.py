@@ -20,6 +20,7 @@ from torchmetrics import MaxMetric, MeanMetric
 
 from callbacks import ControllerTracker, DivergenceTracker
 from distill import Batch
+from distill.epoch_losses import EpochLosses
 from distill.last_checkpoint import LastCheckpoint
 from distill.methods import LIX
 from distill.run import BestCheckpoint, MetricsCSV, WholeFileCheckpointIO
@@ -35,7 +36,7 @@ class KilledError(RuntimeError):
 
 
 class Send(Callback):
-    """Sends signals to the fit in the steps of one epoch, or kills it there."""
+    """Sends signals to the fit in the steps of one epoch, kills it there, or stops it early."""
 
     def __init__(self, epoch: int, signals: dict[int, Any]) -> None:
         self.epoch = epoch
@@ -45,6 +46,9 @@ class Send(Callback):
         sent = self.signals.get(index) if trainer.current_epoch == self.epoch else None
         if sent == "kill":
             raise KilledError
+        if sent == "stop":
+            trainer.should_stop = True
+            return
         if sent is not None:
             signal.raise_signal(sent)
 
@@ -63,6 +67,8 @@ class Talkative(LIX):
         self.log("mine/largest", size, on_step=False, on_epoch=True, reduce_fx="max")
         self.mean(size)
         self.highest(size)
+        if batch_idx in (0, self.trainer.num_training_batches - 1):
+            self.log("mine/seldom", size, on_step=False, on_epoch=True, batch_size=len(batch["target"]))
         self.log_dict({"mine/metric": self.mean, "mine/highest": self.highest}, on_step=False, on_epoch=True)
         return output
 
@@ -76,6 +82,7 @@ def fit(
     send: Callback | None = None,
     kind: type[LIX] = Talkative,
     data: pl.LightningDataModule | None = None,
+    tested: Path | None = None,
     **settings: Any,
 ) -> dict[str, Tensor]:
     """A fit of three epochs of five steps, which goes on where ``last.ckpt`` is there."""
@@ -97,7 +104,10 @@ def fit(
         "log_every_n_steps": 1,
     }
     trainer = quiet_trainer(folder, **defaults | settings)
-    trainer.fit(module, data or ToyData(BATCH, batch_size=4), ckpt_path=last if last.is_file() else None)
+    data = data or ToyData(BATCH, batch_size=4)
+    if tested is not None:
+        trainer.test(module, data, ckpt_path=tested, verbose=False)
+    trainer.fit(module, data, ckpt_path=last if last.is_file() else None)
     return module.state_dict()
 
 
@@ -141,9 +151,56 @@ def test_a_checkpoint_that_a_signal_asks_for_does_not_stop_the_fit_and_is_gone_o
         fit(tmp_path, send=Send(1, {0: USR1, 3: "kill"}))
     assert step_of(tmp_path) == 6
     with pytest.raises(KilledError):
-        fit(tmp_path, send=Send(1, {2: USR1, 4: "kill"}))
+        fit(tmp_path, send=Send(1, {2: USR1, 3: "kill"}))
     assert step_of(tmp_path) == 8
     assert_as_one_never_stopped(tmp_path, *whole)
+
+
+def test_a_fit_that_is_to_stop_early_later_on_still_answers(
+    whole: tuple[Path, dict[str, Tensor]], tmp_path: Path
+) -> None:
+    with pytest.raises(SIGTERMException):
+        fit(tmp_path, send=Send(1, {0: "stop", 1: TERM}), min_epochs=3)
+    assert step_of(tmp_path) == 7
+    assert_as_one_never_stopped(tmp_path, *whole)
+
+
+def test_a_checkpoint_without_what_older_ones_did_not_hold_is_gone_on_from(
+    whole: tuple[Path, dict[str, Tensor]], tmp_path: Path
+) -> None:
+    with pytest.raises(KilledError):
+        fit(tmp_path, send=Send(1, {0: "kill"}))
+    last = tmp_path / "checkpoints/last.ckpt"
+    checkpoint = torch.load(last, weights_only=True)
+    (checkpoint["rng_states"],) = checkpoint["rng_states"]
+    del checkpoint["callbacks"]["DivergenceTracker"]["compared"]
+    torch.save(checkpoint, last)
+    assert_as_one_never_stopped(tmp_path, *whole)
+
+
+@pytest.mark.filterwarnings("ignore:The dirpath has changed")
+def test_a_fit_after_a_test_of_a_checkpoint_takes_nothing_from_the_epoch_in_which_that_was_written(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(SIGTERMException):
+        fit(tmp_path, send=Send(1, {1: TERM}))
+    middle, plain = tmp_path / "checkpoints/last.ckpt", tmp_path / "plain.ckpt"
+    checkpoint = torch.load(middle, weights_only=True)
+    del checkpoint["epoch_so_far"]
+    torch.save(checkpoint, plain)
+    fit(tmp_path / "one", tested=middle, max_epochs=1)
+    fit(tmp_path / "other", tested=plain, max_epochs=1)
+    assert (tmp_path / "one/metrics.csv").read_text() == (tmp_path / "other/metrics.csv").read_text()
+
+
+def test_a_process_that_was_not_there_has_gathered_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("distill.distributed.world_size", lambda: 3)
+    monkeypatch.setattr("torch.distributed.get_rank", lambda: 2)
+    losses = EpochLosses()
+    losses.load_state_dict({"sums": [{"loss": (torch.ones(()), 4)}] * 2})
+    assert losses._sums == {}
+    losses.load_state_dict({"sums": [{}, {}, {"loss": (torch.ones(()), 4)}]})
+    assert losses._sums == {"loss": (torch.ones(()), 4)}
 
 
 class SendInValidation(Callback):
@@ -168,7 +225,11 @@ def test_the_end_of_an_epoch_that_is_near_is_waited_for(
     ("settings", "batch", "steps"),
     [
         ({"accumulate_grad_batches": 2}, 0, 3 + 1),
-        ({"val_check_interval": 2}, 1, 5 + 3),
+        ({"val_check_interval": 2}, 1, 5 + 2),
+        ({"val_check_interval": 2}, 3, 5 + 4),
+        ({"val_check_interval": 1}, 0, 5 + 1),
+        ({"accumulate_grad_batches": 2, "val_check_interval": 2}, 0, 3 + 1),
+        ({"accumulate_grad_batches": 2, "val_check_interval": 3}, 2, 3 + 2),
         ({"limit_train_batches": 4}, 1, 4 + 2),
         ({"max_steps": 13, "max_epochs": -1}, 1, 5 + 2),
     ],
