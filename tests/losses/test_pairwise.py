@@ -16,12 +16,15 @@ def of_differences(a: Tensor, b: Tensor) -> Tensor:
     return (a.unsqueeze(1) - b.unsqueeze(0)).square().sum(2)
 
 
-@pytest.mark.parametrize("columns", [1, 2, 1024])
-def test_squared_distances_and_gradients_are_those_of_the_differences(
-    columns: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pairwise, "COLUMNS", columns)
+@pytest.fixture(params=[1, 2, 1024])
+def strips(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many columns are worked on at a time."""
+    monkeypatch.setattr(pairwise, "COLUMNS", request.param)
     monkeypatch.setattr(pairwise, "NUMBERS", 0)
+
+
+@pytest.mark.usefixtures("strips")
+def test_squared_distances_and_gradients_are_those_of_the_differences() -> None:
     a, b, weights = features(4, 5), features(3, 5, seed=1), features(4, 3, seed=2)
     assert_near(squared_distances(a, b), of_differences(a, b))
     ours, expected = (gradients(lambda a, b, f=f: weights * f(a, b), a, b) for f in (squared_distances, of_differences))
@@ -29,12 +32,8 @@ def test_squared_distances_and_gradients_are_those_of_the_differences(
         assert_near(one, other)
 
 
-@pytest.mark.parametrize("columns", [1, 2, 1024])
-def test_squared_distances_of_pairs_are_those_of_one_tensor_to_itself(
-    columns: int, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(pairwise, "COLUMNS", columns)
-    monkeypatch.setattr(pairwise, "NUMBERS", 0)
+@pytest.mark.usefixtures("strips")
+def test_squared_distances_of_pairs_are_those_of_one_tensor_to_itself() -> None:
     a, weights = features(4, 5), features(4, 4, seed=2)
     above = torch.ones(4, 4, dtype=torch.bool).triu(1)
     assert_near(squared_distances(a, a), of_differences(a, a))
