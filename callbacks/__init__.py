@@ -4,7 +4,6 @@ Only :class:`ControllerTracker` listens to a part of one.
 """
 
 from callbacks.controller import ControllerTracker
-from callbacks.depth_figures import depth_comparison
 from callbacks.depth_gallery import DepthGallery
 from callbacks.divergence import DivergenceTracker
 from callbacks.export import StudentExport
@@ -26,5 +25,4 @@ __all__ = [
     "SalienceMap",
     "StudentExport",
     "TeacherSimilarity",
-    "depth_comparison",
 ]

@@ -12,8 +12,8 @@ from matplotlib.figure import Figure
 from numpy.typing import NDArray
 from torch import Tensor
 
-from callbacks.depth_figures import DepthViews, depth_figure
-from callbacks.gallery import Gallery, images_seen, visible
+from callbacks.parts.depth_figures import DepthViews, depth_figure
+from callbacks.parts.gallery import Gallery, images_seen, visible
 from distill.atomic import written_whole
 from distill.losses.dpm import BinValue, Normalization, depth_probability_map
 
@@ -28,9 +28,9 @@ class DepthGallery(Gallery[DepthViews]):
     Everything comes from what the step returned; no model runs again. The picture is ``figures/depth_epoch_0003.png``
     of the run's folder, and an image in TensorBoard where that is a logger.
 
-    ``test`` writes ``figures/depth_test.png``, and for :func:`~callbacks.depth_comparison` ``figures/depth_test.npz``:
-    ``image`` ``(N, H, W, 3)`` as uint8, and in metres as float32 ``target``, ``student`` and, where there is one,
-    ``teacher``, ``(N, H, W)`` each.
+    ``test`` writes ``figures/depth_test.png``, and, for a study's picture of several students,
+    ``figures/depth_test.npz``: ``image`` ``(N, H, W, 3)`` as uint8, and in metres as float32 ``target``, ``student``
+    and, where there is one, ``teacher``, ``(N, H, W)`` each.
 
     Ground truth outside ``min_depth`` and ``max_depth`` does not count, as in the scores, and is drawn as none.
     Predictions that are no maps of depth are left out with a warning.

@@ -12,9 +12,9 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 
-from callbacks.comparison import InputDivergence, OutputDivergences, float64_device
-from callbacks.evaluation import EvaluationCallback
-from callbacks.figures import divergence_figure, publish
+from callbacks.parts.comparison import InputDivergence, OutputDivergences, float64_device
+from callbacks.parts.evaluation import EvaluationCallback
+from callbacks.parts.figures import divergence_figure, publish
 from distill.atomic import written_whole
 from distill.distributed import from_all, own_part
 

@@ -15,7 +15,7 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from callbacks.gallery import CELL, Gallery, images_seen, visible
+from callbacks.parts.gallery import CELL, Gallery, images_seen, visible
 from distill.metrics import nontarget_jsd
 from distill.weighting import left_out
 from distill.weighting.base import check_share

@@ -15,9 +15,9 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules import FrameDataModule
-from datamodules.responses import DESCRIPTION, ResponseFormat, read_description, response_path
+from datamodules.reading.responses import DESCRIPTION, ResponseFormat, read_description, response_path
 from distill.atomic import written_whole
-from distill.fingerprint import network_fingerprint
+from distill.teacher.fingerprint import network_fingerprint
 
 LARGEST = 65535
 """Of a 16-bit PNG file."""

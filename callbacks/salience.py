@@ -14,7 +14,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 
-from callbacks.figures import publish
+from callbacks.parts.figures import publish
 from datamodules.masked_features import MaskMode, feature_masks
 
 COLOURS = {"true": "#d55e00", "false": "#0072b2", "neither": "0.75"}

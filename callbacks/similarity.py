@@ -8,8 +8,8 @@ from typing import Any
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 
-from callbacks.comparison import float64_device
-from callbacks.evaluation import EvaluationCallback
+from callbacks.parts.comparison import float64_device
+from callbacks.parts.evaluation import EvaluationCallback
 from distill.metrics import DepthScores
 from distill.metrics.depth import Average, Crop
 

@@ -12,11 +12,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from callbacks.comparison import float64_device
-from callbacks.evaluation import EvaluationCallback
-from callbacks.figures import publish
-from callbacks.layer_structure import LayerStructure, Structure
-from callbacks.structure_figures import NO_CLASS, embedding_figure, similarity_figure
+from callbacks.parts.comparison import float64_device
+from callbacks.parts.evaluation import EvaluationCallback
+from callbacks.parts.figures import publish
+from callbacks.parts.layer_structure import LayerStructure, Structure
+from callbacks.parts.structure_figures import NO_CLASS, embedding_figure, similarity_figure
 from distill.distributed import gather, world_size
 
 NETWORKS = ("teacher", "student")

@@ -1,10 +1,10 @@
 """Paired-modality data modules: every batch holds two or more views of the same samples, by name."""
 
 from datamodules.augmentation import PairedAugmentation
-from datamodules.base import Batch, PairedDataModule, Splits, TensorPairs
+from datamodules.base import PairedDataModule
 from datamodules.cityscapes import Cityscapes
 from datamodules.driving_scenes import DrivingScenes
-from datamodules.frames import Camera, Frame, FrameDataModule
+from datamodules.frames import FrameDataModule
 from datamodules.gaussian_pair import GaussianPair
 from datamodules.kitti_depth import KITTIDepth
 from datamodules.kitti_semantics import KITTISemantics
@@ -14,7 +14,9 @@ from datamodules.noisy_pair import NoisyPair
 from datamodules.nyu_depth import NYUDepthV2
 from datamodules.radar_optical import RadarOptical
 from datamodules.ravdess import RAVDESS
+from datamodules.reading.frame import Camera, Frame
 from datamodules.semantic_kitti import SemanticKITTI
+from datamodules.serving.datasets import Batch, Splits, TensorPairs
 from datamodules.sklearn_pair import SklearnPair
 from datamodules.virtual_kitti2 import VirtualKITTI2
 

@@ -4,67 +4,22 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Iterator, Mapping
-from typing import Any, NamedTuple, get_args
+from collections.abc import Mapping
+from typing import Any, get_args
 
 import cv2
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from torch.utils.data import Sampler
 
-from datamodules.transforms import Floats, Geometry
+from datamodules.reading.frame import IGNORED, Floats
+from datamodules.serving.transforms import Geometry
 
 # read at import, which else asks the network for a newer version
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
 import albumentations as A
 
-IGNORED = 255
 GREY = (124, 116, 104)
 """ImageNet's mean colour: what an image is filled with beyond its borders."""
-
-
-class Draw(NamedTuple):
-    """A sample's position in its data set, and the seed of all that is random about it this time."""
-
-    position: int
-    seed: int
-
-
-class DrawSampler(Sampler[Draw]):
-    """All samples in random order, each with a seed for its augmentation.
-
-    Both are drawn here, in the main process, so neither depends on the number of workers. Lightning numbers the epochs
-    through :meth:`set_epoch`; order and seeds are then a function of ``seed_everything``'s seed (0 where it was not
-    called, as in Lightning's own distributed sampler) and that number. So processes that share an epoch agree on what
-    they share, whatever became of their random states, and a resumed run sees what one never stopped would. Before
-    any number was given, as in a plain loop over a loader, they follow torch's global random state.
-
-    Args:
-        length: How many samples there are.
-        epoch: The number of the first epoch, where it is known; workers fetch ahead of ``set_epoch``.
-    """
-
-    def __init__(self, length: int, epoch: int | None = None) -> None:
-        self.length = length
-        self.epoch = epoch
-
-    def set_epoch(self, epoch: int) -> None:
-        """Fixes what the next iteration draws."""
-        self.epoch = epoch
-
-    def __len__(self) -> int:
-        return self.length
-
-    def __iter__(self) -> Iterator[Draw]:
-        if self.epoch is None:
-            entropy = [int(torch.randint(2**63 - 1, ()))]
-        else:
-            entropy = [int(os.environ.get("PL_GLOBAL_SEED", 0)), self.epoch]
-        rng = np.random.default_rng(entropy)
-        order = rng.permutation(self.length)
-        seeds = rng.integers(2**32, size=self.length)
-        return map(Draw, order.tolist(), seeds.tolist())
 
 
 class PairedAugmentation:

@@ -11,11 +11,12 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.cityscapes_classes import CLASS_NAMES, PALETTE, read_train_ids
-from datamodules.frame_files import FileFrames, FrameFiles
-from datamodules.frames import Camera, FrameDataModule, Frames
-from datamodules.image_files import check_paired, find_folder, list_files, read_uint16, subfolders
-from datamodules.transforms import disparity_to_depth
+from datamodules.frames import FrameDataModule
+from datamodules.reading.cityscapes_classes import CLASS_NAMES, PALETTE, read_train_ids
+from datamodules.reading.frame import Camera, Frames
+from datamodules.reading.frame_files import FileFrames, FrameFiles
+from datamodules.reading.image_files import check_paired, find_folder, list_files, read_uint16, subfolders
+from datamodules.serving.transforms import disparity_to_depth
 
 
 class Cityscapes(FrameDataModule):

@@ -6,11 +6,12 @@ from typing import Any, get_args
 
 import numpy as np
 
-from datamodules.base import SplitName, check_counts
-from datamodules.frames import Frame, FrameDataModule
-from datamodules.rendering import Canvas
-from datamodules.street import CLASSES, SKY, Street, place_camera
-from datamodules.street_looks import Looks
+from datamodules.frames import FrameDataModule
+from datamodules.reading.frame import Frame
+from datamodules.scenes.rendering import Canvas
+from datamodules.scenes.street import CLASSES, SKY, Street, place_camera
+from datamodules.scenes.street_looks import Looks
+from datamodules.serving.datasets import SplitName, check_counts
 
 
 class DrivingScenes(FrameDataModule):

@@ -5,7 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Generator, Tensor
 
-from datamodules.base import PairedDataModule, Splits, TensorPairs, check_counts
+from datamodules.base import PairedDataModule
+from datamodules.serving.datasets import Splits, TensorPairs, check_counts
 
 DECISIVE = 20
 SEEN = 10

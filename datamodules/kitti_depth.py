@@ -9,12 +9,13 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.depth_lists import Listed, find_listed, read_list
-from datamodules.frame_files import FileFrames, FrameFiles
-from datamodules.frames import Camera, FrameDataModule, Frames
-from datamodules.image_files import find_folder, list_files, read_uint16, subfolders
-from datamodules.kitti_calibration import KITTI_CAMERA
-from datamodules.transforms import Geometry
+from datamodules.frames import FrameDataModule
+from datamodules.reading.depth_lists import Listed, find_listed, read_list
+from datamodules.reading.frame import Camera, Frames
+from datamodules.reading.frame_files import FileFrames, FrameFiles
+from datamodules.reading.image_files import find_folder, list_files, read_uint16, subfolders
+from datamodules.reading.kitti_calibration import KITTI_CAMERA
+from datamodules.serving.transforms import Geometry
 
 KB_CROP = (352, 1216)
 """The benchmark's crop, height and width: what the images of all drives have in common."""

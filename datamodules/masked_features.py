@@ -14,7 +14,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
-from datamodules.base import Batch, PairedDataModule, Splits
+from datamodules.base import PairedDataModule
+from datamodules.serving.datasets import Batch, Splits
 
 MaskMode = Literal["true", "false", "random"]
 

@@ -9,10 +9,11 @@ import torch
 from numpy.random import Generator
 from numpy.typing import NDArray
 
-from datamodules.base import PairedDataModule, Splits, TensorPairs, check_counts
-from datamodules.digits import CLASSES, SIDE, Digits, bundled_digits, read_digits
-from datamodules.photographs import bundled_photographs, find_photographs, random_crops
-from datamodules.splitting import stratified_order
+from datamodules.base import PairedDataModule
+from datamodules.reading.digits import CLASSES, SIDE, Digits, bundled_digits, read_digits
+from datamodules.reading.photographs import bundled_photographs, find_photographs, random_crops
+from datamodules.serving.datasets import Splits, TensorPairs, check_counts
+from datamodules.serving.splitting import stratified_order
 
 # In units of ink, which goes from 0 to 1. Neither paper says what a level is: one constant that brings an MLP teacher
 # (784-512-256-10, Adam 1e-3, 15 epochs on the 3,500 bundled training digits, mean of seeds 0-2) from 93.3 % at level 0

@@ -11,10 +11,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from datamodules.augmentation import Draw
-from datamodules.base import Batch, BatchedDataset, SplitName, Splits, check_counts
-from datamodules.draws import Bytes, DrawnDataModule, Floats, as_floats, split_draws, uniform_numbers
-from datamodules.labelled_images import (
+from datamodules.drawn import DrawnDataModule
+from datamodules.reading.frame import Floats
+from datamodules.serving.datasets import Batch, BatchedDataset, SplitName, Splits, check_counts
+from datamodules.serving.labelled_images import (
     NUMBERS,
     DatasetName,
     ImagesInMemory,
@@ -23,8 +23,9 @@ from datamodules.labelled_images import (
     downloadable,
     read_labelled_images,
 )
-from datamodules.splitting import stratified_splits
-from datamodules.unreadable import OnError
+from datamodules.serving.sampling import Bytes, Draw, as_floats, split_draws, uniform_numbers
+from datamodules.serving.splitting import stratified_splits
+from datamodules.serving.unreadable import OnError
 
 
 class NoisyPair(DrawnDataModule):
@@ -164,7 +165,8 @@ class NoisyImages(BatchedDataset):
     """A split: ``clean``, ``noisy``, ``target`` and ``index``.
 
     A plain position gives the image as it is, in the noise that belongs to it; a
-    :class:`~datamodules.augmentation.Draw` the augmentation and the noise of that draw. Whole batches are made at once.
+    :class:`~datamodules.serving.sampling.Draw` the augmentation and the noise of that draw. Whole batches are made at
+    once.
 
     Args:
         images: The data set.

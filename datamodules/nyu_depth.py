@@ -13,13 +13,14 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
-from datamodules.augmentation import IGNORED
-from datamodules.depth_lists import find_listed, read_list
-from datamodules.frame_files import FileFrames, FrameFiles
-from datamodules.frames import Camera, Frame, FrameDataModule, Frames, Target
-from datamodules.image_files import UnreadableError, read_uint16
-from datamodules.nyu_classes import CLASS_NAMES, MAPPING, PALETTE, read_mapping
-from datamodules.transforms import Geometry
+from datamodules.frames import FrameDataModule
+from datamodules.reading.depth_lists import find_listed, read_list
+from datamodules.reading.frame import IGNORED, Camera, Frame, Frames
+from datamodules.reading.frame_files import FileFrames, FrameFiles
+from datamodules.reading.image_files import UnreadableError, read_uint16
+from datamodules.reading.nyu_classes import CLASS_NAMES, MAPPING, PALETTE, read_mapping
+from datamodules.serving.frame_pairs import Target
+from datamodules.serving.transforms import Geometry
 
 LABELED = "nyu_depth_v2_labeled.mat"
 # of the colour camera in the data set's toolbox; nobody measured how it was held

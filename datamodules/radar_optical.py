@@ -9,13 +9,13 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from datamodules.augmentation import Draw
-from datamodules.base import Batch, BatchedDataset, SplitName, Splits, check_counts
-from datamodules.draws import DrawnDataModule, as_floats, flipped, split_draws, uniform_numbers
-from datamodules.image_files import subfolders
-from datamodules.labelled_images import read_rgb
-from datamodules.splitting import stratified_splits
-from datamodules.unreadable import OnError
+from datamodules.drawn import DrawnDataModule
+from datamodules.reading.image_files import subfolders
+from datamodules.serving.datasets import Batch, BatchedDataset, SplitName, Splits, check_counts
+from datamodules.serving.labelled_images import read_rgb
+from datamodules.serving.sampling import Draw, as_floats, flipped, split_draws, uniform_numbers
+from datamodules.serving.splitting import stratified_splits
+from datamodules.serving.unreadable import OnError
 
 CLASS_NAMES = (
     "cargo",
@@ -119,7 +119,7 @@ class RadarOptical(DrawnDataModule):
 class ImagePairs(BatchedDataset):
     """A split: ``optical``, ``radar``, ``target`` and ``index``.
 
-    A plain position gives the pair as it is, a :class:`~datamodules.augmentation.Draw` that draw's augmentation.
+    A plain position gives the pair as it is, a :class:`~datamodules.serving.sampling.Draw` that draw's augmentation.
 
     Args:
         pairs: Class, optical image and radar image.

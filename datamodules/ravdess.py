@@ -12,12 +12,12 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from datamodules.augmentation import Draw
-from datamodules.base import Batch, BatchedDataset, SplitName, Splits, check_counts
-from datamodules.draws import DrawnDataModule, as_floats, flipped, split_draws, uniform_numbers
-from datamodules.sound import SAMPLE_RATE, log_mel, mel_filterbank, middle, read_wav
-from datamodules.unreadable import OnError
-from datamodules.video_files import read_frames
+from datamodules.drawn import DrawnDataModule
+from datamodules.reading.sound import SAMPLE_RATE, log_mel, mel_filterbank, middle, read_wav
+from datamodules.reading.video_files import read_frames
+from datamodules.serving.datasets import Batch, BatchedDataset, SplitName, Splits, check_counts
+from datamodules.serving.sampling import Draw, as_floats, flipped, split_draws, uniform_numbers
+from datamodules.serving.unreadable import OnError
 from distill.atomic import written_whole
 
 CLASS_NAMES = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
@@ -33,8 +33,8 @@ class RAVDESS(DrawnDataModule):
     13(5), 2018: 24 actors, 60 utterances each of speech, 44 of song (actor 18 sang none), which have six emotions.
 
     - ``audio`` ``(N, 1, M, 100 seconds)``, the teacher's: power in mel bands every 10 ms, from -1 (-80 dB of full scale
-      or less) to 1 (:func:`~datamodules.sound.log_mel`), of the middle of the utterance, with silence around a shorter
-      one;
+      or less) to 1 (:func:`~datamodules.reading.sound.log_mel`), of the middle of the utterance, with silence around a
+      shorter one;
     - ``video`` ``(N, 3, F, H, W)``, the student's: evenly spaced frames, the middle square, in which the face is, from
       -1 to 1;
     - ``target`` ``(N,)``: the emotion, 0 to 7 in the order of the file names.
@@ -194,7 +194,8 @@ class Decoder:
 class Recordings(BatchedDataset):
     """A split: ``audio``, ``video``, ``target`` and ``index``.
 
-    A plain position gives the utterance as it is, a :class:`~datamodules.augmentation.Draw` that draw's augmentation.
+    A plain position gives the utterance as it is, a :class:`~datamodules.serving.sampling.Draw` that draw's
+    augmentation.
 
     Args:
         recordings: One entry an utterance.

@@ -9,13 +9,14 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.base import check_counts
-from datamodules.frames import Camera, Frame, FrameDataModule, Frames
-from datamodules.image_files import check_paired, find_folder, list_files, read_color
-from datamodules.kitti_calibration import read_matrices, stereo_camera
-from datamodules.lidar import read_scan, view_scan
-from datamodules.semantic_kitti_classes import CLASS_NAMES, PALETTE, read_classes
-from datamodules.transforms import Geometry
+from datamodules.frames import FrameDataModule
+from datamodules.reading.frame import Camera, Frame, Frames
+from datamodules.reading.image_files import check_paired, find_folder, list_files, read_color
+from datamodules.reading.kitti_calibration import read_matrices, stereo_camera
+from datamodules.reading.lidar import read_scan, view_scan
+from datamodules.reading.semantic_kitti_classes import CLASS_NAMES, PALETTE, read_classes
+from datamodules.serving.datasets import check_counts
+from datamodules.serving.transforms import Geometry
 
 TRAIN_SEQUENCES = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10)
 VAL_SEQUENCES = (8,)
@@ -30,8 +31,8 @@ class SemanticKITTI(FrameDataModule):
 
     - ``image`` ``(N, 3, H, W)``: as in all data modules of street scenes;
     - ``lidar`` ``(N, 5, H, W)``: range, x, y, z (metres; forward, left, up) and intensity of the nearest point in each
-      pixel, less their mean over all scans and divided by the standard deviation (:mod:`datamodules.lidar`); 0 where no
-      point is;
+      pixel, less their mean over all scans and divided by the standard deviation (:mod:`datamodules.reading.lidar`); 0
+      where no point is;
     - ``target`` ``(N, H, W)``: the point's class; moving things are of the class of those that stand; 255 where no
       point is or its label does not count. So losses and scores are those of the points in the image, less the ones
       that hide behind others in one pixel.

@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from sklearn.datasets import make_classification
 
-from datamodules.base import PairedDataModule, Splits, TensorPairs, check_counts
+from datamodules.base import PairedDataModule
+from datamodules.serving.datasets import Splits, TensorPairs, check_counts
 
 CLASSES = 8
 DECISIVE = 20

@@ -9,10 +9,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.base import check_counts
-from datamodules.frame_files import FileFrames, FrameFiles, split_at_random
-from datamodules.frames import Camera, FrameDataModule, Frames
-from datamodules.image_files import check_paired, find_folder, list_files, read_color, read_uint16
+from datamodules.frames import FrameDataModule
+from datamodules.reading.frame import Camera, Frames
+from datamodules.reading.frame_files import FileFrames, FrameFiles, split_at_random
+from datamodules.reading.image_files import check_paired, find_folder, list_files, read_color, read_uint16
+from datamodules.serving.datasets import check_counts
 
 SCENES = ("Scene01", "Scene02", "Scene06", "Scene18", "Scene20")
 VARIATIONS = (

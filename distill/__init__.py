@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distill.base import Batch, DistillationModule, NetworkOutput, Supervised
-    from distill.feature_mask import FeatureMask
+    from distill.feature_mask.feature_mask import FeatureMask
     from distill.tasks import Classification, DepthEstimation, SemanticSegmentation, Task
 
 __all__ = [

@@ -16,14 +16,14 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from distill.checkpoint import check_class_names, load_network, looks_untrained
-from distill.compilation import compile_in_place
 from distill.distributed import KeptEqual
-from distill.frozen import FrozenTeacher, Precision
 from distill.outputs import Batch, NetworkOutput, autocast_off, full_precision, network_output, shapes
 from distill.supervised import Supervised
 from distill.taps import FeatureTaps
 from distill.tasks import Task
-from distill.teacher_cache import TeacherCache
+from distill.teacher.cache import TeacherCache
+from distill.teacher.frozen import FrozenTeacher, Precision
+from distill.training.compilation import compile_in_place
 from distill.weighting import SampleWeighting
 
 __all__ = ["Batch", "DistillationModule", "NetworkOutput", "Supervised"]
@@ -55,7 +55,7 @@ class DistillationModule(Supervised, ABC):
         optimizer: Given the trained parameters, makes the optimiser.
         lr_scheduler: Given the optimiser, makes the schedule; stepped each epoch, cyclic ones each step.
         cache_teacher: A folder to keep the teacher's responses to the training samples in, so that it runs once per
-            sample; see :class:`~distill.teacher_cache.TeacherCache`. Only where what the teacher sees is the same in
+            sample; see :class:`~distill.teacher.cache.TeacherCache`. Only where what the teacher sees is the same in
             every epoch.
         teacher_precision: The type of the teacher's weights and inputs, ``bf16`` or ``fp16``; by default that of the
             fit. What methods get of it is float32.

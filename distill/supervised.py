@@ -21,12 +21,12 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from distill.checkpoint import check_class_names
 from distill.distributed import from_all, mean, own_part
-from distill.epoch_losses import EpochLosses
-from distill.finite import LossWatch
-from distill.optimization import ParameterSettings, parameter_groups, stepped_as_lightning_wants
 from distill.outputs import Batch, autocast_off, full_precision, prediction_of
-from distill.randomness import rng_states, set_rng_states
+from distill.resume.random_state import rng_states, set_rng_states
 from distill.tasks import Task
+from distill.training.finite import LossWatch
+from distill.training.losses import EpochLosses
+from distill.training.optimization import ParameterSettings, parameter_groups, stepped_as_lightning_wants
 
 
 class Supervised(LightningModule):

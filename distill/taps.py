@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable
 from typing import Any
 
 from torch import Tensor, nn
@@ -75,15 +75,6 @@ class _Tap:
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
         self.taps.hear(self.layer, output)
-
-
-def check_pairs(method: object, teacher_layers: Sequence[str], student_layers: Sequence[str]) -> None:
-    """Raises a ValueError where a method that compares layers pair by pair is not given pairs."""
-    if len(teacher_layers) != len(student_layers):
-        raise ValueError(
-            f"{type(method).__name__} compares layers pair by pair, but there are {len(teacher_layers)} teacher_layers "
-            f"and {len(student_layers)} student_layers"
-        )
 
 
 def _unknown_layer(layer: str, network: nn.Module, modules: dict[str, nn.Module]) -> str:

@@ -13,7 +13,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from distill.losses import silog_loss
-from distill.losses.logits import where_counted
+from distill.losses.parts.logits import where_counted
 from distill.metrics import DepthScores, SegmentationScores
 from distill.metrics.depth import Average, Crop
 

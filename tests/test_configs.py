@@ -12,12 +12,13 @@ from typing import Any
 import pytest
 import yaml
 
-from distill.cell import train
-from distill.cli import Configuration, main
-from distill.rank import Ranking
-from distill.study import Study, plan_cells
-from distill.study_figure import Panel
-from distill.table import Score
+from distill.cli import main
+from distill.command.command_line import Configuration
+from distill.rank.rank import Ranking
+from distill.study.figure import Panel
+from distill.study.run import train
+from distill.study.study import Study, plan_cells
+from distill.study.table import Score
 from tests.datamodules.image_trees import write_cifar100
 from tests.datamodules.recordings import write_ravdess
 from tests.datamodules.trees import (

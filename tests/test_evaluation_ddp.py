@@ -20,7 +20,7 @@ from callbacks import DivergenceTracker
 from datamodules import PairedDataModule, Splits, TensorPairs
 from distill.cli import main
 from tests.processes import as_torchrun_does, run_in_processes
-from tests.test_study import STUDY
+from tests.study.test_study import STUDY
 from tests.toys import CLASSES, make, make_batch, quiet_trainer
 
 

@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from distill import Batch, DistillationModule
-from distill.last_checkpoint import LastCheckpoint
+from distill.resume.last_checkpoint import LastCheckpoint
 from tests.processes import run_in_processes
 from tests.toys import (
     CLASSES,

@@ -14,7 +14,7 @@ from torch.nn.parameter import UninitializedParameter
 from torch.utils.data import DataLoader, Dataset
 
 import distill.methods
-from datamodules.loading import ResumableLoader
+from datamodules.serving.loading import ResumableLoader
 from distill import (
     Batch,
     Classification,

@@ -7,8 +7,8 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.losses.logits import Reduction, at_least_float32, check_reduction, reduce_means
-from distill.losses.softplus import softplus
+from distill.losses.parts.logits import Reduction, at_least_float32, check_reduction, reduce_means
+from distill.losses.parts.softplus import softplus
 
 Form = Literal["non_saturating", "hinge"]
 

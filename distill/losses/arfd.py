@@ -9,7 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.losses.logits import at_least_float32
+from distill.losses.parts.logits import at_least_float32
 
 Kernel = Literal["laplace", "laplace_l1", "gaussian", "linear", "none"]
 Measure = Literal["cka", "cka_printed", "euclidean", "cosine", "pearson"]

@@ -6,8 +6,8 @@ import math
 
 from torch import Tensor
 
-from distill.losses.logits import Reduction, at_least_float32, check_reduction, reduce_losses
-from distill.losses.softplus import softplus
+from distill.losses.parts.logits import Reduction, at_least_float32, check_reduction, reduce_losses
+from distill.losses.parts.softplus import softplus
 
 
 def nce_loss(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.losses.logits import (
+from distill.losses.parts.logits import (
     Reduction,
     at_least_float32,
     check_reduction,
@@ -13,7 +13,7 @@ from distill.losses.logits import (
     kl_divergence,
     reduce_losses,
 )
-from distill.losses.parts import by_parts
+from distill.losses.parts.slices import by_parts
 
 
 def cwd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, reduction: Reduction = "mean") -> Tensor:

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.losses.logits import Reduction, at_least_float32, check_reduction, reduce_losses
+from distill.losses.parts.logits import Reduction, at_least_float32, check_reduction, reduce_losses
 
 NEAREST = 1e-3
 """Metres; a student's depth below this has the logarithm of this and no gradient."""

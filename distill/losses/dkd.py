@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from distill.losses.logits import (
+from distill.losses.parts.logits import (
     Reduction,
     at_least_float32,
     check_logits,
@@ -17,7 +17,7 @@ from distill.losses.logits import (
     split_target,
     where_counted,
 )
-from distill.losses.parts import by_parts
+from distill.losses.parts.slices import by_parts
 
 
 def decoupled_kd_terms(

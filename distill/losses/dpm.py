@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from distill.losses.logits import Reduction, at_least_float32, check_reduction, reduce_losses
+from distill.losses.parts.logits import Reduction, at_least_float32, check_reduction, reduce_losses
 
 BinValue = Literal["density", "integral"]
 Normalization = Literal["softmax", "sum"]

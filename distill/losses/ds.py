@@ -8,9 +8,9 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from distill.losses.pairwise import by_rows, rows, squared_distances
-from distill.losses.precision import without_autocast
-from distill.losses.unit import unit_vectors
+from distill.losses.parts.pairwise import by_rows, rows, squared_distances
+from distill.losses.parts.precision import without_autocast
+from distill.losses.parts.unit import unit_vectors
 
 Cross = Literal["printed", "align"]
 

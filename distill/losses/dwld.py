@@ -7,7 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from distill.losses.logits import (
+from distill.losses.parts.logits import (
     Reduction,
     at_least_float32,
     check_logits,
@@ -19,7 +19,7 @@ from distill.losses.logits import (
     split_target,
     where_counted,
 )
-from distill.losses.parts import by_parts
+from distill.losses.parts.slices import by_parts
 
 Form = Literal["kl", "bregman"]
 

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distill.losses.logits import Reduction, at_least_float32, check_reduction, reduce_means
-from distill.losses.unit import unit_vectors
+from distill.losses.parts.logits import Reduction, at_least_float32, check_reduction, reduce_means
+from distill.losses.parts.unit import unit_vectors
 
 
 def factor_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> Tensor:

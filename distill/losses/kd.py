@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.losses.logits import (
+from distill.losses.parts.logits import (
     Reduction,
     at_least_float32,
     check_logits,
@@ -16,7 +16,7 @@ from distill.losses.logits import (
     reduce_losses,
     where_counted,
 )
-from distill.losses.parts import by_parts
+from distill.losses.parts.slices import by_parts
 
 
 def kd_loss(

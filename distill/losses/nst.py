@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distill.losses.logits import Reduction, check_reduction, reduce_losses
-from distill.losses.parts import by_parts
-from distill.losses.pooling import check_positions, to_common_size
-from distill.losses.precision import without_autocast
-from distill.losses.unit import unit_vectors
+from distill.losses.parts.logits import Reduction, check_reduction, reduce_losses
+from distill.losses.parts.pooling import check_positions, to_common_size
+from distill.losses.parts.precision import without_autocast
+from distill.losses.parts.slices import by_parts
+from distill.losses.parts.unit import unit_vectors
 
 
 @without_autocast

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.losses.pairwise import by_rows, distances, rows, squared_distances, squared_distances_of_pairs
+from distill.losses.parts.pairwise import by_rows, distances, rows, squared_distances, squared_distances_of_pairs
 
 
 def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:

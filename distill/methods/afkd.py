@@ -8,13 +8,13 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from distill.adaptors import convolve_to
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.losses.adversarial import Form
-from distill.losses.pooling import to_common_size
-from distill.methods.discriminator import Discriminator, discriminator_settings, opposed_losses
-from distill.optimization import ParameterSettings
-from distill.pairs import feature_pairs, require_pairs
+from distill.losses.parts.pooling import to_common_size
+from distill.methods.parts.adaptors import convolve_to
+from distill.methods.parts.discriminator import Discriminator, discriminator_settings, opposed_losses
+from distill.methods.parts.pairs import feature_pairs, require_pairs
+from distill.training.optimization import ParameterSettings
 
 
 class AFKD(DistillationModule):
@@ -63,7 +63,7 @@ class AFKD(DistillationModule):
         self.discriminators = nn.ModuleList(Discriminator(hidden) for _ in self.student_layers)
 
     def parameter_settings(self) -> Sequence[ParameterSettings]:
-        """Those of :func:`~distill.methods.discriminator.discriminator_settings`."""
+        """Those of :func:`~distill.methods.parts.discriminator.discriminator_settings`."""
         return discriminator_settings(self.discriminators, self.discriminator_lr)
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:

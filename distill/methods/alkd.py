@@ -9,8 +9,8 @@ from torch import Tensor
 
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.losses.adversarial import Form
-from distill.methods.discriminator import Discriminator, discriminator_settings, opposed_losses
-from distill.optimization import ParameterSettings
+from distill.methods.parts.discriminator import Discriminator, discriminator_settings, opposed_losses
+from distill.training.optimization import ParameterSettings
 
 
 class ALKD(DistillationModule):
@@ -54,7 +54,7 @@ class ALKD(DistillationModule):
         self.discriminator = Discriminator(hidden)
 
     def parameter_settings(self) -> Sequence[ParameterSettings]:
-        """Those of :func:`~distill.methods.discriminator.discriminator_settings`."""
+        """Those of :func:`~distill.methods.parts.discriminator.discriminator_settings`."""
         return discriminator_settings(self.discriminator, self.discriminator_lr)
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:

@@ -7,12 +7,12 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.adaptors import convolve_to
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.losses import consistency_loss, recalibrate
 from distill.losses.arfd import Kernel, Measure
-from distill.losses.pooling import to_common_size
-from distill.pairs import as_map, feature_pairs, require_pairs
+from distill.losses.parts.pooling import to_common_size
+from distill.methods.parts.adaptors import convolve_to
+from distill.methods.parts.pairs import as_map, feature_pairs, require_pairs
 
 
 class ARFD(DistillationModule):

@@ -9,7 +9,7 @@ from torch import Tensor
 
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.losses import at_loss
-from distill.pairs import feature_pairs, require_pairs
+from distill.methods.parts.pairs import feature_pairs, require_pairs
 
 
 class AT(DistillationModule):

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.distributed import gather
 from distill.losses import cc_loss
-from distill.pairs import as_vector, feature_pairs, require_pairs
+from distill.methods.parts.pairs import as_vector, feature_pairs, require_pairs
 
 
 class CC(DistillationModule):

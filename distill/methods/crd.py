@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.losses import nce_log_normalizer, nce_loss
-from distill.losses.unit import unit_vectors
-from distill.methods.embedding_memory import EmbeddingMemory, MemoryBank, MemoryQueue
-from distill.pairs import as_vector, feature_pairs, require_pairs
+from distill.losses.parts.unit import unit_vectors
+from distill.methods.parts.embedding_memory import EmbeddingMemory, MemoryBank, MemoryQueue
+from distill.methods.parts.pairs import as_vector, feature_pairs, require_pairs
 
 Memory = Literal["bank", "queue"]
 

@@ -7,11 +7,10 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.adaptors import convolve_to
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.losses import cwd_loss
-from distill.pairs import feature_pairs
-from distill.taps import check_pairs
+from distill.methods.parts.adaptors import convolve_to
+from distill.methods.parts.pairs import check_pairs, feature_pairs
 
 
 class CWD(DistillationModule):
@@ -35,7 +34,7 @@ class CWD(DistillationModule):
 
     def __init__(self, *args: Any, temperature: float = 4.0, weight: float | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        check_pairs(self, self.teacher_layers, self.student_layers)
+        check_pairs(self)
         self.temperature = temperature
         self.weight = weight if weight is not None else 50.0 if self.student_layers else 3.0
         self.adaptors = nn.ModuleList(nn.LazyConv2d(1, kernel_size=1) for _ in self.student_layers)

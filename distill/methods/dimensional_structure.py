@@ -13,8 +13,8 @@ from torch import Tensor, nn
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.distributed import gather
 from distill.losses.ds import Cross, dcm_terms, sem_terms
-from distill.losses.pooling import to_common_size
-from distill.pairs import as_vector, feature_pairs, require_pairs
+from distill.losses.parts.pooling import to_common_size
+from distill.methods.parts.pairs import as_vector, feature_pairs, require_pairs
 
 Term = Literal["sem_1", "sem_2", "dcm_1", "dcm_2"]
 

@@ -7,10 +7,10 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from distill.adaptors import convolve_to
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.losses import dwld_terms
 from distill.losses.dwld import Form
+from distill.methods.parts.adaptors import convolve_to
 
 
 class DynamicWeightController(nn.Module):

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 
 from distill.base import Batch, NetworkOutput
 from distill.losses import hint_loss
-from distill.methods.staged import StagedDistillation
-from distill.pairs import as_map, feature_pairs, require_pairs
-from distill.regressor import Regressor
+from distill.methods.parts.pairs import as_map, feature_pairs, require_pairs
+from distill.methods.parts.regressor import Regressor
+from distill.methods.parts.staged import StagedDistillation
 
 
 class FitNet(StagedDistillation):
@@ -26,9 +26,9 @@ class FitNet(StagedDistillation):
     methods run it.
 
     The regressor is a 1x1 convolution, for vectors a linear layer, with batch normalisation
-    (:class:`~distill.regressor.Regressor`), and of maps of two sizes the larger is pooled. The paper's convolution has
-    no padding, and a kernel as large as it takes to get to the teacher's size; published code has the normalisation and
-    a ReLU, behind which nothing can equal a feature that is negative.
+    (:class:`~distill.methods.parts.regressor.Regressor`), and of maps of two sizes the larger is pooled. The paper's
+    convolution has no padding, and a kernel as large as it takes to get to the teacher's size; published code has the
+    normalisation and a ReLU, behind which nothing can equal a feature that is negative.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` (hint layers) and ``student_layers``
@@ -42,7 +42,7 @@ class FitNet(StagedDistillation):
 
     Raises:
         ValueError: There is no layer, teacher and student have different numbers of layers, or ``hard_weight`` is 0
-            without ``joint``; and as :class:`~distill.methods.staged.StagedDistillation` does.
+            without ``joint``; and as :class:`~distill.methods.parts.staged.StagedDistillation` does.
     """
 
     def __init__(

@@ -12,8 +12,8 @@ from torch.nn.parameter import UninitializedParameter
 
 from distill.base import Batch, NetworkOutput
 from distill.losses import fsp_loss, fsp_matrix
-from distill.methods.staged import StagedDistillation
-from distill.pairs import feature_pairs, require_pairs
+from distill.methods.parts.pairs import feature_pairs, require_pairs
+from distill.methods.parts.staged import StagedDistillation
 
 
 class FSP(StagedDistillation):
@@ -37,8 +37,8 @@ class FSP(StagedDistillation):
 
     Raises:
         ValueError: There is no layer, an odd number of them, teacher and student have different numbers of layers, or
-            ``hard_weight`` is 0; and as :class:`~distill.methods.staged.StagedDistillation` does. From ``setup``: a
-            layer has no positions.
+            ``hard_weight`` is 0; and as :class:`~distill.methods.parts.staged.StagedDistillation` does. From ``setup``:
+            a layer has no positions.
     """
 
     def __init__(self, *args: Any, stage_one_epochs: int = 30, weight: float = 10.0, **kwargs: Any) -> None:

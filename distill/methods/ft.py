@@ -9,12 +9,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.adaptors import convolve_to
 from distill.base import Batch, NetworkOutput
 from distill.losses import factor_loss, hint_loss
-from distill.losses.pooling import to_common_size
-from distill.methods.staged import StagedDistillation
-from distill.pairs import as_map, feature_pairs, require_pairs
+from distill.losses.parts.pooling import to_common_size
+from distill.methods.parts.adaptors import convolve_to
+from distill.methods.parts.pairs import as_map, feature_pairs, require_pairs
+from distill.methods.parts.staged import StagedDistillation
 
 
 class FT(StagedDistillation):
@@ -40,7 +40,7 @@ class FT(StagedDistillation):
 
     Raises:
         ValueError: There is no layer, teacher and student have different numbers of layers, or the rate is not
-            positive; and as :class:`~distill.methods.staged.StagedDistillation` does.
+            positive; and as :class:`~distill.methods.parts.staged.StagedDistillation` does.
     """
 
     def __init__(

@@ -11,7 +11,7 @@ from torch import Tensor
 from distill.base import Batch, NetworkOutput
 from distill.distributed import mean
 from distill.losses import silog_loss, ssim_loss
-from distill.methods.depth import DepthDistillation
+from distill.methods.parts.depth import DepthDistillation
 
 DepthLoss = Literal["ssim", "mse", "si"]
 
@@ -30,7 +30,7 @@ class ResKD(DepthDistillation):
         losses: Which; the paper has SSIM, MSE and SI alone, SSIM with SI, and SSIM with MSE.
         weight: The weight of their sum.
         data_range: The range of depths that SSIM's constants stand for; the task's highest depth by default.
-        **kwargs: As in :class:`~distill.methods.depth.DepthDistillation`.
+        **kwargs: As in :class:`~distill.methods.parts.depth.DepthDistillation`.
 
     Raises:
         ValueError: There is no loss, or one is unknown.

@@ -9,10 +9,10 @@ from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.losses import semckd_loss
-from distill.losses.pooling import pooled_to_fit
-from distill.losses.unit import unit_vectors
-from distill.pairs import as_map
-from distill.regressor import Regressor
+from distill.losses.parts.pooling import pooled_to_fit
+from distill.losses.parts.unit import unit_vectors
+from distill.methods.parts.pairs import as_map
+from distill.methods.parts.regressor import Regressor
 
 
 class SemCKD(DistillationModule):
@@ -20,9 +20,10 @@ class SemCKD(DistillationModule):
 
     ``hard_weight * CE + weight * sum over all pairs of layers of attention * mean squared error``, a mean over the
     student's layers. Each of these is projected to the channels of each of the teacher's by a 1x1 convolution with
-    batch normalisation (:class:`~distill.regressor.Regressor`; the authors' projections have three convolutions). Of
-    maps of two sizes the larger is pooled, the student's before it is projected, as in the authors' code. The attention
-    of a student's layer is a softmax over the teacher's of the products of its query with their keys, for each sample.
+    batch normalisation (:class:`~distill.methods.parts.regressor.Regressor`; the authors' projections have three
+    convolutions). Of maps of two sizes the larger is pooled, the student's before it is projected, as in the authors'
+    code. The attention of a student's layer is a softmax over the teacher's of the products of its query with their
+    keys, for each sample.
 
     The authors make queries and keys from the similarities of a sample with all others of its batch, whose number then
     is the input size of a layer: no batch may have another. Here they are made from the features themselves, averaged

@@ -10,7 +10,7 @@ from torch import Tensor
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.distributed import gather
 from distill.losses import sp_loss
-from distill.pairs import feature_pairs, require_pairs
+from distill.methods.parts.pairs import feature_pairs, require_pairs
 
 
 class SP(DistillationModule):

@@ -11,7 +11,7 @@ from distill.base import Batch, NetworkOutput
 from distill.distributed import mean
 from distill.losses import dpm_loss, ssim_loss
 from distill.losses.dpm import BinValue, Direction, Normalization
-from distill.methods.depth import DepthDistillation
+from distill.methods.parts.depth import DepthDistillation
 
 
 class TIEKD(DepthDistillation):
@@ -34,7 +34,7 @@ class TIEKD(DepthDistillation):
         direction: Which divergence; see :func:`~distill.losses.dpm_loss`.
         data_range: The range of depths that SSIM's constants stand for; the task's highest depth by default. 1 gives
             the released code's constants.
-        **kwargs: As in :class:`~distill.methods.depth.DepthDistillation`.
+        **kwargs: As in :class:`~distill.methods.parts.depth.DepthDistillation`.
 
     Raises:
         ValueError: An argument is out of its range, or there is not one student layer.

@@ -8,12 +8,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from distill.adaptors import PointwiseMLP
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.losses import kd_loss, lovasz_loss
-from distill.losses.logits import where_counted
-from distill.losses.pooling import to_common_size
-from distill.pairs import as_map, as_vector, feature_pairs, require_pairs
+from distill.losses.parts.logits import where_counted
+from distill.losses.parts.pooling import to_common_size
+from distill.methods.parts.adaptors import PointwiseMLP
+from distill.methods.parts.pairs import as_map, as_vector, feature_pairs, require_pairs
 from distill.weighting import SampleWeighting
 
 

@@ -12,12 +12,12 @@ from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter
 
-from distill.adaptors import PointwiseMLP
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.losses import vid_loss
-from distill.losses.pooling import to_common_size
-from distill.optimization import ParameterSettings
-from distill.pairs import as_map, feature_pairs, require_pairs
+from distill.losses.parts.pooling import to_common_size
+from distill.methods.parts.adaptors import PointwiseMLP
+from distill.methods.parts.pairs import as_map, feature_pairs, require_pairs
+from distill.training.optimization import ParameterSettings
 
 FIRST_VARIANCE = 5.0
 LEAST_VARIANCE = 1e-5

@@ -11,7 +11,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from distill.losses.logits import at_least_float32
+from distill.losses.parts.logits import at_least_float32
 
 
 def central_moment_discrepancy(

@@ -9,8 +9,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from distill.losses.logits import at_least_float32, check_logits, check_two_classes, split_target, where_counted
-from distill.losses.parts import by_parts
+from distill.losses.parts.logits import at_least_float32, check_logits, check_two_classes, split_target, where_counted
+from distill.losses.parts.slices import by_parts
 
 
 def target_jsd(student: Tensor, teacher: Tensor, target: Tensor, *, ignore_index: int = 255) -> Tensor:

@@ -3,14 +3,45 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING
+from pathlib import Path
+from typing import Any, Protocol
 
+import torch
+from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
 from distill.outputs import Batch
 
-if TYPE_CHECKING:
-    from distill.base import DistillationModule
+
+class FittedMethod(Protocol):
+    """What a weighting needs of the method that it serves, when a fit begins."""
+
+    @property
+    def trainer(self) -> Trainer:
+        """The trainer of the fit."""
+
+    @property
+    def device(self) -> torch.device:
+        """Where the batches go."""
+
+    def teacher_prediction(self, batch: Batch) -> Tensor:
+        """The teacher's logits for a batch, ``(N, C, *)``."""
+
+    def reference_student(self, checkpoint: str | Path) -> ReferenceStudent:
+        """A frozen copy of the student with other weights."""
+
+
+class ReferenceStudent(Protocol):
+    """A student that was trained without distillation, as a weighting asks it."""
+
+    @property
+    def dtype(self) -> str | torch.dtype:
+        """The type of its weights."""
+
+    def see(self, batch: Batch) -> Tensor:
+        """Its logits for a batch, ``(N, C, *)``."""
+
+    def _apply(self, fn: Any) -> Any: ...
 
 
 class SampleWeighting(nn.Module, ABC):
@@ -34,7 +65,7 @@ class SampleWeighting(nn.Module, ABC):
             ``(N, *)``, detached; 1 at ignored positions, where the loss is 0 anyway.
         """
 
-    def begin_fit(self, method: DistillationModule) -> None:
+    def begin_fit(self, method: FittedMethod) -> None:
         """Called once before the first step of a fit, or of the part of a fit that is resumed."""
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:

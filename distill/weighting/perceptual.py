@@ -8,8 +8,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.losses.logits import at_least_float32, check_logits
-from distill.losses.parts import by_parts
+from distill.losses.parts.logits import at_least_float32, check_logits
+from distill.losses.parts.slices import by_parts
 from distill.outputs import Batch
 from distill.weighting.base import SampleWeighting, check_option, check_share
 

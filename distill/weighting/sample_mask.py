@@ -5,20 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from typing import Any, Literal, get_args
 
 import torch
 from torch import Tensor
 
 from distill.distributed import gather, own_rows, world_size
-from distill.losses.logits import at_least_float32, check_logits
+from distill.losses.parts.logits import at_least_float32, check_logits
 from distill.metrics.jsd import nontarget_jsd
 from distill.outputs import Batch
-from distill.training_set import training_set
-from distill.weighting.base import SampleWeighting, check_option, check_share
-
-if TYPE_CHECKING:
-    from distill.base import DistillationModule, Supervised
+from distill.training.training_set import training_set
+from distill.weighting.base import FittedMethod, ReferenceStudent, SampleWeighting, check_option, check_share
 
 MaskMode = Literal["true", "false", "random"]
 Ranking = Literal["static", "dynamic"]
@@ -70,7 +67,7 @@ class NontargetSampleMask(SampleWeighting):
     Source: Chen et al., the non-target divergence hypothesis (NTDH), Algorithm 2 and Sec. IV.
     """
 
-    _reference: Supervised | None
+    _reference: ReferenceStudent | None
 
     def __init__(
         self,
@@ -127,7 +124,7 @@ class NontargetSampleMask(SampleWeighting):
         self.present_fraction = self.fraction * shares[self.schedule]
 
     @torch.no_grad()
-    def begin_fit(self, method: DistillationModule) -> None:
+    def begin_fit(self, method: FittedMethod) -> None:
         """Fetches the reference student, and ranks the training set where that has one label a sample.
 
         Raises:
@@ -207,7 +204,7 @@ class NontargetSampleMask(SampleWeighting):
     def _apply(self, fn: Any, recurse: bool = True) -> NontargetSampleMask:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
         if self._reference is not None:
-            self._reference._apply(fn)  # type: ignore[no-untyped-call]
+            self._reference._apply(fn)
         return self
 
     def get_extra_state(self) -> Tensor:

@@ -20,7 +20,7 @@ from datamodules import PairedDataModule, Splits, TensorPairs
 from distill import Classification, Supervised
 from distill.methods import AT, KD
 from distill.models import ResNet8x4, ResNet32x4
-from distill.teacher_cache import TeacherCache
+from distill.teacher.cache import TeacherCache
 from tests.toys import quiet_trainer
 
 LAYERS = ["stage1", "stage2", "stage3"]

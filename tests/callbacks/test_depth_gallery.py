@@ -13,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from callbacks import DepthGallery, depth_comparison
-from callbacks.depth_figures import DEPTHS, ERRORS, DepthViews, depth_figure
+from callbacks import DepthGallery
+from callbacks.parts.depth_figures import DEPTHS, ERRORS, DepthViews, depth_figure
+from distill.study.depth_comparison import depth_comparison
 from tests.callbacks.depths import BINS, HEIGHT, MAX_DEPTH, WIDTH, ReplayDepth, ReplayWithoutTeacher, depths
 from tests.callbacks.pairs import batches_of, trainer
 from tests.toys import MAX_DEPTH as MAX_TOY_DEPTH

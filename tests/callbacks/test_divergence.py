@@ -13,7 +13,8 @@ from PIL import Image
 from tensorboard.backend.event_processing.event_accumulator import EventAccumulator
 from torch import Tensor
 
-from callbacks import DivergenceTracker, comparison
+from callbacks import DivergenceTracker
+from callbacks.parts import comparison
 from tests.callbacks.pairs import (
     Recorder,
     Replay,

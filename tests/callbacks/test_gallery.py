@@ -15,7 +15,7 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from callbacks import PredictionGallery
-from callbacks.gallery import visible
+from callbacks.parts.gallery import visible
 from callbacks.prediction_gallery import MARK, NO_CLASS, Views, _views, gallery_figure
 from distill import Supervised
 from tests.callbacks.pairs import trainer

@@ -20,8 +20,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from callbacks import FeatureStructure
-from callbacks.layer_structure import LayerStructure
-from callbacks.structure_figures import NO_CLASS, embedding, embedding_figure, similarity_figure
+from callbacks.parts.layer_structure import LayerStructure
+from callbacks.parts.structure_figures import NO_CLASS, embedding, embedding_figure, similarity_figure
 from distill import Classification
 from distill.methods import KD
 from tests.callbacks.pairs import Replay, Samples, batches_of, sgd, supervised, trainer

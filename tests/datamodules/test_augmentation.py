@@ -10,8 +10,9 @@ from lightning import seed_everything
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from numpy.typing import NDArray
 
-from datamodules.augmentation import GREY, Draw, DrawSampler, PairedAugmentation
-from datamodules.transforms import Floats
+from datamodules.augmentation import GREY, PairedAugmentation
+from datamodules.reading.frame import Floats
+from datamodules.serving.sampling import Draw, DrawSampler
 
 Bytes = NDArray[np.uint8]
 

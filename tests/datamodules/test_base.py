@@ -7,7 +7,7 @@ import torch
 from torch.utils.data import DataLoader, Subset
 
 from datamodules import Batch, TensorPairs
-from datamodules.base import collate
+from datamodules.serving.datasets import collate
 
 
 @pytest.fixture

@@ -12,9 +12,21 @@ import torch
 from numpy.typing import NDArray
 
 from datamodules.driving_scenes import DrivingScenes, RenderedFrames, render_scene
-from datamodules.frames import Camera, Frame
-from datamodules.rendering import Box, Canvas, Material, Weather
-from datamodules.street import BUILDING, CAR, CLASSES, LANE_MARK, PERSON, POLE, ROAD, SIDEWALK, SKY, TERRAIN, TREE
+from datamodules.reading.frame import Camera, Frame
+from datamodules.scenes.rendering import Box, Canvas, Material, Weather
+from datamodules.scenes.street import (
+    BUILDING,
+    CAR,
+    CLASSES,
+    LANE_MARK,
+    PERSON,
+    POLE,
+    ROAD,
+    SIDEWALK,
+    SKY,
+    TERRAIN,
+    TREE,
+)
 
 SIZE = (48, 160)
 FLAT = (ROAD, LANE_MARK, SIDEWALK, TERRAIN)

@@ -13,11 +13,14 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 from torch.utils.data import DataLoader, SequentialSampler
 
-from datamodules.augmentation import Draw, PairedAugmentation
-from datamodules.base import Batch, collate
-from datamodules.frames import Camera, Frame, FrameDataModule, FramePairs, Frames
-from datamodules.responses import StoredResponses
-from datamodules.transforms import Geometry
+from datamodules.augmentation import PairedAugmentation
+from datamodules.frames import FrameDataModule
+from datamodules.reading.frame import Camera, Frame, Frames
+from datamodules.reading.responses import StoredResponses
+from datamodules.serving.datasets import Batch, collate
+from datamodules.serving.frame_pairs import FramePairs
+from datamodules.serving.sampling import Draw
+from datamodules.serving.transforms import Geometry
 
 CAMERA = Camera(fx=60.0, fy=50.0, cx=23.5, cy=12.0, baseline=0.5, height=1.5)
 ALL: tuple[Geometry, ...] = ("depth", "disparity", "normal", "hha")

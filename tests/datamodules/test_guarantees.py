@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, DistributedSampler, SequentialSampler, Subset
 
 from datamodules import MNISTM, Batch, GaussianPair, NoisyPair, PairedDataModule, SklearnPair, Splits, TensorPairs
-from datamodules.base import SplitName, collate
+from datamodules.serving.datasets import SplitName, collate
 
 
 class Promise(NamedTuple):

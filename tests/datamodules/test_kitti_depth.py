@@ -11,7 +11,7 @@ from timm.data import IMAGENET_DEFAULT_MEAN, IMAGENET_DEFAULT_STD
 from torch import Tensor
 
 from datamodules import Batch, KITTIDepth, PairedAugmentation
-from datamodules.frames import FramePairs
+from datamodules.serving.frame_pairs import FramePairs
 from tests.datamodules.trees import KITTI_TEST_DRIVE, KITTI_TRAIN_DRIVES, save, stored, write, write_kitti_depth
 
 SIZE = (356, 1227)

@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from datamodules.kitti_calibration import KITTI_CAMERA
 from datamodules.kitti_semantics import KITTISemantics
+from datamodules.reading.kitti_calibration import KITTI_CAMERA
 from tests.datamodules.trees import KITTI_CALIBRATION, SIZE, save, stored, write, write_kitti_semantics
 
 # of the official table: -1 and the ids that do not count give 255

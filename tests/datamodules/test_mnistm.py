@@ -10,9 +10,9 @@ from PIL import Image
 from torch import Tensor, nn
 
 from datamodules import MNISTM, TensorPairs
-from datamodules.digits import bundled_digits
 from datamodules.mnistm import NOISE_PER_LEVEL
-from tests.datamodules.test_digits import idx
+from datamodules.reading.digits import bundled_digits
+from tests.datamodules.reading.test_digits import idx
 
 
 def splits(noise_level: float = 0.0, **arguments: object) -> list[dict[str, Tensor]]:

@@ -14,10 +14,10 @@ from torch import Tensor
 from torchvision.datasets import CIFAR10
 
 from datamodules import Batch, NoisyPair
-from datamodules.augmentation import Draw
-from datamodules.digits import bundled_digits
-from datamodules.labelled_images import ImagesInMemory, LabelledImages, random_window
 from datamodules.noisy_pair import NoisyImages
+from datamodules.reading.digits import bundled_digits
+from datamodules.serving.labelled_images import ImagesInMemory, LabelledImages, random_window
+from datamodules.serving.sampling import Draw
 from tests.datamodules.image_trees import (
     random_images,
     write_cifar10,

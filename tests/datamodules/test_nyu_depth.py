@@ -11,8 +11,8 @@ import torch
 from scipy.io import savemat
 
 from datamodules import NYUDepthV2
-from datamodules.frames import FramePairs
 from datamodules.nyu_depth import NYU_CAMERA
+from datamodules.serving.frame_pairs import FramePairs
 from tests.datamodules.trees import stored, write, write_nyu_folders, write_nyu_labeled
 
 LABELED = "nyu_depth_v2_labeled.mat"

@@ -12,8 +12,8 @@ from PIL import Image
 from torch import Tensor
 
 from datamodules import Batch, RadarOptical
-from datamodules.augmentation import Draw
 from datamodules.radar_optical import CLASS_NAMES, ImagePairs, find_pairs
+from datamodules.serving.sampling import Draw
 from tests.datamodules.image_trees import write_radar_optical
 
 

@@ -8,9 +8,9 @@ import pytest
 import torch
 
 from datamodules import PairedAugmentation, SemanticKITTI
-from datamodules.lidar import MEAN, STD
+from datamodules.reading.lidar import MEAN, STD
+from datamodules.reading.semantic_kitti_classes import CLASS_NAMES, PALETTE, read_classes
 from datamodules.semantic_kitti import read_calibration
-from datamodules.semantic_kitti_classes import CLASS_NAMES, PALETTE, read_classes
 from tests.datamodules.trees import ODOMETRY_CALIBRATION, SCAN_LABELS, stored, write, write_semantic_kitti
 
 # learning_map of the published semantic-kitti.yaml, which counts from 1 and has 0 for what does not count

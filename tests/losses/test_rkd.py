@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from distill.losses import rkd, rkd_angle_loss, rkd_distance_loss
-from distill.losses.pairwise import by_rows
+from distill.losses.parts.pairwise import by_rows
 from tests.losses.cases import assert_near
 from tests.losses.features import features, gradients, rotation
 

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from distill.base import DistillationModule
 from distill.losses.adversarial import Form
 from distill.methods import AFKD, ALKD, Combined
-from distill.methods.discriminator import Discriminator, opposed_losses
+from distill.methods.parts.discriminator import Discriminator, opposed_losses
 from tests.losses.cases import assert_near, random_case
 from tests.losses.features import features
 from tests.methods.steps import terms_of

@@ -13,7 +13,7 @@ from torch.utils.data import DataLoader, IterableDataset
 
 from distill import Batch, NetworkOutput
 from distill.methods import CRD, Combined
-from distill.methods.embedding_memory import MemoryBank, MemoryQueue
+from distill.methods.parts.embedding_memory import MemoryBank, MemoryQueue
 from tests.losses.cases import assert_near
 from tests.losses.features import features
 from tests.processes import run_in_processes

@@ -10,7 +10,7 @@ from distill.losses import fsp_loss, fsp_matrix
 from distill.methods import FSP
 from tests.losses.cases import assert_near, random_case
 from tests.methods.features import features
-from tests.methods.stages import weights_after_each_epoch
+from tests.methods.parts.stages import weights_after_each_epoch
 from tests.methods.steps import terms_of
 from tests.toys import ON_MAPS, DenseNet, pair_arguments
 

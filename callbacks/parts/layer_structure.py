@@ -1,0 +1,74 @@
+"""Sums over an epoch from which the structure of a layer's features comes; nothing here knows a trainer."""
+
+from __future__ import annotations
+
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from distill.distributed import gather
+from distill.losses import rbf_log_mean
+from distill.losses.parts.unit import unit_vectors
+
+SIGMA = 2**-0.5
+"""The width of the uniformity's kernel, which makes it exp(-2 d^2) as by Wang and Isola."""
+
+
+class Structure(NamedTuple):
+    """What there is to know of a layer.
+
+    ``similarity``: the absolute cosine of every two channels over the samples, ``(C, C)``; 0 where a channel is 0 in
+    all of them. ``rows``: the features of the samples that were kept, ``(N, C)``.
+    """
+
+    similarity: Tensor
+    rows: Tensor
+
+    @property
+    def correlation(self) -> Tensor:
+        """The mean similarity of two different channels; NaN where there is one channel."""
+        channels = len(self.similarity)
+        return (self.similarity.sum() - self.similarity.trace()) / (channels * (channels - 1))
+
+    @property
+    def uniformity(self) -> Tensor:
+        """The log of the mean of exp(-2 d^2) over all pairs of the rows, taken to length 1."""
+        directions = unit_vectors(self.rows)
+        return rbf_log_mean(directions, directions, sigma=SIGMA)
+
+
+class LayerStructure:
+    """The features of a layer: the products of its channels summed over all samples, and the first samples themselves.
+
+    Args:
+        max_rows: How many samples are kept.
+        device: Where the sums are; it must have float64.
+    """
+
+    def __init__(self, max_rows: int, device: torch.device) -> None:
+        self.max_rows = max_rows
+        self.device = device
+        self._products: Tensor | None = None
+        self._rows: list[Tensor] = []
+        self._kept = 0
+
+    def add(self, features: Tensor) -> None:
+        """Adds a batch of features, ``(N, C, *)``, averaged over their positions."""
+        means = features.detach().flatten(2).mean(2) if features.ndim > 2 else features.detach()
+        rows = means.to(self.device, torch.float64)
+        products = rows.mT @ rows
+        self._products = products if self._products is None else self._products + products
+        if self._kept < self.max_rows:
+            self._rows.append(rows[: self.max_rows - self._kept].float())
+            self._kept += len(self._rows[-1])
+
+    def compute(self) -> Structure:
+        """The structure over all processes, each of which must have added features."""
+        assert self._products is not None
+        products = gather(self._products[None]).sum(0)
+        norms = products.diagonal().sqrt()
+        norms = torch.where(norms > 0, norms, 1)
+        # rounding takes a cosine beyond 1
+        similarity = (products / norms / norms[:, None]).abs().clamp(max=1)
+        return Structure(similarity, gather(torch.cat(self._rows)))

@@ -1,0 +1,66 @@
+"""A frame as it lies on disk: image, depth, classes and camera."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+Floats = NDArray[np.float32]
+
+IGNORED = 255
+"""The class of pixels and points that count nowhere."""
+
+
+class Camera(NamedTuple):
+    """A pinhole camera; x points right, y down, z forward, and the centre of the upper left pixel is (0, 0).
+
+    ``fx``, ``fy``: focal lengths, ``cx``, ``cy``: principal point, in pixels; ``baseline``: distance to the second
+    camera of a stereo pair in metres; ``height`` above the ground in metres; ``pitch``: how far the camera looks down
+    in radians.
+    """
+
+    fx: float
+    fy: float
+    cx: float
+    cy: float
+    baseline: float
+    height: float
+    pitch: float = 0.0
+
+
+class Frame(NamedTuple):
+    """One sample as it lies on disk.
+
+    ``image``: RGB, ``(H, W, 3)`` ``uint8``; ``depth``: metres along the optical axis, ``(H, W)`` ``float32``, 0 where
+    nothing was measured; ``target``: class indices, ``(H, W)`` ``uint8``, 255 where ignored, as is all of it in a data
+    set without semantics; ``lidar``: the points of a scan that the camera sees, ``(H, W, 5)`` ``float32``, as in
+    :mod:`datamodules.reading.lidar`, ``None`` in a data set without scans.
+    """
+
+    image: NDArray[np.uint8]
+    depth: NDArray[np.float32]
+    target: NDArray[np.uint8]
+    camera: Camera
+    lidar: NDArray[np.float32] | None = None
+
+
+class Frames(Protocol):
+    """A split: frames by position."""
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int) -> Frame: ...
+
+
+class NamedFrames(Frames, Protocol):
+    """A split whose frames have names: their paths in the data set, with slashes and without a suffix.
+
+    Under these, stored responses are found (:class:`~datamodules.reading.responses.StoredResponses`).
+    """
+
+    @property
+    def names(self) -> Sequence[str]:
+        """The frames' names by position."""

@@ -1,0 +1,141 @@
+"""A teacher's stored responses: one depth map a frame, in a folder of its own."""
+
+from __future__ import annotations
+
+import json
+import zipfile
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+
+from datamodules.reading.frame import Floats
+from datamodules.reading.image_files import UnreadableError, read_uint16
+
+ResponseFormat = Literal["png", "npz"]
+
+DESCRIPTION = "responses.json"
+"""Describes a folder of responses; ``metres_per_unit`` is what 1 in its PNG files stands for."""
+
+
+class StoredResponses:
+    """Reads a folder of stored responses.
+
+    The response to a frame is ``<folder>/<name of the frame>.npz``, whose array ``depth`` holds metres, or
+    ``<folder>/<name of the frame>.png``, 16 bits in a unit that ``<folder>/responses.json`` gives, as
+    ``{"metres_per_unit": 0.001}`` for millimetres. 0 means that there is no response to a pixel. Where there are both
+    files, the array goes first.
+
+    Args:
+        folder: As :class:`~callbacks.ResponseWriter` or another program has written it.
+
+    Raises:
+        FileNotFoundError: The folder is not there.
+        ValueError: ``responses.json`` does not give the unit.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        if not folder.is_dir():
+            raise FileNotFoundError(f"responses {folder} is not a folder")
+        self.folder = folder
+        self.metres_per_unit = None
+        description = read_description(folder)
+        if description is not None:
+            unit = description.get("metres_per_unit")
+            if not isinstance(unit, (int, float)) or not 0 < unit < float("inf"):
+                raise ValueError(
+                    f"{folder / DESCRIPTION} should give metres_per_unit, a number above 0, as 0.001 for millimetres"
+                )
+            self.metres_per_unit = float(unit)
+
+    def check(self, names: Sequence[str]) -> None:
+        """Sees to it that there is a response to every frame of these names, and that its unit is known.
+
+        Raises:
+            FileNotFoundError: Names the first one that is not there, and how many are not, or what says its unit.
+        """
+        paths = {name: self._find(name) for name in names}
+        missing = [name for name, path in paths.items() if path is None]
+        if missing:
+            raise FileNotFoundError(
+                f"{self.folder} holds no response for {len(missing)} of {len(paths)} frames, the first is "
+                f"{missing[0]}.png or .npz"
+            )
+        if self.metres_per_unit is None and any(path is not None and path.suffix == ".png" for path in paths.values()):
+            raise FileNotFoundError(
+                f"{self.folder} holds no {DESCRIPTION} to say what its PNG files count: write one that holds "
+                f'{{"metres_per_unit": 0.001}} for millimetres, or {80 / 65535!r} for the 80/65535 m of the maps that '
+                "TIE-KD's released code writes"
+            )
+
+    def holds_any(self, names: Sequence[str]) -> bool:
+        """Whether there is a response to any frame of these names."""
+        return any(self._find(name) is not None for name in names)
+
+    def read(self, name: str, sizes: Sequence[tuple[int, int]]) -> Floats:
+        """The response to a frame in metres, ``(H, W)``.
+
+        Args:
+            name: The frame's.
+            sizes: The ``(H, W)`` that it may have.
+
+        Raises:
+            FileNotFoundError: It is not there.
+            ValueError: It is damaged, has another size, or holds what is no depth.
+        """
+        path = self._find(name)
+        if path is None:
+            raise FileNotFoundError(f"{self.folder} holds no response {name}.png or .npz")
+        depth = _read_npz(path) if path.suffix == ".npz" else self._read_png(path)
+        if depth.shape not in sizes:
+            fitting = " or ".join(f"{height} x {width}" for height, width in dict.fromkeys(sizes))
+            raise ValueError(f"{path} is {depth.shape[0]} x {depth.shape[1]}, but its frame {fitting}")
+        if not (np.isfinite(depth).all() and (depth >= 0).all()):
+            raise ValueError(f"{path} should hold metres, and 0 where there is no response, but holds other values")
+        return depth
+
+    def _find(self, name: str) -> Path | None:
+        candidates = (response_path(self.folder, name, suffix) for suffix in ("npz", "png"))
+        return next((path for path in candidates if path.is_file()), None)
+
+    def _read_png(self, path: Path) -> Floats:
+        if self.metres_per_unit is None:
+            raise ValueError(f"{path} has no unit: there is no {self.folder / DESCRIPTION}")
+        return (read_uint16(path) * self.metres_per_unit).astype(np.float32)
+
+
+def response_path(folder: Path, name: str, suffix: ResponseFormat) -> Path:
+    """Where the response to the frame of this name lies."""
+    return folder / f"{name}.{suffix}"
+
+
+def read_description(folder: Path) -> dict[str, Any] | None:
+    """What ``responses.json`` says; ``None`` where there is none.
+
+    Raises:
+        ValueError: It is no JSON object.
+    """
+    path = folder / DESCRIPTION
+    if not path.is_file():
+        return None
+    try:
+        description = json.loads(path.read_text())
+    except ValueError as error:
+        raise UnreadableError(f"{path} cannot be read ({error})") from None
+    if not isinstance(description, dict):
+        raise ValueError(f'{path} should hold a JSON object as {{"metres_per_unit": 0.001}}')
+    return description
+
+
+def _read_npz(path: Path) -> Floats:
+    damage = (OSError, ValueError, KeyError, EOFError, AttributeError, TypeError, zipfile.BadZipFile, zlib.error)
+    try:
+        with np.load(path) as arrays:
+            depth = arrays["depth"]
+    except damage as error:
+        raise UnreadableError(f"{path} cannot be read ({error})") from None
+    if depth.ndim != 2 or not np.issubdtype(depth.dtype, np.floating):
+        raise UnreadableError(f"{path} should hold floats (H, W) under 'depth' and holds {depth.dtype} {depth.shape}")
+    return np.asarray(depth, np.float32)

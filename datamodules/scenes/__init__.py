@@ -1,0 +1,1 @@
+"""The renderer of the street scenes that need no download."""

@@ -1,0 +1,283 @@
+"""Images of one modality with a class each: in memory, or in files that are read when they are asked for."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from torchvision.datasets import CIFAR10, CIFAR100, STL10, ImageFolder
+
+from datamodules.reading.digits import bundled_digits
+from datamodules.reading.frame import Floats
+from datamodules.reading.image_files import UnreadableError, find_folder
+from datamodules.serving.sampling import Bytes, flipped
+
+DatasetName = Literal["digits", "cifar10", "cifar100", "stl10", "tiny_imagenet", "image_folder"]
+
+NUMBERS = 5
+"""How many random numbers the augmentation of an image takes."""
+
+CENTRE = 0.875
+"""The part of an ImageNet image's shorter side that evaluation sees: 224 of 256 pixels."""
+
+
+class ImagesInMemory:
+    """Images of one size, as bytes.
+
+    Args:
+        pixels: ``(N, C, H, W)``.
+        augmented: Whether :meth:`read` can shift and flip them.
+    """
+
+    def __init__(self, pixels: Bytes, augmented: bool) -> None:
+        self.pixels = pixels
+        self.augmented = augmented
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        height, width = self.pixels.shape[2:]
+        return height, width
+
+    def read(self, positions: NDArray[np.int64], numbers: Floats | None) -> Bytes:
+        """The images at these positions, ``(M, C, H, W)``.
+
+        Args:
+            positions: ``(M,)``.
+            numbers: From 0 to 1, ``(M, NUMBERS)``: what the augmentation is made from; ``None`` leaves it out.
+        """
+        images = self.pixels[positions]
+        return images if numbers is None or not self.augmented else shifted_and_flipped(images, numbers)
+
+
+class ImageFiles:
+    """Images in files of any size and format, as RGB of one size.
+
+    Args:
+        paths: One file an image.
+        side: Height and width of what is read, in pixels.
+        zoom: Whether to cut out windows as is usual for ImageNet: the middle square, 7/8 of the shorter side, or
+            for augmentation 8 to 100 % of the area at an aspect ratio of 3:4 to 4:3. Else the whole image is read, and
+            augmentation shifts it.
+    """
+
+    def __init__(self, paths: Sequence[str | Path], side: int, zoom: bool) -> None:
+        # one array of strings, which workers share, where a list is copied as its elements are counted
+        self.paths = np.array([str(path) for path in paths])
+        self.side = side
+        self.zoom = zoom
+
+    @property
+    def size(self) -> tuple[int, int]:
+        """Height and width in pixels."""
+        return self.side, self.side
+
+    def read(self, positions: NDArray[np.int64], numbers: Floats | None) -> Bytes:
+        """The images at these positions, as :meth:`ImagesInMemory.read` does.
+
+        Raises:
+            ValueError: A file is damaged.
+        """
+        rows = [None] * len(positions) if numbers is None else numbers
+        images = np.stack([self._read(self.paths[at], row) for at, row in zip(positions, rows, strict=True)])
+        if numbers is None:
+            return images
+        return flipped(images, numbers[:, 2]) if self.zoom else shifted_and_flipped(images, numbers)
+
+    def _read(self, path: str, numbers: Floats | None) -> Bytes:
+        def window(width: int, height: int) -> Box:
+            if not self.zoom:
+                return (0, 0, width, height)
+            return middle_square(width, height) if numbers is None else random_window(width, height, numbers)
+
+        return read_rgb(Path(path), self.side, window)
+
+
+class LabelledImages(NamedTuple):
+    """A data set of images, classes ``(N,)``, and the classes' names; the last ``own_test`` are its test set."""
+
+    images: ImagesInMemory | ImageFiles
+    labels: NDArray[np.int64]
+    own_test: int
+    class_names: tuple[str, ...]
+
+
+Box = tuple[float, float, float, float]
+"""Left, upper, right and lower border in pixels."""
+
+
+def read_rgb(path: Path, side: int, window: Callable[[int, int], Box] | None = None) -> Bytes:
+    """Reads an image as RGB, ``(3, side, side)``; pixels are averaged where it shrinks.
+
+    Args:
+        path: The file.
+        side: Height and width to resize to.
+        window: Called with width and height, says what part to read; ``None`` reads all.
+
+    Raises:
+        ValueError: The file is damaged or is no image.
+    """
+    try:
+        with Image.open(path) as image:
+            box = None if window is None else window(image.width, image.height)
+            resized = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR, box)
+            pixels = np.array(resized, np.uint8)
+    # Pillow reports damage by all of these
+    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        raise UnreadableError(f"{path} cannot be read ({error})") from None
+    return np.moveaxis(pixels, -1, 0)
+
+
+def middle_square(width: int, height: int) -> Box:
+    """The square in the middle whose side is 7/8 of the shorter side."""
+    side = CENTRE * min(width, height)
+    left, top = (width - side) / 2, (height - side) / 2
+    return left, top, left + side, top + side
+
+
+def random_window(width: int, height: int, numbers: Floats) -> Box:
+    """A window of 8 to 100 % of the area and of an aspect ratio of 3:4 to 4:3, but no larger than the image.
+
+    Args:
+        width: In pixels.
+        height: In pixels.
+        numbers: Five from 0 to 1, which place it and give its size; the third is not used.
+    """
+    right, down, _, size, aspect = numbers.tolist()
+    area = (0.08 + 0.92 * size) * width * height
+    ratio = math.exp((2 * aspect - 1) * math.log(4 / 3))
+    inner_width, inner_height = min(math.sqrt(area * ratio), width), min(math.sqrt(area / ratio), height)
+    left, top = right * (width - inner_width), down * (height - inner_height)
+    return left, top, left + inner_width, top + inner_height
+
+
+def shifted_and_flipped(images: Bytes, numbers: Floats) -> Bytes:
+    """Shifts by up to an eighth of the side along both axes, black flowing in, and mirrors every other image.
+
+    Args:
+        images: ``(N, C, H, W)``.
+        numbers: From 0 to 1, ``(N, NUMBERS)``, of which the first three count.
+    """
+    height, width = images.shape[2:]
+    margin = width // 8
+    padded = np.pad(images, ((0, 0), (0, 0), (margin, margin), (margin, margin)))
+    windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
+    left, top = (numbers[:, :2] * (2 * margin + 1)).astype(np.int64).T
+    return flipped(windows[np.arange(len(images)), :, top, left], numbers[:, 2])
+
+
+def read_labelled_images(dataset: DatasetName, root: Path | None, side: int) -> LabelledImages:
+    """Finds a data set, reads its labels, and its images where they fit into memory.
+
+    Args:
+        dataset: Its name.
+        root: Where it lies; not used for digits.
+        side: The size of the images of an image folder; the other data sets have their own.
+
+    Raises:
+        FileNotFoundError: It is not there, or a part is missing or damaged.
+        ValueError: Its parts do not belong together.
+    """
+    if dataset == "digits":
+        images, labels = bundled_digits()
+        pixels = ImagesInMemory(images[:, None], augmented=False)
+        return LabelledImages(pixels, labels.astype(np.int64), 0, tuple(map(str, range(10))))
+    assert root is not None
+    if dataset == "tiny_imagenet":
+        return _tiny_imagenet(root)
+    if dataset == "image_folder":
+        return _image_folder(root, side)
+    return _torchvision_images(dataset, root)
+
+
+def download_images(dataset: DatasetName, root: Path) -> None:
+    """Downloads a data set that torchvision can fetch, unless it is there."""
+    for part in _parts(dataset):
+        part(root, download=True)
+
+
+def downloadable(dataset: DatasetName) -> bool:
+    """Whether torchvision can fetch it."""
+    return dataset in ("cifar10", "cifar100", "stl10")
+
+
+def _parts(dataset: DatasetName) -> tuple[Callable[..., Any], Callable[..., Any]]:
+    """What makes the training set, and what makes the test set."""
+
+    def part(**chosen: Any) -> Callable[..., Any]:
+        make = {"cifar10": CIFAR10, "cifar100": CIFAR100, "stl10": STL10}[dataset]
+        return lambda root, download: make(root, download=download, **chosen)
+
+    if dataset == "stl10":
+        return part(split="train"), part(split="test")
+    return part(train=True), part(train=False)
+
+
+def _torchvision_images(dataset: DatasetName, root: Path) -> LabelledImages:
+    try:
+        train, test = (part(root, download=False) for part in _parts(dataset))
+    except RuntimeError:
+        raise FileNotFoundError(
+            f"root {root} holds no {dataset}, or not all of it as it was published: download=True fetches it"
+        ) from None
+    labels = "labels" if dataset == "stl10" else "targets"
+    pixels = np.concatenate([train.data, test.data])
+    if dataset != "stl10":
+        pixels = np.ascontiguousarray(pixels.transpose(0, 3, 1, 2))
+    target = np.concatenate([getattr(train, labels), getattr(test, labels)]).astype(np.int64)
+    return LabelledImages(ImagesInMemory(pixels, augmented=True), target, len(test.data), tuple(train.classes))
+
+
+def _tiny_imagenet(root: Path) -> LabelledImages:
+    folder = find_folder(
+        root, "tiny-imagenet-200", "unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip in this folder"
+    )
+    train = ImageFolder(find_folder(folder, "train", "unpack tiny-imagenet-200.zip anew"))
+    annotations = folder / "val" / "val_annotations.txt"
+    if not annotations.is_file():
+        raise FileNotFoundError(
+            f"{annotations} is not there: unpack tiny-imagenet-200.zip anew, or read a tree whose val has a folder a "
+            "class as image_folder"
+        )
+    lines = [line.split("\t") for line in annotations.read_text().splitlines()]
+    strange = sorted({line[1] for line in lines} - set(train.classes))
+    if strange:
+        raise ValueError(f"{annotations} names the class {strange[0]}, which has no folder in {folder / 'train'}")
+    val = [(folder / "val" / "images" / line[0], train.class_to_idx[line[1]]) for line in lines]
+    missing = [path for path, _ in val if not path.is_file()]
+    if missing:
+        raise FileNotFoundError(
+            f"{len(missing)} of the {len(val)} images that {annotations} names are not there, the first is {missing[0]}"
+        )
+    paths, labels = zip(*train.samples, *val, strict=True)
+    names = _first_words(folder / "words.txt")
+    images = ImageFiles(paths, side=64, zoom=False)
+    return LabelledImages(images, np.array(labels), len(val), tuple(names.get(name, name) for name in train.classes))
+
+
+def _first_words(path: Path) -> dict[str, str]:
+    """The first of the words that WordNet has for each synset: ``n01443537<tab>goldfish, Carassius auratus``."""
+    if not path.is_file():
+        return {}
+    lines = (line.split("\t") for line in path.read_text().splitlines())
+    return {synset: words.split(",")[0] for synset, words in lines}
+
+
+def _image_folder(root: Path, side: int) -> LabelledImages:
+    train, val = (
+        ImageFolder(find_folder(root, part, "train and val must be folders there, with a folder of images a class"))
+        for part in ("train", "val")
+    )
+    if train.classes != val.classes:
+        alone = sorted(set(train.classes) ^ set(val.classes))
+        raise ValueError(
+            f"the folders of {root / 'train'} and {root / 'val'} must be the same classes, but {len(alone)} are in one "
+            f"only, the first is {alone[0]}"
+        )
+    paths, labels = zip(*train.samples, *val.samples, strict=True)
+    return LabelledImages(ImageFiles(paths, side, zoom=True), np.array(labels), len(val), tuple(train.classes))

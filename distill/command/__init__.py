@@ -1,0 +1,1 @@
+"""What the command line is made of: parser, errors, and the files of a run."""

@@ -1,0 +1,61 @@
+"""The files of a run's checkpoints: the best weights, written whole and read without running code."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch.callbacks import ModelCheckpoint
+
+from distill.atomic import written_whole
+from distill.checkpoint import read_content
+
+
+class BestCheckpoint(ModelCheckpoint):
+    """Keeps ``checkpoints/best.ckpt``: the weights of the epoch that is best by a metric.
+
+    Args:
+        folder: The run's folder.
+        monitor: The metric.
+        mode: ``max`` or ``min``.
+    """
+
+    def __init__(self, folder: Path, monitor: str, mode: str) -> None:
+        super().__init__(
+            folder / "checkpoints",
+            "best",
+            monitor=monitor,
+            mode=mode,
+            save_weights_only=True,
+            enable_version_counter=False,
+        )
+
+
+class WholeFileCheckpointIO(TorchCheckpointIO):
+    """Lightning's checkpoint files, but written whole or not at all, and read without running code from them.
+
+    Lightning writes to the system's temporary folder and moves the file, which copies it where that folder lies on
+    another disk.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Writes the checkpoint beside ``path``, then renames it."""
+        if "://" in str(path):  # object stores write whole objects themselves
+            super().save_checkpoint(checkpoint, path, storage_options)
+            return
+        try:
+            with written_whole(path) as draft:
+                torch.save(checkpoint, draft)
+        except (OSError, RuntimeError) as error:  # as torch reports a full disk
+            raise OSError(f"{path} cannot be written ({str(error).splitlines()[0]}): the one before is kept") from error
+
+    def load_checkpoint(
+        self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
+    ) -> dict[str, Any]:
+        """Reads plain data only, unless ``weights_only`` is false."""
+        if weights_only is False or "://" in str(path):
+            return super().load_checkpoint(path, map_location, weights_only is not False)
+        content: dict[str, Any] = read_content(Path(path))
+        return content

@@ -1,0 +1,200 @@
+"""LightningCLI with this project's run folders, checkpoints and callbacks."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from lightning.fabric.utilities.seed import seed_everything
+from lightning.pytorch import Callback, LightningDataModule, Trainer
+from lightning.pytorch.callbacks import LearningRateMonitor, RichModelSummary, RichProgressBar
+from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning_utilities.core.rank_zero import rank_zero_warn
+
+import datamodules  # noqa: F401  the command line finds a class by its bare name once its package is imported
+import distill.feature_mask
+import distill.methods
+import distill.models  # noqa: F401
+from callbacks import PredictionWriter
+from distill.base import Supervised
+from distill.command.checkpoints import BestCheckpoint, WholeFileCheckpointIO
+from distill.command.parser import Parser
+from distill.command.run_folder import check_checkpoint, inside, latest_checkpoint, run_folder
+from distill.resume.last_checkpoint import LastCheckpoint
+from distill.resume.metrics_table import MetricsCSV, version_of
+
+# commands that main() runs without LightningCLI
+OTHER_COMMANDS = {
+    "study": "Trains a grid of configurations and prints one table.",
+    "rank": "Orders candidate teachers by their divergence from a student.",
+}
+
+
+class CLI(LightningCLI):
+    """Fits, validates, tests and predicts from YAML.
+
+    Beside what the configuration asks for, every run has a progress bar, a summary of the model, CSV and TensorBoard
+    logs, a monitor of the learning rate, the checkpoints ``best.ckpt`` (weights, by the task's monitor) and
+    ``last.ckpt`` (all that a resumed run needs), and a table of predictions. ``trainer.callbacks`` add to these,
+    ``trainer.logger`` takes the place of TensorBoard, or with ``false`` of both loggers.
+
+    Args:
+        args: The command line; that of the process by default.
+        run: Whether to run a subcommand; without, ``model``, ``datamodule`` and ``trainer`` are made only.
+    """
+
+    def __init__(self, args: list[str] | None = None, *, run: bool = True) -> None:
+        super().__init__(
+            Supervised,
+            LightningDataModule,
+            args=args,
+            run=run,
+            parser_class=Parser,
+            parser_kwargs={"description": "Trains, tests and applies."},
+            seed_everything_default=0,
+            subclass_mode_model=True,
+            subclass_mode_data=True,
+            auto_configure_optimizers=False,
+        )
+
+    def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
+        """Adds where a run's folder lies."""
+        parser.add_argument("--logs_dir", type=str, default="logs", help="The folder of all runs.")
+        parser.add_argument("--name", type=str, default="run", help="The run's folder is LOGS_DIR/NAME/VERSION.")
+        parser.add_argument("--version", type=str | None, default=None, help="The next free version_N by default.")
+
+    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
+        """As Lightning does; the help lists the other commands too."""
+        super()._add_subcommands(parser, **kwargs)
+        commands: Any = parser._subcommands_action
+        commands._choices_actions += [
+            commands._ChoicesPseudoAction(name, (), text) for name, text in OTHER_COMMANDS.items()
+        ]
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        """As Lightning does, without its warning when a program rather than a shell gives the arguments."""
+        self.config = parser.parse_args(args)
+
+    def _parse_ckpt_path(self) -> None:
+        """Finds the checkpoint to start from, and takes its hyper-parameters as Lightning does."""
+        command = self.config.get("subcommand")
+        if command and self.config[command].ckpt_path:
+            config = self.config[command]
+            config.ckpt_path = self._find_checkpoint(command, config)
+            asked, teacher = config.model.class_path, config.model.init_args.get("teacher_checkpoint")
+            super()._parse_ckpt_path()
+            model = self.config[command].model
+            if model.class_path != asked:
+                raise ValueError(
+                    f"{config.ckpt_path} is a run of {model.class_path}, but the configuration asks for {asked}"
+                )
+            if teacher:  # where the teacher lies now, which the checkpoint cannot know
+                model.init_args.teacher_checkpoint = teacher
+
+    def _find_checkpoint(self, command: str, config: Any) -> str | None:
+        which = str(config.ckpt_path)
+        if which in ("best", "last"):
+            runs = Path(config.logs_dir, config.name).absolute()
+            found = latest_checkpoint(runs, config.version, which)
+            if found is None and command != "fit":
+                raise FileNotFoundError(f"there is no run with a checkpoint {which}.ckpt under {runs}")
+            if found is None:
+                rank_zero_warn(f"no run under {runs} has a checkpoint to continue from: training starts anew")
+                return None
+            which = str(found)
+        if "://" not in which:
+            check_checkpoint(Path(which), continues=command == "fit")
+        return which
+
+    def _set_seed(self) -> None:
+        """As Lightning does, without a word: an error in a configuration stays the only line."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        if config.seed_everything is not False:
+            seed = None if config.seed_everything is True else config.seed_everything
+            config.seed_everything = seed_everything(seed, workers=True, verbose=False)
+
+    def before_instantiate_classes(self) -> None:
+        """Finds the folder to write to."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        if self.subcommand == "predict":
+            config.return_predictions = False  # callbacks write them, and those of maps do not fit into memory
+        self._spare_files(config)
+        runs = inside(Path(config.logs_dir).absolute(), config.name, "name")
+        self.folder = run_folder(runs, config.version, config.get("ckpt_path"))
+        self.save_config_kwargs = {"config_filename": f"{self.subcommand or 'fit'}.yaml", "overwrite": True}
+
+    def _spare_files(self, config: Any) -> None:
+        """Asks for no weights that this command does without, or that a checkpoint replaces."""
+        arguments = config.model.init_args
+        teacher = arguments.get("teacher_checkpoint")
+        if teacher and self.subcommand == "predict":  # the student predicts alone
+            arguments.teacher_checkpoint = None
+        elif teacher and self.subcommand in ("validate", "test") and not Path(teacher).is_file():
+            rank_zero_warn(f"the teacher_checkpoint {teacher} is not there: the student is scored alone")
+            arguments.teacher = arguments.teacher_checkpoint = None
+        replaced = [*(["network", "student"] if config.get("ckpt_path") else []), *(["teacher"] if teacher else [])]
+        for name in replaced:
+            network = (arguments.get(name) or {}).get("init_args") or {}
+            if network.get("pretrained"):
+                network["pretrained"] = False
+
+    def instantiate_trainer(self, **kwargs: Any) -> Trainer:
+        """Adds the standing loggers, callbacks and the writer of whole checkpoints to what the configuration names."""
+        config = self._get(self.config_init, "trainer")
+        if self.subcommand == "fit":
+            self.config.fit.ckpt_path = None  # fit.yaml is to repeat the run, not to continue it
+        loggers = self._loggers(config.logger)
+        return super().instantiate_trainer(
+            callbacks=[*_as_list(config.callbacks), *self._standing_callbacks(config, logs=bool(loggers))],
+            logger=loggers,
+            default_root_dir=config.default_root_dir or str(self.folder),
+            plugins=[*_as_list(config.plugins), WholeFileCheckpointIO()],
+            **kwargs,
+        )
+
+    def _loggers(self, asked: Any) -> list[Logger]:
+        if asked is False:
+            return []
+        if self.subcommand not in (None, "fit"):
+            return [MetricsCSV(self.folder, f"{self.subcommand}.csv")]
+        table = MetricsCSV(self.folder, "metrics.csv")  # the first one, whose folder is the run's to all callbacks
+        if asked in (None, True):
+            return [table, TensorBoardLogger(str(self.folder.parent), name="", version=version_of(self.folder))]
+        return [table, *_as_list(asked)]
+
+    def _standing_callbacks(self, config: Any, *, logs: bool) -> list[Callback]:
+        standing: list[Callback] = []
+        if config.enable_progress_bar is not False:
+            standing.append(RichProgressBar())
+        if config.enable_model_summary is not False:
+            standing.append(RichModelSummary())
+        if self.subcommand == "predict":
+            standing.append(PredictionWriter())
+        if config.enable_checkpointing is not False:
+            task = self.model.task
+            if task is not None:
+                standing.append(BestCheckpoint(self.folder, task.monitor, task.mode))
+            standing.append(LastCheckpoint(self.folder))
+        if self.subcommand in (None, "fit") and logs:
+            standing.append(LearningRateMonitor())
+        return standing
+
+
+class Configuration(CLI):
+    """Parses and checks a configuration as :class:`CLI` does and makes nothing of it; see ``config``."""
+
+    def before_instantiate_classes(self) -> None:
+        """Looks for no folder."""
+
+    def instantiate_classes(self) -> None:
+        """Makes nothing."""
+
+    def _set_seed(self) -> None:
+        """Leaves the random state alone."""
+
+
+def _as_list(value: Any) -> list[Any]:
+    if value is None:
+        return []
+    return list(value) if isinstance(value, (list, tuple)) else [value]

@@ -1,0 +1,1 @@
+"""What the losses share: checks, precision, pooling, distances and memory."""

@@ -1,0 +1,1 @@
+"""What the methods share: adaptors, pairs of layers, stages, memories and discriminators."""

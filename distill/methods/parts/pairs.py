@@ -1,0 +1,44 @@
+"""Features of teacher and student that are compared layer by layer."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from torch import Tensor
+
+from distill.base import DistillationModule
+from distill.outputs import NetworkOutput
+
+
+def check_pairs(method: DistillationModule) -> None:
+    """Raises a ValueError where a method that compares layers pair by pair is not given pairs."""
+    teacher, student = len(method.teacher_layers), len(method.student_layers)
+    if teacher != student:
+        raise ValueError(
+            f"{type(method).__name__} compares layers pair by pair, but there are {teacher} teacher_layers and "
+            f"{student} student_layers"
+        )
+
+
+def require_pairs(method: DistillationModule) -> None:
+    """Raises a ValueError where a method has no layers, or teacher and student have different numbers of them."""
+    check_pairs(method)
+    if not method.student_layers:
+        raise ValueError(f"{type(method).__name__} has no layers to compare: name teacher_layers and student_layers")
+
+
+def feature_pairs(
+    method: DistillationModule, student: NetworkOutput, teacher: NetworkOutput
+) -> Iterator[tuple[Tensor, Tensor]]:
+    """The features of the student's and the teacher's layers, pair by pair."""
+    return zip(student.at(method.student_layers), teacher.at(method.teacher_layers), strict=True)
+
+
+def as_map(feature: Tensor) -> Tensor:
+    """``(N, C)`` as ``(N, C, 1, 1)``, a map of one position, which convolutions take; maps as they are."""
+    return feature[..., None, None] if feature.ndim == 2 else feature
+
+
+def as_vector(feature: Tensor) -> Tensor:
+    """``(N, C, *)`` as ``(N, C)``, the mean over its positions; vectors as they are."""
+    return feature if feature.ndim == 2 else feature.flatten(2).mean(2)

@@ -1,0 +1,59 @@
+"""What brings a student's features to the channels and the scale of a teacher's."""
+
+from __future__ import annotations
+
+from torch import Tensor, nn
+from torch.nn.modules.lazy import LazyModuleMixin
+from torch.nn.parameter import UninitializedParameter
+
+from distill.distributed import gather
+from distill.methods.parts.adaptors import convolve_to
+
+
+class Regressor(nn.Module):
+    """A 1x1 convolution and batch normalisation, with a scale and a shift for each channel.
+
+    Without the normalisation the squared error of a hint is as steep as the student's features are long: with the
+    weights and learning rates of the distillation literature training diverges. Mean and variance are always those of
+    the batch of all processes together, so that a term depends on no process's share, and there are no running ones:
+    the regressor is not deployed. Channel counts are found in the first call.
+    """
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.convolution = nn.LazyConv2d(1, kernel_size=1, bias=False)
+        self.normalisation = _GlobalBatchNorm()
+
+    def forward(self, feature: Tensor, channels: int) -> Tensor:
+        """``(N, C, H, W)`` to ``(N, channels, H, W)``; ``channels`` must be the same in every call."""
+        regressed: Tensor = self.normalisation(convolve_to(channels, self.convolution, feature))
+        return regressed
+
+
+class _GlobalBatchNorm(LazyModuleMixin, nn.Module):
+    """Unlike ``nn.SyncBatchNorm`` it runs on any device, and takes one value a channel."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weight: Tensor = UninitializedParameter()
+        self.bias: Tensor = UninitializedParameter()
+
+    def initialize_parameters(self, feature: Tensor) -> None:
+        """One scale of 1 and one shift of 0 for each channel."""
+        for parameter, value in ((self.weight, 1.0), (self.bias, 0.0)):
+            if isinstance(parameter, UninitializedParameter):
+                parameter.materialize((feature.shape[1], 1, 1))
+                nn.init.constant_(parameter, value)
+
+    def forward(self, feature: Tensor) -> Tensor:
+        """``(N, C, H, W)``, normalised over all but the channels."""
+        centred = feature - _mean_of_channels(feature)
+        deviation = (_mean_of_channels(centred.square()) + 1e-5).sqrt()
+        return self.weight / deviation * centred + self.bias
+
+
+def _mean_of_channels(feature: Tensor) -> Tensor:
+    """``(C, 1, 1)``, over all samples of all processes and over positions."""
+    # by way of the sum, whose gradient is a view: that of a mean is a tensor of the feature's size
+    of_samples = feature.sum((2, 3)) / (feature.shape[2] * feature.shape[3])
+    return gather(of_samples).mean(0)[:, None, None]

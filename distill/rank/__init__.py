@@ -1,0 +1,1 @@
+"""Candidate teachers, ordered by their divergence from a student."""

@@ -1,0 +1,288 @@
+"""Which teacher to try first: candidates ranked by how far they are from a student before any distillation."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from lightning.pytorch import LightningModule
+from rich.markup import escape
+from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
+
+from distill.atomic import written_whole
+from distill.checkpoint import load_network
+from distill.command.command_line import CLI
+from distill.rank.bootstrap import Sums, joined, sums_of
+from distill.rank.table import Candidate, write_ranking
+from distill.study.plan_file import merged, read_plan
+from distill.study.pool import run_with_dependencies
+from distill.study.run import Cell, sentence
+from distill.study.study import Study, plan_cells, run_cells
+from distill.supervised import Supervised
+
+# parts of configurations are bare dicts, or the parser of a ranking would make the classes that they name
+# mypy: disable-error-code="type-arg"
+
+STUDENT = "student"
+AFTER = "after "
+
+
+@dataclass
+class Ranking:
+    """What the file of a ranking holds.
+
+    Each candidate, and the student, is a run of :class:`~distill.Supervised`, configured as by ``fit`` with two
+    ``--config``: ``base``, then its own part. It trains as long as that says, a few epochs, or names a ``checkpoint``
+    beside ``model`` and trains not at all. A candidate may have other ``data``, on whose validation split it is then
+    compared with the student.
+
+    Args:
+        base: The configuration that all share; mostly data, trainer, task and optimiser.
+        student: What sets the student apart.
+        candidates: What sets each candidate teacher apart, by its name: networks, or the ``inputs`` of one network.
+        distil: A method, ``class_path`` and ``init_args`` without networks, task and optimiser: the student is then
+            distilled from each candidate as well, and the table tells how well the order foresaw its scores.
+        seeds: The seeds of the runs, or how many, counted from 0; a data module with an argument ``seed`` is given the
+            same one, unless it is set.
+        confidence: The level of the intervals.
+        resamples: How many bootstrap samples they are from.
+        max_samples: So many validation samples, evenly from the split, are compared; all with ``None``.
+        name: The folder of the ranking is ``logs_dir/name``.
+        logs_dir: The folder of all rankings.
+        workers: How many runs train at once.
+    """
+
+    base: dict
+    student: dict
+    candidates: dict[str, dict]
+    distil: dict | None = None
+    seeds: int | list[int] = 1
+    confidence: float = 0.95
+    resamples: int = 1000
+    max_samples: int | None = 5000
+    name: str = "rank"
+    logs_dir: str = "logs/rank"
+    workers: int = 2
+
+    def __post_init__(self) -> None:
+        if not self.candidates:
+            raise ValueError("a ranking needs candidates, got none")
+        if STUDENT in self.candidates:
+            raise ValueError(f"a candidate cannot be named {STUDENT!r}: choose another name")
+        if not 0 < self.confidence < 1:
+            raise ValueError(f"confidence must lie between 0 and 1, got {self.confidence}")
+        for name, value in (("resamples", self.resamples), ("max_samples", self.max_samples)):
+            if value is not None and value < 1:
+                raise ValueError(f"{name} must be at least 1, got {value}")
+        for name, path in self.given.items():
+            if not Path(path).is_file():
+                raise FileNotFoundError(f"there is no checkpoint {path} of {name!r}")
+        for name, part in {STUDENT: self.student, **self.candidates}.items():
+            arguments = merged(self.base, part).get("model", {}).get("init_args", {})
+            for argument in ("network", "inputs"):
+                if argument not in arguments:
+                    raise ValueError(f"{name!r} has no {argument}: give it, or base, model.init_args.{argument}")
+
+    @property
+    def given(self) -> dict[str, str]:
+        """The checkpoints of those that are not trained, by name."""
+        parts = {STUDENT: self.student, **self.candidates}
+        return {name: part["checkpoint"] for name, part in parts.items() if "checkpoint" in part}
+
+    @property
+    def study(self) -> Study:
+        """The trainings: the student, the candidates, and the students that learn from them."""
+        rows = {name: _trained(part) for name, part in {STUDENT: self.student, **self.candidates}.items()}
+        if self.distil is not None:
+            rows |= {AFTER + name: self._distilled(name, self.distil) for name in self.candidates}
+        return Study(self.base, rows, seeds=self.seeds, name=self.name, logs_dir=self.logs_dir, workers=self.workers)
+
+    def _distilled(self, candidate: str, method: dict) -> dict:
+        """The configuration of a student that learns from a candidate."""
+        part = self.candidates[candidate]
+        teacher, student = (merged(self.base, own)["model"]["init_args"] for own in (part, self.student))
+        weights = part.get("checkpoint", f"{{{candidate}}}/checkpoints/best.ckpt")
+        pair = {
+            "teacher": teacher["network"],
+            "teacher_inputs": teacher["inputs"],
+            "teacher_checkpoint": str(weights),
+            "student": student["network"],
+            "student_inputs": student["inputs"],
+        }
+        common = {name: student[name] for name in ("task", "optimizer", "lr_scheduler") if name in student}
+        model = {"class_path": method["class_path"], "init_args": {**common, **pair, **method.get("init_args", {})}}
+        rest = {key: value for key, value in self.student.items() if key not in ("model", "checkpoint")}
+        return {**rest, **({"data": part["data"]} if "data" in part else {}), "model": model}
+
+
+@dataclass(frozen=True)
+class Pair:
+    """A candidate and the student of one seed, to be compared."""
+
+    candidate: Cell
+    student: Cell
+    candidate_weights: Path
+    student_weights: Path
+    max_samples: int | None
+    file: Path
+
+    @property
+    def fingerprint(self) -> str:
+        """Of all that the comparison depends on."""
+        weights = [(str(path), path.stat().st_mtime_ns) for path in (self.candidate_weights, self.student_weights)]
+        content = [self.candidate.fingerprint, self.student.fingerprint, weights, self.max_samples]
+        return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
+
+    def result(self) -> dict[str, Any] | None:
+        """What :func:`compare` wrote for these very weights."""
+        if not self.file.is_file():
+            return None
+        with np.load(self.file, allow_pickle=False) as file:
+            content = {name: file[name] for name in file.files}
+        return content if content["fingerprint"] == self.fingerprint else None
+
+    def __str__(self) -> str:
+        return f"{self.candidate.row} and {STUDENT} · seed {self.candidate.seed}"
+
+
+def rank(arguments: list[str]) -> None:
+    """Ranks what a file describes and writes ``ranking.csv``, ``ranking.md`` and ``ranking.png`` beside the runs.
+
+    Runs and comparisons that have a result already are not repeated, so a ranking that was stopped goes on. A candidate
+    that fails is named with its error, the others are ranked.
+
+    Args:
+        arguments: The command line after ``rank``; see ``python train.py rank --help``.
+    """
+    description = "Ranks candidate teachers by their divergence from a student."
+    fields = read_plan(Ranking, "rank", description, arguments)
+    plan = Ranking(**fields)
+    cells = {(cell.row, cell.seed): cell for cell in plan_cells(plan.study)}
+    trained = [cell for cell in cells.values() if cell.row not in plan.given]
+    for cell in trained:
+        if cell.row in (STUDENT, *plan.candidates) and not cell.best.is_file():  # without which nothing can be compared
+            (cell.folder / "result.json").unlink(missing_ok=True)
+    run_cells(plan.study, trained)
+    errors = {cell: result["error"] for cell in trained if "error" in (result := cell.result() or {})}
+    pairs = [
+        _pair(plan, cells[name, seed], cells[STUDENT, seed])
+        for name in plan.candidates
+        for seed in plan.study.all_seeds
+        if errors.keys().isdisjoint([cells[name, seed], cells[STUDENT, seed]])
+    ]
+    failed = _compare_all(plan, pairs)
+    candidates = [_candidate(plan, name, pairs, cells, errors, failed) for name in plan.candidates]
+    write_ranking(candidates, plan.confidence, plan.resamples, plan.study.folder)
+
+
+def _pair(plan: Ranking, candidate: Cell, student: Cell) -> Pair:
+    weights = [Path(plan.given.get(cell.row, cell.best)) for cell in (candidate, student)]
+    file = plan.study.folder / "compared" / candidate.folder.parent.name / f"seed_{candidate.seed}.npz"
+    return Pair(candidate, student, weights[0], weights[1], plan.max_samples, file)
+
+
+def _candidate(
+    plan: Ranking,
+    name: str,
+    pairs: list[Pair],
+    cells: dict[tuple[str, int], Cell],
+    errors: dict[Cell, str],
+    failed: dict[Pair, str],
+) -> Candidate:
+    """What is known of a candidate, over the seeds."""
+    own = {pair.candidate.seed: pair for pair in pairs if pair.candidate.row == name and pair not in failed}
+    found = {seed: result for seed, pair in own.items() if (result := pair.result()) is not None}
+    wrong = [text for cell, text in errors.items() if cell.row in (name, STUDENT, AFTER + name)]
+    wrong += [text for pair, text in failed.items() if pair.candidate.row == name]
+    after = {}
+    for seed, result in found.items():
+        cell = cells.get((AFTER + name, seed))
+        scores = ((cell.result() or {}) if cell else {}).get("scores", {})
+        after[seed] = scores.get(f"test/{result['score_name']}")
+    return Candidate(
+        name,
+        {seed: Sums(*(result[key] for key in Sums._fields)) for seed, result in found.items()},
+        next((str(result["score_name"]) for result in found.values()), ""),
+        {seed: float(result["score"]) for seed, result in found.items()},
+        {seed: value for seed, value in after.items() if value is not None},
+        wrong[0] if wrong else "",
+    )
+
+
+def _compare_all(plan: Ranking, pairs: list[Pair]) -> dict[Pair, str]:
+    """Compares what is not compared yet; returns what failed, with its error."""
+    failed = {}
+    to_do = [pair for pair in pairs if pair.result() is None]
+    with Progress(SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn()) as progress:
+        bar = progress.add_task("comparing", total=len(pairs), completed=len(pairs) - len(to_do))
+        for pair, error in run_with_dependencies(
+            compare, dict.fromkeys(to_do, ()), workers=plan.workers, preload=[__name__]
+        ):
+            progress.update(bar, advance=1, description=escape(str(pair)))
+            if error is not None:
+                failed[pair] = sentence(error)
+                progress.console.print(f"{pair} failed: {failed[pair]}", style="red", markup=False)
+    return failed
+
+
+@torch.no_grad()
+def compare(pair: Pair) -> None:
+    """Writes what the divergences of a pair are means of, and the candidate's own score, on the validation split."""
+    teacher, data = _ready(pair.candidate, pair.candidate_weights)
+    student, _ = _ready(pair.student, pair.student_weights)
+    task = teacher.task
+    assert task is not None
+    metrics = task.metrics().to(teacher.device)
+    batches = []
+    for batch in _validation_batches(data, pair.max_samples):
+        batch = {name: values.to(teacher.device) for name, values in batch.items()}
+        theirs, ours, target = teacher.see(batch), student.see(batch), batch["target"]
+        if target.is_floating_point():
+            raise ValueError(f"only logits of classes can be ranked, and {type(task).__name__} has none")
+        for model, prediction in ((pair.candidate.row, theirs), (STUDENT, ours)):
+            task.check(prediction, target, model=model, data=type(data).__name__)
+        batches.append(sums_of(ours, theirs, target, task.ignore_index))
+        metrics.update(theirs, target)
+    score_name = task.monitor.partition("/")[2]
+    content: dict[str, Any] = joined(batches)._asdict()
+    content |= {
+        "score_name": score_name,
+        "score": metrics.compute()[score_name].item(),
+        "fingerprint": pair.fingerprint,
+    }
+    with written_whole(pair.file) as draft:
+        np.savez_compressed(draft, **content)
+
+
+def _ready(cell: Cell, weights: Path) -> tuple[Supervised, Any]:
+    """The module of a run with its trained weights, in eval mode on its device, and the data of the run."""
+    run = CLI([*cell.arguments(), "--trainer.logger", "false"], run=False)
+    module: LightningModule = run.model
+    assert isinstance(module, Supervised)
+    load_network(module.network, weights)  # type: ignore[arg-type]
+    run.datamodule.setup("validate")
+    return module.eval().to(run.trainer.strategy.root_device), run.datamodule
+
+
+def _validation_batches(data: Any, max_samples: int | None) -> Iterator[dict[str, torch.Tensor]]:
+    loader = data.val_dataloader()
+    size = len(loader.dataset)
+    count = min(size, max_samples or size)
+    positions = [n * size // count for n in range(count)]
+    yield from torch.utils.data.DataLoader(
+        loader.dataset,
+        loader.batch_size,
+        sampler=positions,
+        collate_fn=loader.collate_fn,
+        num_workers=loader.num_workers,
+    )
+
+
+def _trained(part: dict) -> dict:
+    return {key: value for key, value in part.items() if key != "checkpoint"}

@@ -1,0 +1,202 @@
+"""One training of a study, and how it is done: alone, or side by side with those of other seeds."""
+
+from __future__ import annotations
+
+import json
+import logging
+import shutil
+import time
+import traceback
+import warnings
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+
+from distill.atomic import written_whole
+from distill.command.command_line import CLI
+from distill.command.errors import one_line
+from distill.study.side_by_side import fit_side_by_side, set_up
+
+_Scores = dict[str, float]
+
+
+@dataclass(frozen=True)
+class Cell:
+    """One training of a study."""
+
+    column: str
+    row: str
+    seed: int
+    folder: Path
+    configs: tuple[Path, ...]
+    fingerprint: str
+    settings: tuple[tuple[str, str], ...]
+    threads: int | None
+    teacher: Cell | None = None
+    used: tuple[Cell, ...] = ()
+
+    def arguments(self) -> list[str]:
+        """The command line of this training."""
+        study, name = self.folder.parents[2], self.folder.parent.relative_to(self.folder.parents[2])
+        arguments = [part for path in self.configs for part in ("--config", str(path))]
+        arguments += ["--seed_everything", str(self.seed), "--logs_dir", str(study), "--name", str(name)]
+        arguments += ["--version", self.folder.name, "--trainer.default_root_dir", str(self.folder)]
+        arguments += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+        for key, value in self.settings:
+            arguments += [f"--{key}", value]
+        if self.teacher is not None:
+            arguments += ["--model.init_args.teacher_checkpoint", str(self.teacher.best)]
+        return arguments
+
+    @property
+    def after(self) -> list[Cell]:
+        """The trainings that must have ended before this one."""
+        return [*([self.teacher] if self.teacher is not None else []), *self.used]
+
+    @property
+    def best(self) -> Path:
+        """The checkpoint of its best epoch."""
+        return self.folder / "checkpoints" / "best.ckpt"
+
+    def result(self) -> dict[str, Any] | None:
+        """What the training gave, if it has ended with this very configuration."""
+        path = self.folder / "result.json"
+        result: dict[str, Any] | None = json.loads(path.read_text()) if path.is_file() else None
+        return result if result is not None and result["fingerprint"] == self.fingerprint else None
+
+    def __str__(self) -> str:
+        return " · ".join(filter(None, (self.column, self.row, f"seed {self.seed}")))
+
+
+def train(cells: Sequence[Cell]) -> None:
+    """Fits and tests cells that differ in their seeds alone, side by side, and writes the ``result.json`` of each.
+
+    A single one goes on from its last checkpoint if it was stopped. An error is the result of the cells that it ends,
+    and told at length in their ``error.txt``.
+    """
+    _be_quiet()
+    if cells[0].threads is not None:
+        torch.set_num_threads(cells[0].threads)
+    started = time.monotonic()
+    for cell in cells:
+        _clear_unless_same(cell)
+    outcomes: dict[Cell, _Scores | Exception] = {cell: error for cell in cells if (error := _failed_before(cell))}
+    able = [cell for cell in cells if cell not in outcomes]
+    try:
+        outcomes |= _fit_and_test(able)
+    except Exception as error:
+        outcomes |= dict.fromkeys(able, error)
+    seconds = round((time.monotonic() - started) / len(cells), 2)
+    for cell, outcome in outcomes.items():
+        if isinstance(outcome, Exception):
+            write_result(cell, {"error": sentence(outcome)})
+            with written_whole(cell.folder / "error.txt") as draft:
+                draft.write_text("".join(traceback.format_exception(outcome)))
+            continue
+        write_result(cell, {"scores": outcome, "seconds": seconds})
+        for name in ("error.txt", "checkpoints/last.ckpt"):
+            (cell.folder / name).unlink(missing_ok=True)
+
+
+def train_group(cells: list[Cell]) -> None:
+    """Trains cells one after the other, as one job of a cluster; an error ends its cell, not the others."""
+    for cell in cells:
+        train([cell])
+
+
+def _failed_before(cell: Cell) -> RuntimeError | None:
+    """What keeps a cell from being trained: one that it builds on has failed."""
+    for other in cell.after:
+        if error := (other.result() or {}).get("error"):
+            return RuntimeError(f"its {other.row} failed: {error}")
+    return None
+
+
+def _fit_and_test(cells: Sequence[Cell]) -> Mapping[Cell, _Scores | Exception]:
+    if len(cells) > 1:
+        return dict(zip(cells, _fit_side_by_side_and_test(cells), strict=True))
+    return {cell: _fit_and_test_alone(cell) for cell in cells}
+
+
+def _fit_and_test_alone(cell: Cell) -> _Scores:
+    cli = CLI(cell.arguments(), run=False)
+    last = cell.folder / "checkpoints" / "last.ckpt"
+    kept = _LastMetrics()
+    cli.trainer.callbacks.insert(0, kept)  # type: ignore[attr-defined]
+    cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if last.is_file() else None)
+    if not cell.best.is_file():
+        raise ValueError("no epoch was validated, so there is no best one: check_val_every_n_epoch exceeds max_epochs")
+    fitted = kept.values | _metrics(cli.trainer)
+    (scores,) = cli.trainer.test(datamodule=cli.datamodule, ckpt_path=str(cell.best), verbose=False)
+    return fitted | dict(scores)
+
+
+class _LastMetrics(Callback):
+    """Keeps an epoch's metrics in its checkpoint, as a fit that goes on from the last one logs none any more."""
+
+    def __init__(self) -> None:
+        self.values: dict[str, float] = {}
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        checkpoint["metrics"] = _metrics(trainer)
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        self.values = checkpoint.get("metrics", {})
+
+
+def _metrics(trainer: Trainer) -> dict[str, float]:
+    return {name: value.item() for name, value in trainer.callback_metrics.items() if "/" in name}
+
+
+def _fit_side_by_side_and_test(cells: Sequence[Cell]) -> Iterator[_Scores | Exception]:
+    runs = []
+    for cell in cells:
+        run = CLI(cell.arguments(), run=False)
+        set_up(run)  # before the next one sets the random state
+        runs.append(run)
+    for cell, run, diverged in zip(cells, runs, fit_side_by_side(runs), strict=True):
+        if diverged is not None:
+            yield ValueError(
+                f"the loss of seed {cell.seed} is NaN or infinite from step {diverged} on: lower the learning rate, or "
+                "leave side_by_side out to have the cause"
+            )
+            continue
+        try:
+            (scores,) = run.trainer.test(run.model, run.datamodule, verbose=False)
+            run.trainer.save_checkpoint(cell.best, weights_only=True)
+        except Exception as error:
+            yield error
+        else:
+            yield dict(scores)
+
+
+def _clear_unless_same(cell: Cell) -> None:
+    """Removes what another configuration left in the cell's folder."""
+    mark = cell.folder / "fingerprint"
+    if cell.folder.exists() and not (mark.is_file() and mark.read_text() == cell.fingerprint):
+        shutil.rmtree(cell.folder)
+    with written_whole(mark) as draft:
+        draft.write_text(cell.fingerprint)
+
+
+def write_result(cell: Cell, content: dict[str, Any]) -> None:
+    """Writes what :meth:`Cell.result` reads."""
+    with written_whole(cell.folder / "result.json") as draft:
+        draft.write_text(json.dumps({"fingerprint": cell.fingerprint, **content}, indent=1))
+
+
+def sentence(error: BaseException) -> str:
+    """What a table says of an error."""
+    message = one_line(str(error.args[0])) if error.args else ""
+    return message if " " in message else f"{type(error).__name__} {message}".strip()
+
+
+def _be_quiet() -> None:
+    """The study's bar stands for the runs' own messages."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
+    logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
+    warnings.simplefilter("ignore")

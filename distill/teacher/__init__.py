@@ -1,0 +1,1 @@
+"""A frozen teacher, and its responses on disk."""

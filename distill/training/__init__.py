@@ -1,0 +1,1 @@
+"""What serves a fit beside the two base classes."""

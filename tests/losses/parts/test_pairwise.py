@@ -1,0 +1,149 @@
+from __future__ import annotations
+
+import pytest
+import torch
+from torch import Tensor
+
+from distill.losses.parts import pairwise
+from distill.losses.parts.pairwise import by_rows, distances, rows, squared_distances, squared_distances_of_pairs
+from distill.losses.parts.pooling import to_common_size
+from distill.losses.parts.unit import unit_vectors
+from tests.losses.cases import assert_near
+from tests.losses.features import features, gradients
+
+
+def of_differences(a: Tensor, b: Tensor) -> Tensor:
+    return (a.unsqueeze(1) - b.unsqueeze(0)).square().sum(2)
+
+
+@pytest.fixture(params=[1, 2, 1024])
+def strips(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """So many columns are worked on at a time."""
+    monkeypatch.setattr(pairwise, "COLUMNS", request.param)
+    monkeypatch.setattr(pairwise, "NUMBERS", 0)
+
+
+@pytest.mark.usefixtures("strips")
+def test_squared_distances_and_gradients_are_those_of_the_differences() -> None:
+    a, b, weights = features(4, 5), features(3, 5, seed=1), features(4, 3, seed=2)
+    assert_near(squared_distances(a, b), of_differences(a, b))
+    ours, expected = (gradients(lambda a, b, f=f: weights * f(a, b), a, b) for f in (squared_distances, of_differences))
+    for one, other in zip(ours, expected, strict=True):
+        assert_near(one, other)
+
+
+@pytest.mark.usefixtures("strips")
+def test_squared_distances_of_pairs_are_those_of_one_tensor_to_itself() -> None:
+    a, weights = features(4, 5), features(4, 4, seed=2)
+    above = torch.ones(4, 4, dtype=torch.bool).triu(1)
+    assert_near(squared_distances(a, a), of_differences(a, a))
+    assert_near(squared_distances_of_pairs(a), of_differences(a, a)[above])
+    ours, expected = (gradients(lambda a, f=f: weights * f(a, a), a) for f in (squared_distances, of_differences))
+    assert_near(ours[0], expected[0])
+
+
+def test_squared_distances_can_be_differentiated_twice() -> None:
+    points = features(3, 2).requires_grad_(), features(2, 2, seed=1).requires_grad_()
+    assert torch.autograd.gradgradcheck(squared_distances, points)
+    assert torch.autograd.gradcheck(squared_distances_of_pairs, points[:1])
+    assert torch.autograd.gradgradcheck(squared_distances_of_pairs, points[:1])
+
+
+@pytest.mark.filterwarnings("ignore:There is a performance drop")
+def test_copies_that_train_side_by_side_have_the_gradients_of_their_own_pairs() -> None:
+    def loss(points: Tensor) -> Tensor:
+        return squared_distances_of_pairs(points).square().sum()
+
+    points = features(3, 4, 2)
+    alone = torch.stack([gradients(loss, one)[0] for one in points])
+    assert_near(torch.func.vmap(torch.func.grad(loss))(points), alone)
+    assert_near(gradients(torch.func.vmap(loss), points)[0], alone)
+
+
+def test_squared_distances_of_long_rows_keep_their_digits() -> None:
+    long = features(3, 2**18).float()
+    exact = torch.pdist(long.double()).square()
+    torch.testing.assert_close(squared_distances_of_pairs(long).double(), exact, rtol=1e-6, atol=0)
+
+
+@pytest.mark.parametrize("same", [True, False])
+@pytest.mark.parametrize("offset", [0.0, 100.0, 1e4])
+def test_squared_distances_keep_the_digits_of_the_differences_and_equal_rows_have_exactly_0(
+    offset: float, same: bool
+) -> None:
+    a = (features(6, 300) + offset).float()
+    a[1] = a[0]
+    a[2] = a[0]
+    a[2, 0] += 0.25
+    squared = squared_distances(a, a if same else a.clone())
+    torch.testing.assert_close(squared.double(), of_differences(a.double(), a.double()), rtol=1e-5, atol=0)
+    assert squared[0, 1].item() == 0
+    assert squared.diagonal().tolist() == [0.0] * 6
+
+
+def test_distances_of_0_have_no_gradient() -> None:
+    squared = torch.tensor([0.0, 4.0])
+    assert distances(squared).tolist() == [0.0, 2.0]
+    assert gradients(distances, squared)[0].tolist() == [0.0, 0.25]
+
+
+@pytest.mark.parametrize("at_most", [1, 7, 8, 100])
+def test_a_function_of_rows_has_the_same_values_and_gradients_in_strips(at_most: int) -> None:
+    a, b, shared = features(5, 4), features(5, 4, seed=1), features(4, seed=2)
+
+    def function(a: Tensor, b: Tensor, shared: Tensor) -> Tensor:
+        return (a * b.exp() * shared).sum(1)
+
+    def in_strips(a: Tensor, b: Tensor, shared: Tensor) -> Tensor:
+        return by_rows(function, a, b, shared=(shared,), numbers=4, at_most=at_most)
+
+    assert_near(in_strips(a, b, shared), function(a, b, shared))
+    ours, expected = (gradients(f, a, b, shared) for f in (in_strips, function))
+    for one, other in zip(ours, expected, strict=True):
+        assert_near(one, other)
+    (of_second,) = gradients(lambda b: in_strips(a, b, shared), b)  # where only some of them need a gradient
+    assert_near(of_second, expected[1])
+
+
+def test_strips_are_no_larger_than_asked_for() -> None:
+    seen: list[int] = []
+
+    def function(few: Tensor) -> Tensor:
+        seen.append(few.numel())
+        return few.sum(1)
+
+    by_rows(function, torch.zeros(5, 4), shared=(), numbers=4, at_most=11)
+    assert seen == [8, 8, 4]
+
+
+def test_rows_are_features_of_the_same_samples() -> None:
+    ours, _ = rows(torch.zeros(2, 3, 4).bfloat16(), torch.zeros(2, 5))
+    assert ours.shape == (2, 12)
+    assert ours.dtype == torch.float32
+    with pytest.raises(ValueError, match=r"features of the same samples, \(N, C, \*\), got \(2, 3\) and \(3, 3\)"):
+        rows(torch.zeros(2, 3), torch.zeros(3, 3))
+    with pytest.raises(ValueError, match=r"features of the same samples, \(N, C, \*\), got \(2,\) and \(2,\)"):
+        rows(torch.zeros(2), torch.zeros(2))
+
+
+def test_unit_vectors_have_length_1_and_zeros_stay_zeros_with_their_gradient() -> None:
+    vectors = torch.tensor([[3.0, 4.0], [0.0, 0.0]])
+    torch.testing.assert_close(unit_vectors(vectors), torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
+    (slope,) = gradients(lambda v: unit_vectors(v)[1], vectors)
+    assert slope.tolist() == [[0.0, 0.0], [1.0, 1.0]]
+
+
+@pytest.mark.parametrize(("size", "other"), [((6,), (3,)), ((4, 2), (2, 6)), ((2, 4, 2), (2, 2, 4)), ((), ())])
+def test_maps_are_pooled_to_the_smaller_size_along_each_axis(size: tuple[int, ...], other: tuple[int, ...]) -> None:
+    first, second = to_common_size(features(2, 3, *size), features(2, 5, *other, seed=1))
+    expected = tuple(map(min, size, other))
+    assert first.shape == (2, 3, *expected)
+    assert second.shape == (2, 5, *expected)
+    assert_near(first.reshape(2, 3, -1).mean(2), features(2, 3, *size).reshape(2, 3, -1).mean(2))
+
+
+def test_maps_that_cannot_be_brought_together_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"the same number of samples and of dims.*\(2, 3, 4, 4\) and \(2, 3, 4\)"):
+        to_common_size(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4))
+    with pytest.raises(ValueError, match=r"up to 3 spatial dims, got \(1, 1, 2, 2, 2, 2\)"):
+        to_common_size(torch.zeros(1, 1, 2, 2, 2, 2), torch.zeros(1, 1, 2, 2, 2, 1))

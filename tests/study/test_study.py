@@ -1,0 +1,433 @@
+"""A grid of trainings: each run once, every failure named, and nothing lost when it is stopped."""
+
+from __future__ import annotations
+
+import copy
+import json
+import shutil
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+from lightning.pytorch import Trainer
+from PIL import Image
+
+from distill.cli import main
+from distill.command.command_line import Configuration
+from distill.study.run import Cell, train, write_result
+from distill.study.study import Study, cells_to_run, plan_cells
+from distill.study.table import Score
+from tests.waiting import group_is_running, wait_until
+
+LINEAR = {"class_path": "distill.models.MLP", "init_args": {"in_features": 25, "num_classes": 2}}
+STUDENT = {"network": LINEAR, "inputs": ["x_b"]}
+STUDY: dict[str, Any] = {
+    "name": "tiny",
+    "seeds": 2,
+    "reference": "student",
+    "scores": [{"metric": "test/accuracy", "scale": 100, "digits": 1}, {"metric": "test/cmd"}],
+    "base": {
+        "model": {
+            "class_path": "distill.methods.KD",
+            "init_args": {
+                "teacher": LINEAR,
+                "student": LINEAR,
+                "task": {"class_path": "distill.Classification", "init_args": {"num_classes": 2}},
+                "teacher_inputs": ["x_a"],
+                "student_inputs": ["x_b"],
+                "optimizer": {"class_path": "torch.optim.SGD", "init_args": {"lr": 0.1}},
+            },
+        },
+        "data": {"class_path": "datamodules.GaussianPair"},
+        "trainer": {
+            "max_epochs": 4,
+            "accelerator": "cpu",
+            "logger": False,
+            "callbacks": [{"class_path": "callbacks.DivergenceTracker"}],
+        },
+    },
+    "teacher": {
+        "model": {"class_path": "distill.Supervised", "init_args": {"network": LINEAR, "inputs": ["x_a"]}},
+        "trainer": {"callbacks": None},
+    },
+    "rows": {
+        "student": {"model": {"init_args": {"weight": 0, "hard_weight": 1}}},
+        "KD": {"model": {"init_args": {"temperature": 2}}},
+        "broken": {"model": {"init_args": {"student": {"init_args": {"in_features": 24}}}}},
+    },
+    "columns": {
+        "level 1": {"data": {"init_args": {"level": 1}}},
+        "level 6": {"data": {"init_args": {"level": 6}}},
+    },
+}
+
+
+def write(folder: Path, **changes: Any) -> list[str]:
+    path = folder / "study.yaml"
+    path.write_text(yaml.safe_dump(copy.deepcopy(STUDY) | {"logs_dir": str(folder)} | changes, sort_keys=False))
+    return ["study", "--config", str(path)]
+
+
+def results_in(folder: Path) -> dict[str, tuple[int, bytes]]:
+    """When the result of each run was written, and what it holds."""
+    paths = {path.relative_to(folder / "tiny").parent: path for path in (folder / "tiny").rglob("result.json")}
+    return {str(run): (path.stat().st_mtime_ns, path.read_bytes()) for run, path in paths.items()}
+
+
+def configuration_of(folder: Path, run: str) -> dict[str, Any]:
+    content: dict[str, Any] = yaml.safe_load((folder / "tiny" / run / "fit.yaml").read_text())
+    return content
+
+
+@pytest.fixture(scope="module")
+def study(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("study")
+    main(write(folder))
+    return folder
+
+
+def test_every_run_is_one_line(study: Path) -> None:
+    runs = pd.read_csv(study / "tiny/results.csv")
+    expected = [(c, r, s) for c in STUDY["columns"] for r in ("teacher", *STUDY["rows"]) for s in (0, 1)]
+    assert list(runs[["column", "row", "seed"]].itertuples(index=False, name=None)) == expected
+    assert runs[runs["row"] != "broken"]["test/accuracy"].notna().all()
+    assert runs[runs["row"] == "KD"]["test/cmd"].notna().all()
+    assert runs[runs["row"] == "teacher"]["test/cmd"].isna().all()
+
+
+def test_a_failure_is_one_sentence_in_the_table_and_a_traceback_in_the_runs_folder(study: Path) -> None:
+    runs = pd.read_csv(study / "tiny/results.csv")
+    (sentence,) = set(runs[runs["row"] == "broken"]["error"])
+    assert sentence.startswith("the student MLP cannot take x_b (2, 25)")
+    table = (study / "tiny/table.md").read_text()
+    assert "| level 1 | broken (2 failed) | - | - | - | - |" in table
+    assert f"level 1 · broken: 2 failed: {sentence}" in table
+    assert "Traceback" in (study / "tiny/level_1/broken/seed_0/error.txt").read_text()
+    assert not (study / "tiny/level_1/KD/seed_0/error.txt").exists()
+
+
+def test_the_summary_is_written_as_table_and_figure(study: Path) -> None:
+    runs = pd.read_csv(study / "tiny/results.csv")
+    table = pd.read_csv(study / "tiny/table.csv").set_index(["column", "row"])
+    scores = runs[(runs["column"] == "level 6") & (runs["row"] == "KD")]["test/accuracy"]
+    assert table.loc[("level 6", "KD"), "test/accuracy"] == pytest.approx(scores.mean())
+    with Image.open(study / "tiny/figure.png") as figure:
+        figure.load()
+        assert figure.format == "PNG"
+
+
+def test_each_column_and_seed_has_one_teacher_whose_checkpoint_teaches(study: Path) -> None:
+    for column in ("level_1", "level_6"):
+        for seed in ("seed_0", "seed_1"):
+            arguments = configuration_of(study, f"{column}/KD/{seed}")["model"]["init_args"]
+            teacher = study / "tiny" / column / "teacher" / seed / "checkpoints/best.ckpt"
+            assert Path(arguments["teacher_checkpoint"]) == teacher
+            assert teacher.is_file()
+            assert arguments["temperature"] == 2
+
+
+def test_every_seed_is_new_data_and_teacher_and_students_see_the_same(study: Path) -> None:
+    for row in ("teacher", "student", "KD"):
+        for seed in (0, 1):
+            configuration = configuration_of(study, f"level_1/{row}/seed_{seed}")
+            assert configuration["seed_everything"] is not False
+            assert configuration["seed_everything"] == configuration["data"]["init_args"]["seed"] == seed
+
+
+def test_a_second_call_trains_nothing_but_what_failed(study: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(study, folder)
+    rows = {name: part for name, part in STUDY["rows"].items() if name != "broken"}
+    before = {path: path.stat().st_mtime_ns for path in folder.rglob("seed_*/**/*")}
+    main(write(folder, rows=rows))
+    tables = {name: (folder / "tiny" / name).read_bytes() for name in ("results.csv", "table.md", "figure.png")}
+    main(write(folder, rows=rows))
+    assert {path: path.stat().st_mtime_ns for path in folder.rglob("seed_*/**/*")} == before
+    assert {name: (folder / "tiny" / name).read_bytes() for name in tables} == tables
+
+
+def test_depth_that_the_runs_of_a_seed_kept_is_drawn_side_by_side(study: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(study, folder)
+    rows = {name: part for name, part in STUDY["rows"].items() if name != "broken"}
+    depth = np.full((2, 4, 12), 5, np.float32)
+    for row, factor in {"student": 1.5, "KD": 1.1}.items():
+        figures = folder / "tiny" / "level_1" / row / "seed_0" / "figures"
+        figures.mkdir(exist_ok=True)
+        image = np.zeros((2, 4, 12, 3), np.uint8)
+        np.savez(figures / "depth_test.npz", image=image, target=depth, teacher=depth, student=factor * depth)
+    main(write(folder, rows=rows))
+    with Image.open(folder / "tiny" / "depth_level_1.png") as picture:
+        assert picture.width > 100
+    assert not (folder / "tiny" / "depth_level_6.png").exists()
+
+
+def test_a_changed_row_is_trained_anew_and_no_other(study: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(study, folder)
+    rows = copy.deepcopy(STUDY["rows"])
+    rows["KD"]["model"]["init_args"]["temperature"] = 5
+    del rows["broken"]
+    before = results_in(folder)
+    main(write(folder, rows=rows))
+    after = results_in(folder)
+    assert {run for run in after if after[run] != before[run]} == {
+        f"{column}/KD/{seed}" for column in ("level_1", "level_6") for seed in ("seed_0", "seed_1")
+    }
+    assert configuration_of(folder, "level_1/KD/seed_0")["model"]["init_args"]["temperature"] == 5
+
+
+def test_jobs_of_a_cluster_give_the_same_results_as_processes_here(study: Path, tmp_path: Path) -> None:
+    rows = {"student": STUDY["rows"]["student"], "broken": STUDY["rows"]["broken"]}
+    columns = {"level 1": STUDY["columns"]["level 1"]}
+    main(write(tmp_path, cluster="local", seeds=1, rows=rows, columns=columns))
+    for row in ("teacher", "student", "broken"):
+        path = f"tiny/level_1/{row}/seed_0/result.json"
+        here, there = (json.loads((folder / path).read_text()) for folder in (study, tmp_path))
+        assert here.get("scores") == there.get("scores")
+        assert here.get("error") == there.get("error")
+    assert len(pd.read_csv(tmp_path / "tiny/results.csv")) == 3
+
+
+def test_a_killed_study_goes_on_and_leaves_no_process_behind(tmp_path: Path) -> None:
+    base = copy.deepcopy(STUDY["base"])
+    base["trainer"] |= {"max_epochs": 100, "check_val_every_n_epoch": 50}
+    rows, columns = ({name: STUDY[part][name]} for part, name in (("rows", "student"), ("columns", "level 6")))
+    arguments = write(tmp_path, base=base, rows=rows, columns=columns, seeds=[3, 5])
+    process = subprocess.Popen(
+        [sys.executable, "train.py", *arguments], stdout=subprocess.DEVNULL, start_new_session=True
+    )
+    try:
+        wait_until(lambda: bool(results_in(tmp_path)) or process.poll() is not None, 120)
+    finally:
+        process.kill()
+        process.wait()
+    time.sleep(0.5)  # a process that outlives the study would go on for seconds
+    finished = results_in(tmp_path)
+    assert 1 <= len(finished) < 4
+    wait_until(lambda: not group_is_running(process.pid), 20)
+    assert results_in(tmp_path) == finished
+
+    main(arguments)
+    after = results_in(tmp_path)
+    assert set(after) == {f"level_6/{row}/{seed}" for row in ("teacher", "student") for seed in ("seed_3", "seed_5")}
+    assert {run: after[run] for run in finished} == finished
+    assert all("scores" in json.loads(content) for _, content in after.values())
+
+
+@pytest.mark.filterwarnings("ignore:the teacher .* has random weights")
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_a_run_killed_between_fit_and_test_has_the_scores_of_a_whole_one(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def killed(*_: Any, **__: Any) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("distill.study.run._be_quiet", lambda: None)  # for good, in the process of the tests
+    results = []
+    for name in ("whole", "killed"):
+        changes: dict[str, Any] = {"name": name, "teacher": None, "rows": {"student": STUDY["rows"]["student"]}}
+        (cell,) = plan(tmp_path, **changes, columns={"": {}}, seeds=1).values()
+        if name == "killed":
+            with monkeypatch.context() as patch:
+                patch.setattr(Trainer, "test", killed)
+                with pytest.raises(KeyboardInterrupt):
+                    train([cell])
+            assert cell.result() is None
+        train([cell])
+        results.append((cell.result() or {})["scores"])
+    assert {"train/loss", "val/accuracy", "test/accuracy"} <= set(results[0])
+    assert results[1] == results[0]
+
+
+def plan(folder: Path, **changes: Any) -> dict[str, Cell]:
+    """The runs of a study by their names."""
+    fields: dict[str, Any] = copy.deepcopy(STUDY) | {"logs_dir": str(folder), "scores": [Score("x")]} | changes
+    cells = plan_cells(Study(**fields))
+    named = {str(cell): cell for cell in cells}
+    assert len(named) == len(cells)
+    return named
+
+
+def test_a_change_concerns_the_runs_that_it_concerns(tmp_path: Path) -> None:
+    rows = {"KD": {}, "alone": {"model": {"class_path": "distill.Supervised", "init_args": STUDENT}}}
+    study: dict[str, Any] = {"rows": rows, "reference": None, "seeds": [0, 1]}
+    before = plan(tmp_path, **study)
+    assert len(before) == 2 * 3 * 2
+
+    def changed(**changes: Any) -> set[str]:
+        after = plan(tmp_path, **study | changes)
+        return {name for name in before if name in after and after[name].fingerprint != before[name].fingerprint}
+
+    assert changed(seeds=[1, 7], workers=1, name="other", reference="KD") == set()
+    assert changed(base=STUDY["base"] | {"trainer": {"max_epochs": 9}}) == set(before)
+    columns = STUDY["columns"] | {"level 6": {"data": {"init_args": {"level": 5}}}}
+    assert changed(columns=columns) == {name for name in before if name.startswith("level 6")}
+    assert changed(rows=rows | {"KD": {"trainer": {"max_epochs": 9}}}) == {name for name in before if "KD" in name}
+    teacher = STUDY["teacher"] | {"trainer": {"max_epochs": 9}}
+    assert changed(teacher=teacher) == {name for name in before if "alone" not in name}
+
+
+def test_a_row_with_a_teacher_of_its_own_keeps_it(tmp_path: Path) -> None:
+    own = {"model": {"init_args": {"teacher_checkpoint": "mine.ckpt"}}}
+    cells = plan(tmp_path, rows={"student": {}, "own": own}, columns={"level 1": {}})
+    assert cells["level 1 · own · seed 0"].teacher is None
+    assert cells["level 1 · student · seed 1"].teacher is cells["level 1 · teacher · seed 1"]
+    arguments = Configuration(cells["level 1 · own · seed 0"].arguments(), run=False).config.model.init_args
+    assert str(arguments.teacher_checkpoint) == "mine.ckpt"
+
+
+def masked(reference: str) -> dict[str, Any]:
+    mask = {"class_path": "distill.weighting.NontargetSampleMask", "init_args": {"fraction": 0.5}}
+    mask["init_args"]["reference_checkpoint"] = reference  # type: ignore[index]
+    return {"model": {"class_path": "distill.methods.NTDH", "init_args": {"sample_mask": mask}}}
+
+
+def test_a_row_uses_files_of_a_run_above_it_of_its_column_and_seed(tmp_path: Path) -> None:
+    rows = {"student": {"model": {"init_args": {"weight": 0, "hard_weight": 1}}}}
+    rows["masked"] = masked("{student}/checkpoints/best.ckpt")
+    base = STUDY["base"] | {"trainer": STUDY["base"]["trainer"] | {"callbacks": None}}
+    changes = {"rows": rows, "seeds": [4], "base": base, "scores": [{"metric": "test/accuracy"}]}
+    cells = plan(tmp_path, **changes | {"scores": [Score("x")]})
+    student, cell = cells["level 6 · student · seed 4"], cells["level 6 · masked · seed 4"]
+    assert cell.after == [cells["level 6 · teacher · seed 4"], student]
+    arguments = Configuration(cell.arguments(), run=False).config.model.init_args
+    assert Path(arguments.sample_mask.init_args.reference_checkpoint) == student.best
+    other = plan(tmp_path, **changes | {"scores": [Score("x")], "rows": rows | {"student": {}}})
+    assert other["level 6 · masked · seed 4"].fingerprint != cell.fingerprint
+
+    main(write(tmp_path, **changes))
+    assert "error" not in pd.read_csv(tmp_path / "tiny/results.csv")
+
+
+def test_runs_whose_checkpoint_is_gone_are_trained_again_where_one_to_run_builds_on_them(tmp_path: Path) -> None:
+    second = {"model": {"init_args": {"teacher_checkpoint": "{student}/checkpoints/best.ckpt"}}}
+    rows = {"student": {}, "second": second, "other": {}}
+    cells = plan(tmp_path, rows=rows, reference=None, columns={"": {}}, seeds=1)
+    for cell in cells.values():
+        write_result(cell, {"scores": {}})
+    assert cells_to_run(list(cells.values())) == []
+    (cells["second · seed 0"].folder / "result.json").unlink()
+    assert [cell.row for cell in cells_to_run(list(cells.values()))] == ["teacher", "student", "second"]
+    best = cells["student · seed 0"].best
+    best.parent.mkdir(parents=True)
+    best.touch()
+    assert [cell.row for cell in cells_to_run(list(cells.values()))] == ["second"]
+
+
+def test_a_row_cannot_use_what_is_no_row_above_it(tmp_path: Path) -> None:
+    rows = {"masked": masked("{student}/checkpoints/best.ckpt"), "student": {}}
+    with pytest.raises(
+        ValueError, match="row 'masked' uses a file of 'student', which is no row above it; those are 't"
+    ):
+        plan(tmp_path, rows=rows, reference=None)
+
+
+def test_a_column_of_networks_says_what_its_teacher_is(tmp_path: Path) -> None:
+    wide = {"class_path": "distill.models.MLP", "init_args": {"in_features": 25, "num_classes": 2, "hidden": [9]}}
+    columns = {
+        "linear": {},
+        "wide": {
+            "teacher": {"model": {"init_args": {"network": wide}}},
+            "model": {"init_args": {"teacher": wide}},
+        },
+    }
+    cells = plan(tmp_path, columns=columns)
+
+    def configuration(name: str) -> Any:
+        files = [argument for path in cells[name].configs for argument in ("--config", str(path))]
+        return Configuration(files, run=False).config.model.init_args
+
+    assert configuration("wide · teacher · seed 0").network.init_args.hidden == [9]
+    assert configuration("wide · KD · seed 0").teacher.init_args.hidden == [9]
+    assert configuration("linear · teacher · seed 0").network.init_args.hidden != [9]
+
+
+def test_a_study_may_have_neither_teacher_nor_columns(tmp_path: Path) -> None:
+    rows = {"student": {"model": {"class_path": "distill.Supervised", "init_args": STUDENT}}}
+    data = {"data": {"class_path": "datamodules.GaussianPair", "init_args": {"level": 2}}}
+    fields: dict[str, Any] = {"base": STUDY["base"] | data, "rows": rows, "logs_dir": str(tmp_path), "seeds": [4]}
+    (cell,) = plan_cells(Study(**fields))
+    assert str(cell) == "student · seed 4"
+    assert cell.teacher is None
+    assert cell.folder.relative_to(tmp_path) == Path("study/runs/student/seed_4")
+
+
+@pytest.mark.parametrize("part", ["base", "row", "column"])
+def test_a_seed_of_the_data_that_is_named_is_kept(part: str, tmp_path: Path) -> None:
+    seed = {"data": {"class_path": "datamodules.GaussianPair", "init_args": {"seed": 77}}}
+    changes: dict[str, Any] = {
+        "base": {"base": STUDY["base"] | seed},
+        "row": {"rows": {"student": seed}, "teacher": STUDY["teacher"] | seed},
+        "column": {"columns": {"level 1": seed}},
+    }[part]
+    for cell in plan(tmp_path, **{"rows": {"student": {}}, "columns": {"": {}}, "seeds": [5]} | changes).values():
+        assert Configuration(cell.arguments(), run=False).config.data.init_args.seed == 77
+
+
+def test_a_data_module_without_a_seed_is_given_none(tmp_path: Path) -> None:
+    base = STUDY["base"] | {"data": {"class_path": "tests.toys.ToyData"}}
+    cells = plan(tmp_path, base=base, columns={"": {}}, rows={"student": {}}, seeds=1)
+    for cell in cells.values():
+        assert "seed" not in Configuration(cell.arguments(), run=False).config.data.init_args
+
+
+@pytest.mark.parametrize("where", ["rows", "teacher", "columns"])
+def test_a_typo_is_named_with_row_and_column_before_anything_is_trained(
+    where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    typo = {"trainer": {"max_epoch": 2}}
+    changes = {"teacher": STUDY["teacher"] | typo} if where == "teacher" else {where: STUDY[where] | {"odd one": typo}}
+    with pytest.raises(SystemExit) as exit_:
+        main(write(tmp_path, **changes))
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    row = {"rows": "odd one", "teacher": "teacher", "columns": "teacher"}[where]
+    column = "odd one" if where == "columns" else "level 1"
+    assert line.startswith(f"error: row {row!r}, column {column!r}: ")
+    assert "max_epoch" in line
+    assert not results_in(tmp_path)
+    assert not list(tmp_path.rglob("*.ckpt"))
+
+
+@pytest.mark.parametrize(
+    ("changes", "sentence"),
+    [
+        ({"reference": "nobody"}, "reference 'nobody' is no row; the rows are 'student', 'KD', 'broken'"),
+        ({"rows": {"teacher": {}}, "reference": None}, "a row cannot be named 'teacher'"),
+        ({"seedz": 3}, "seedz"),
+        ({"workers": 0}, "workers must be 1 or more, got 0"),
+        ({"rows": {"student": {}, "a b": {}, "a_b": {}}}, "'a b', 'a_b' two differ only in special characters"),
+        ({"columns": {"a/b": {}, "a:b": {}}}, "'a/b', 'a:b' two differ only in special characters"),
+        ({"rows": {}, "reference": None}, "a study needs rows"),
+        ({"seeds": 0}, "a study needs seeds, got 0"),
+        ({"seeds": [1, 2, 1]}, "every seed must be named once, got [1, 2, 1]"),
+        ({"scores": []}, "a study needs scores"),
+        ({"panels": [{"score": "test/tcjsd"}]}, "a panel's score is 'test/tcjsd', but there are 'test/accuracy', "),
+        ({"panels": [{"rows": ["DKD"]}]}, "a panel's row is 'DKD', but there are 'teacher', 'student', 'KD', 'broken'"),
+        ({"panels": [{"rows": ["KD x"], "column": "level 1"}]}, "a panel's row is 'KD x', but there are 'teacher'"),
+        ({"panels": [{"column": "level 2"}]}, "a panel's column is 'level 2', but there are 'level 1', 'level 6'"),
+        (
+            {"panels": [{"column": "level 1"}]},
+            "a panel of column 'level 1' draws over numbers, but no row that it draws",
+        ),
+        ({"alone": ["DKD"]}, "a row that trains alone is 'DKD', but there are 'teacher', 'student', 'KD', 'broken'"),
+        ({"panels": [{"difference": True}], "reference": None}, "a panel draws differences, but the study names no"),
+        ({"scores": [{"metric": "x", "paper": {"DKD": 1}}]}, "a row of the paper's x is 'DKD', but there are"),
+        ({"scores": [{"metric": "x", "paper": {"KD": {"level 2": 1}}}]}, "a column of the paper's x is 'level 2'"),
+        ({"scores": [{"metrik": "test/accuracy"}]}, "metrik"),
+    ],
+)
+def test_a_wrong_study_file_is_one_sentence(
+    changes: dict[str, Any], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit):
+        main(write(tmp_path, **changes))
+    (line,) = capsys.readouterr().err.splitlines()
+    assert sentence in line

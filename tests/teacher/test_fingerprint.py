@@ -1,0 +1,46 @@
+"""Two networks have one fingerprint where they compute the same."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from distill.teacher.fingerprint import network_fingerprint
+
+
+class Scaled(nn.Module):
+    """A layer with a buffer that no checkpoint holds, plain settings, and something that is no setting."""
+
+    def __init__(self, mean: float = 0.5, strides: Any = (1, 2), weight: float = 1.0) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 2)
+        nn.init.constant_(self.linear.weight, weight)
+        nn.init.zeros_(self.linear.bias)
+        self.register_buffer("mean", torch.tensor(mean), persistent=False)
+        self.steps = strides
+        self.by_layer = dict(enumerate(strides))
+        self.unknown = object()
+
+
+def test_the_fingerprint_is_that_of_another_object_with_the_same_content() -> None:
+    assert network_fingerprint(Scaled()) == network_fingerprint(Scaled())
+
+
+@pytest.mark.parametrize(
+    ("one", "other"),
+    [
+        ({"weight": 1.0}, {"weight": 2.0}),
+        ({"mean": 0.5}, {"mean": 0.4}),
+        ({"strides": (1, 2)}, {"strides": (1, 3)}),
+        ({"strides": [1, 2]}, {"strides": [1, 3]}),
+        ({"strides": {"first": 1}}, {"strides": {"first": 2}}),
+    ],
+    ids=str,
+)
+def test_weights_buffers_outside_of_checkpoints_and_settings_change_the_fingerprint(
+    one: dict[str, Any], other: dict[str, Any]
+) -> None:
+    assert network_fingerprint(Scaled(**one)) != network_fingerprint(Scaled(**other))
