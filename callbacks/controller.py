@@ -21,7 +21,7 @@ class ControllerTracker(Callback):
 
     def __init__(self) -> None:
         self._handles: list[RemovableHandle] = []
-        self._heard: list[Tensor] = []
+        self._features: list[Tensor] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Listens to the controllers."""
@@ -32,10 +32,10 @@ class ControllerTracker(Callback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Logs what was heard in the step."""
-        for beta in self._heard:
+        for beta in self._features:
             size = len(batch["target"])
             pl_module.log("train/beta", beta, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
-        self._heard = []
+        self._features = []
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Listens no more, also after a fit that failed."""
@@ -44,4 +44,4 @@ class ControllerTracker(Callback):
         self._handles = []
 
     def _hear(self, controller: nn.Module, inputs: Any, beta: Tensor) -> None:
-        self._heard.append(beta.detach().mean())
+        self._features.append(beta.detach().mean())

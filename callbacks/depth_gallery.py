@@ -14,7 +14,7 @@ from torch import Tensor
 
 from callbacks.parts.depth_figures import DepthViews, depth_figure
 from callbacks.parts.gallery import Gallery, images_seen, visible
-from distill.atomic import written_whole
+from distill.atomic import atomic_write
 from distill.losses.dpm import BinValue, Normalization, depth_probability_map
 
 
@@ -83,7 +83,7 @@ class DepthGallery(Gallery[DepthViews]):
     def close(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws the samples; those of the test it also writes, for a comparison with other runs."""
         if stage == "test" and self._kept and self._folder is not None:
-            with written_whole(self._folder / "figures" / "depth_test.npz") as draft:
+            with atomic_write(self._folder / "figures" / "depth_test.npz") as draft:
                 np.savez_compressed(draft, **_arrays(self._kept))  # type: ignore[arg-type]
         super().close(stage, trainer, pl_module)
 

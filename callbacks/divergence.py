@@ -15,8 +15,8 @@ from torch import Tensor
 from callbacks.parts.comparison import InputDivergence, OutputDivergences, float64_device
 from callbacks.parts.evaluation import EvaluationCallback
 from callbacks.parts.figures import divergence_figure, publish
-from distill.atomic import written_whole
-from distill.distributed import from_all, own_part
+from distill.atomic import atomic_write
+from distill.distributed import all_gather_objects, rank_part
 
 COLUMNS = ("epoch", "stage", "cmd", "cmd_target", "cmd_nontarget", "tcjsd", "ncjsd", "input_cmd")
 
@@ -88,12 +88,12 @@ class DivergenceTracker(EvaluationCallback):
         """The rows of the epochs so far, and what each process has compared in one that has not ended."""
         parts = {"train": self._open.get("train"), "inputs": self._inputs}
         compared = {name: part.state_dict() for name, part in parts.items() if part is not None}
-        return {"rows": [dict(row) for row in self._rows], "compared": from_all(compared)}
+        return {"rows": [dict(row) for row in self._rows], "compared": all_gather_objects(compared)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on below the rows of a checkpoint."""
         self._rows = [dict(row) for row in state_dict["rows"]]
-        self._compared = own_part(state_dict.get("compared", [{}]), {})  # older ones lack it
+        self._compared = rank_part(state_dict.get("compared", [{}]), {})  # older ones lack it
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finds the run's folder, on all processes as Lightning asks for."""
@@ -207,7 +207,7 @@ class DivergenceTracker(EvaluationCallback):
         self._rows = sorted([*others, row], key=lambda row: (row["epoch"], row["stage"]))
 
     def _write(self, path: Path) -> None:
-        with written_whole(path) as draft, draft.open("w", newline="") as file:
+        with atomic_write(path) as draft, draft.open("w", newline="") as file:
             writer = csv.DictWriter(file, COLUMNS)
             writer.writeheader()
             writer.writerows(self._rows)

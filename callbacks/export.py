@@ -18,7 +18,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
-from distill.atomic import written_whole
+from distill.atomic import atomic_write
 from distill.base import Supervised
 from distill.checkpoint import load_network, save_network
 
@@ -132,7 +132,7 @@ class StudentExport(Callback):
                     f"student.onnx is not written: on a real batch it differs from PyTorch by {difference:.3g}, where "
                     f"the tolerance is {self.tolerance:.3g}"
                 )
-        with written_whole(path) as draft:
+        with atomic_write(path) as draft:
             draft.write_bytes(model)
 
 

@@ -12,7 +12,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from callbacks.responses import ResponseWriter
-from distill.atomic import written_whole
+from distill.atomic import atomic_write
 
 
 class PredictionWriter(Callback):
@@ -69,5 +69,5 @@ class PredictionWriter(Callback):
         rows = pd.concat(parts, ignore_index=True)
         if "index" in rows:
             rows = rows.drop_duplicates("index").sort_values("index")
-        with written_whole(Path(folder, "predictions.csv")) as draft:
+        with atomic_write(Path(folder, "predictions.csv")) as draft:
             rows.to_csv(draft, index=False)

@@ -16,7 +16,7 @@ from torch import Tensor
 
 from datamodules import FrameDataModule
 from datamodules.reading.responses import DESCRIPTION, ResponseFormat, read_description, response_path
-from distill.atomic import written_whole
+from distill.atomic import atomic_write
 from distill.teacher.fingerprint import network_fingerprint
 
 LARGEST = 65535
@@ -95,7 +95,7 @@ class ResponseWriter(Callback):
         begun = read_description(self.folder)
         if begun is None:
             if trainer.is_global_zero:
-                with written_whole(self.folder / DESCRIPTION) as draft:
+                with atomic_write(self.folder / DESCRIPTION) as draft:
                     draft.write_text(json.dumps(description, indent=2) + "\n")
             return
         for key, value in description.items():
@@ -143,7 +143,7 @@ class ResponseWriter(Callback):
             raise ValueError(f"the prediction for {name} is no depth: it has values that are negative or not finite")
         path = response_path(self.folder, name, self.format)
         if self.format == "npz":
-            with written_whole(path) as draft:
+            with atomic_write(path) as draft:
                 np.savez_compressed(draft, depth=depth)
             return
         counts = np.rint(depth / np.float64(unit))
@@ -152,7 +152,7 @@ class ResponseWriter(Callback):
                 f"the prediction for {name} reaches {depth.max():.3f} m, but 16 bits of {unit} m end at "
                 f"{LARGEST * unit:.3f} m: give a larger metres_per_unit, or format npz"
             )
-        with written_whole(path) as draft:
+        with atomic_write(path) as draft:
             Image.fromarray(counts.astype(np.uint16)).save(draft)
 
 

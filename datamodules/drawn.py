@@ -11,15 +11,16 @@ from torch.utils.data import DataLoader
 from datamodules.base import PairedDataModule
 from datamodules.serving.datasets import Batch, SplitName
 from datamodules.serving.loading import ResumableLoader
-from datamodules.serving.sampling import DrawSampler
-from datamodules.serving.unreadable import OnError, Readable, ReadableLoader
+from datamodules.serving.sampling import SeededSampler
+from datamodules.serving.unreadable import OnError, SkipUnreadable, SkipUnreadableLoader
 
 
 class DrawnDataModule(PairedDataModule):
     """Base of the data modules that draw their training samples anew in every epoch.
 
-    The training data set is asked for :class:`~datamodules.serving.sampling.Draw` instead of plain positions. For one
-    ``seed_everything`` the same samples come, bit by bit, with any number of workers or processes and in a resumed run.
+    The training data set is asked for :class:`~datamodules.serving.sampling.SeededIndex` instead of plain positions.
+    For one ``seed_everything`` the same samples come, bit by bit, with any number of workers or processes and in a
+    resumed run.
 
     Args:
         seed: Fixes the data and the splits.
@@ -27,8 +28,9 @@ class DrawnDataModule(PairedDataModule):
         num_workers: Processes that load data.
         predict_on: The split that ``predict`` sees, not drawn anew.
         on_error: What to do about a training sample whose file is damaged: ``"raise"`` ends the fit, ``"skip"`` puts
-            the next readable sample in its place (:class:`~datamodules.serving.unreadable.Readable`) and says so after
-            each epoch. In evaluation damage always ends the run, as scores of other samples could not be compared.
+            the next readable sample in its place (:class:`~datamodules.serving.unreadable.SkipUnreadable`) and says so
+            after each epoch. In evaluation damage always ends the run, as scores of other samples could not be
+            compared.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -54,10 +56,12 @@ class DrawnDataModule(PairedDataModule):
         """Batches of the training split, shuffled and drawn anew."""
         dataset = self.splits.train
         epoch = None if self.trainer is None else self.trainer.fit_loop.epoch_progress.current.processed  # type: ignore[attr-defined]
-        sampler = DrawSampler(len(cast(Sized, dataset)), epoch)
+        sampler = SeededSampler(len(cast(Sized, dataset)), epoch)
         if self.on_error == "raise":
             return self._loader(dataset, sampler=sampler, generator=torch.Generator(), kind=ResumableLoader)
-        return self._loader(Readable(dataset), sampler=sampler, generator=torch.Generator(), kind=ReadableLoader)
+        return self._loader(
+            SkipUnreadable(dataset), sampler=sampler, generator=torch.Generator(), kind=SkipUnreadableLoader
+        )
 
     def val_dataloader(self) -> DataLoader[Batch]:
         """Batches of the validation split, in order."""

@@ -36,7 +36,7 @@ class FrameDataModule(DrawnDataModule):
 
     Training draws its augmentation anew for each sample and epoch: for one ``seed_everything`` the same pairs come,
     bit by bit, with any number of workers or processes and in a resumed run
-    (:class:`~datamodules.serving.sampling.DrawSampler`).
+    (:class:`~datamodules.serving.sampling.SeededSampler`).
 
     Args:
         geometry: Which modalities beside ``image`` are made, of ``depth``, ``disparity``, ``normal`` and ``hha``.

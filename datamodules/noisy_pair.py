@@ -23,7 +23,7 @@ from datamodules.serving.labelled_images import (
     downloadable,
     read_labelled_images,
 )
-from datamodules.serving.sampling import Bytes, Draw, as_floats, split_draws, uniform_numbers
+from datamodules.serving.sampling import Bytes, SeededIndex, as_floats, split_seeds, uniform_numbers
 from datamodules.serving.splitting import stratified_splits
 from datamodules.serving.unreadable import OnError
 
@@ -165,8 +165,8 @@ class NoisyImages(BatchedDataset):
     """A split: ``clean``, ``noisy``, ``target`` and ``index``.
 
     A plain position gives the image as it is, in the noise that belongs to it; a
-    :class:`~datamodules.serving.sampling.Draw` the augmentation and the noise of that draw. Whole batches are made at
-    once.
+    :class:`~datamodules.serving.sampling.SeededIndex` the augmentation and the noise of that draw. Whole batches are
+    made at once.
 
     Args:
         images: The data set.
@@ -184,13 +184,13 @@ class NoisyImages(BatchedDataset):
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitems__(self, indices: Sequence[int | Draw]) -> Batch:
+    def __getitems__(self, indices: Sequence[int | SeededIndex]) -> Batch:
         """A batch of draws, or one of plain positions.
 
         Raises:
             ValueError: A file is damaged.
         """
-        index, draws = split_draws(indices)
+        index, draws = split_seeds(indices)
         positions = self.positions[index]
         height, width = self.images.images.size
         seeds = [[seed] for seed in draws] or [[self.seed, position] for position in positions.tolist()]

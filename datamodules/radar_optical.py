@@ -13,7 +13,7 @@ from datamodules.drawn import DrawnDataModule
 from datamodules.reading.image_files import subfolders
 from datamodules.serving.datasets import Batch, BatchedDataset, SplitName, Splits, check_counts
 from datamodules.serving.labelled_images import read_rgb
-from datamodules.serving.sampling import Draw, as_floats, flipped, split_draws, uniform_numbers
+from datamodules.serving.sampling import SeededIndex, as_floats, flipped, split_seeds, uniform_numbers
 from datamodules.serving.splitting import stratified_splits
 from datamodules.serving.unreadable import OnError
 
@@ -119,7 +119,8 @@ class RadarOptical(DrawnDataModule):
 class ImagePairs(BatchedDataset):
     """A split: ``optical``, ``radar``, ``target`` and ``index``.
 
-    A plain position gives the pair as it is, a :class:`~datamodules.serving.sampling.Draw` that draw's augmentation.
+    A plain position gives the pair as it is, a :class:`~datamodules.serving.sampling.SeededIndex` that draw's
+    augmentation.
 
     Args:
         pairs: Class, optical image and radar image.
@@ -135,13 +136,13 @@ class ImagePairs(BatchedDataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitems__(self, indices: Sequence[int | Draw]) -> Batch:
+    def __getitems__(self, indices: Sequence[int | SeededIndex]) -> Batch:
         """A batch of draws, or one of plain positions.
 
         Raises:
             ValueError: A file is damaged.
         """
-        index, draws = split_draws(indices)
+        index, draws = split_seeds(indices)
         mirror = uniform_numbers([[seed] for seed in draws], 1)[:, 0] if draws else None
         batch = {}
         for name, paths in self.paths.items():

@@ -16,9 +16,9 @@ from datamodules.drawn import DrawnDataModule
 from datamodules.reading.sound import SAMPLE_RATE, log_mel, mel_filterbank, middle, read_wav
 from datamodules.reading.video_files import read_frames
 from datamodules.serving.datasets import Batch, BatchedDataset, SplitName, Splits, check_counts
-from datamodules.serving.sampling import Draw, as_floats, flipped, split_draws, uniform_numbers
+from datamodules.serving.sampling import SeededIndex, as_floats, flipped, split_seeds, uniform_numbers
 from datamodules.serving.unreadable import OnError
-from distill.atomic import written_whole
+from distill.atomic import atomic_write
 
 CLASS_NAMES = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 ACTORS = 24
@@ -182,7 +182,7 @@ class Decoder:
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
             pass  # not there, or damaged: it is written below
         audio, video = self._decode(recording)
-        with written_whole(path) as draft:
+        with atomic_write(path) as draft:
             np.savez(draft, audio=audio, video=video, sizes=sizes)
         return audio, video
 
@@ -194,7 +194,7 @@ class Decoder:
 class Recordings(BatchedDataset):
     """A split: ``audio``, ``video``, ``target`` and ``index``.
 
-    A plain position gives the utterance as it is, a :class:`~datamodules.serving.sampling.Draw` that draw's
+    A plain position gives the utterance as it is, a :class:`~datamodules.serving.sampling.SeededIndex` that draw's
     augmentation.
 
     Args:
@@ -210,13 +210,13 @@ class Recordings(BatchedDataset):
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitems__(self, indices: Sequence[int | Draw]) -> Batch:
+    def __getitems__(self, indices: Sequence[int | SeededIndex]) -> Batch:
         """A batch of draws, or one of plain positions.
 
         Raises:
             ValueError: A file is damaged.
         """
-        index, draws = split_draws(indices)
+        index, draws = split_seeds(indices)
         audio, video = map(np.stack, zip(*(self.decoder.read(self.recordings[at]) for at in index), strict=True))
         if draws:
             mirror = uniform_numbers([[seed] for seed in draws], 1)[:, 0]

@@ -9,7 +9,7 @@ from pathlib import Path
 
 
 @contextmanager
-def written_whole(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path) -> Iterator[Path]:
     """Gives a path to write to; when the block ends well it replaces ``path``, else it is removed.
 
     A reader sees the old file or the new one, never half of one, also when the process is killed while it writes.

@@ -16,7 +16,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from distill.checkpoint import check_class_names, load_network, looks_untrained
-from distill.distributed import KeptEqual
+from distill.distributed import SynchronizedBuffers
 from distill.outputs import Batch, NetworkOutput, autocast_off, full_precision, network_output, shapes
 from distill.supervised import Supervised
 from distill.taps import FeatureTaps
@@ -123,21 +123,21 @@ class DistillationModule(Supervised, ABC):
             half the batch each agree with one that has it whole.
         """
 
-    def remember(self) -> None:
+    def after_backward(self) -> None:
         """Keeps what a method's memory takes from the present step; called after each backward pass."""
 
     def check_fit(self) -> None:
         """Raises where the trainer cannot fit the method; called before a fit, of a combination's parts as well."""
 
     @property
-    def present_hard_weight(self) -> float:
+    def current_hard_weight(self) -> float:
         """The weight of the hard loss in this epoch; ``hard_weight`` unless a method changes it."""
         return self.hard_weight
 
     def on_after_backward(self) -> None:
         """As in :class:`Supervised`; then lets the method remember the step, before any callback can save it."""
         super().on_after_backward()
-        self.remember()
+        self.after_backward()
 
     def __setattr__(self, name: str, value: Any) -> None:
         if name == "teacher":
@@ -147,7 +147,7 @@ class DistillationModule(Supervised, ABC):
     @property
     def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
         """The name is DDP's, which would send these buffers from its first process to all others in every step."""
-        kept = ((name, part) for name, part in self.named_modules() if isinstance(part, KeptEqual))
+        kept = ((name, part) for name, part in self.named_modules() if isinstance(part, SynchronizedBuffers))
         return [name for prefix, part in kept for name, _ in part.named_buffers(prefix)]
 
     @property
@@ -178,15 +178,15 @@ class DistillationModule(Supervised, ABC):
             self._teacher_cache.note_transfer(batch, moved)
         return moved
 
-    def learn(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Any]]:
-        """The hard loss and the distillation terms of a batch; see :meth:`Supervised.learn`."""
-        teacher, student = self._see_both(batch)
-        terms = self._distil(teacher, student, batch)
+    def training_losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Any]]:
+        """The hard loss and the distillation terms of a batch; see :meth:`Supervised.training_losses`."""
+        teacher, student = self.forward_both(batch)
+        terms = self.distillation_terms(teacher, student, batch)
         loss = torch.stack(list(terms.values())).sum()
-        if self.present_hard_weight:
-            terms["hard"] = self._hard_loss(student.prediction, batch)
-            loss = loss + self.present_hard_weight * terms["hard"]
-        return loss, terms, self._for_callbacks(teacher, student, batch)
+        if self.current_hard_weight:
+            terms["hard"] = self.hard_loss(student.prediction, batch)
+            loss = loss + self.current_hard_weight * terms["hard"]
+        return loss, terms, self.step_output(teacher, student, batch)
 
     def setup(self, stage: str) -> None:
         """As in :class:`Supervised`, through the teacher and ``distillation_step`` as well."""
@@ -220,7 +220,7 @@ class DistillationModule(Supervised, ABC):
     @torch.no_grad()
     def teacher_prediction(self, batch: Batch) -> Tensor:
         """What the teacher says of a batch, as ``distillation_step`` sees it."""
-        return self._teacher_output(batch).prediction
+        return self.forward_teacher_at_targets(batch).prediction
 
     def reference_student(self, checkpoint: str | Path) -> Supervised:
         """A frozen copy of the student with other weights, in eval mode.
@@ -245,16 +245,16 @@ class DistillationModule(Supervised, ABC):
         if self.teacher is None or (not fitting and self._teacher_sees_nothing(batch)):
             return super()._probe(batch)
         with self._explaining("teacher", self.teacher_inputs, batch):
-            teacher = self._teacher_output(batch)
+            teacher = self.forward_teacher_at_targets(batch)
         with self._explaining("student", self.inputs, batch):
-            student = self._student_output(batch)
+            student = self.forward_student(batch)
         labelled = "target" in batch
         if self.hard_weight and not labelled:
             raise KeyError("the batch has no 'target', which only a method with hard_weight=0 can do without")
         for model, output in {"teacher": teacher, "student": student}.items() if labelled else ():
             self._task.check(output.prediction, batch["target"], model=self._described(model), data="data")
         try:
-            self._distil(teacher, student, batch)
+            self.distillation_terms(teacher, student, batch)
         except (RuntimeError, IndexError) as error:
             raise ValueError(
                 f"{type(self).__name__} cannot compare the {self._described('teacher')}, which has "
@@ -270,24 +270,28 @@ class DistillationModule(Supervised, ABC):
             rank_zero_warn(f"without the modality {lacking[0]!r} the student is scored alone, its teacher does not run")
         return bool(lacking)
 
-    def _see_both(self, batch: Batch) -> tuple[NetworkOutput, NetworkOutput]:
-        return self._teacher_output(batch), self._student_output(batch)
+    def forward_both(self, batch: Batch) -> tuple[NetworkOutput, NetworkOutput]:
+        """What teacher and student make of a batch, in the size of its target."""
+        return self.forward_teacher_at_targets(batch), self.forward_student(batch)
 
-    def ask_teacher(self, batch: Batch) -> NetworkOutput:
+    def forward_teacher(self, batch: Batch) -> NetworkOutput:
         """What the teacher itself makes of its part of a batch, in its own size."""
         return self._frozen_teacher(*self._inputs(self.teacher_inputs, batch))
 
-    def _teacher_output(self, batch: Batch) -> NetworkOutput:
+    def forward_teacher_at_targets(self, batch: Batch) -> NetworkOutput:
+        """What the teacher makes of a batch, in the size of its target; in training from its cache, if it has one."""
         training = self._trainer is not None and self.trainer.training
         cache = self._teacher_cache if training else None
-        output = self.ask_teacher(batch) if cache is None else cache.output(batch, self.ask_teacher)
+        output = self.forward_teacher(batch) if cache is None else cache.output(batch, self.forward_teacher)
         return output._replace(prediction=self._at_targets(output.prediction, batch))
 
-    def _student_output(self, batch: Batch) -> NetworkOutput:
+    def forward_student(self, batch: Batch) -> NetworkOutput:
+        """What the student makes of a batch, in the size of its target."""
         output = network_output(self._student_taps, self._inputs(self.inputs, batch))
         return output._replace(prediction=self._at_targets(output.prediction, batch))
 
-    def _distil(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
+    def distillation_terms(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
+        """The terms of ``distillation_step`` by name, in float32, each averaged to a scalar."""
         with autocast_off(student.prediction):
             terms = self.distillation_step(teacher, student, batch)
             if not terms:
@@ -297,11 +301,12 @@ class DistillationModule(Supervised, ABC):
     def _evaluate(self, batch: Batch, stage: str) -> dict[str, Any]:
         if self.teacher is None or self._teacher_sees_nothing(batch):
             return super()._evaluate(batch, stage)
-        teacher, student = self._see_both(batch)
+        teacher, student = self.forward_both(batch)
         self._score(student.prediction, batch, stage)
-        return self._for_callbacks(teacher, student, batch)
+        return self.step_output(teacher, student, batch)
 
-    def _for_callbacks(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Any]:
+    def step_output(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Any]:
+        """What a step returns for the callbacks."""
         return {
             "prediction": student.prediction.detach(),
             "teacher_prediction": teacher.prediction,

@@ -14,7 +14,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
-from distill.atomic import written_whole
+from distill.atomic import atomic_write
 
 NETWORK_PREFIX = "network."
 
@@ -123,7 +123,7 @@ def check_class_names(theirs: Sequence[str], ours: Sequence[str], *, model: str)
 def save_network(network: nn.Module, path: str | Path) -> None:
     """Writes a network's parameters and buffers as ``.safetensors``, whole or not at all."""
     weights = {name: tensor.detach().cpu().contiguous().clone() for name, tensor in network.state_dict().items()}
-    with written_whole(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_bytes(save(weights))
 
 

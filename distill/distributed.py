@@ -74,7 +74,7 @@ def mean(values: Tensor, weights: Tensor) -> Tensor:
     return world_size() * counted.sum() / total.clamp(min=torch.finfo(values.dtype).tiny)
 
 
-def from_all(state: Any) -> list[Any]:
+def all_gather_objects(state: Any) -> list[Any]:
     """What each process has given, in the order of their ranks, so that a checkpoint can hold all of it."""
     states = [state] * world_size()
     if world_size() > 1:
@@ -82,13 +82,13 @@ def from_all(state: Any) -> list[Any]:
     return states
 
 
-def own_part(states: list[Any], otherwise: Any) -> Any:
-    """What this process had given to :func:`from_all`; ``otherwise`` where there were fewer processes."""
+def rank_part(states: list[Any], otherwise: Any) -> Any:
+    """What this process had given to :func:`all_gather_objects`; ``otherwise`` where there were fewer processes."""
     rank = dist.get_rank() if world_size() > 1 else 0
     return states[rank] if rank < len(states) else otherwise
 
 
-class KeptEqual(nn.Module):
+class SynchronizedBuffers(nn.Module):
     """Base of modules whose buffers are equal in all processes by what they do, so that DDP need not send them."""
 
 

@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from distill.checkpoint import check_class_names
-from distill.distributed import from_all, mean, own_part
+from distill.distributed import all_gather_objects, mean, rank_part
 from distill.outputs import Batch, autocast_off, full_precision, prediction_of
 from distill.resume.random_state import rng_states, set_rng_states
 from distill.tasks import Task
@@ -75,14 +75,14 @@ class Supervised(LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """The loss of a batch, logged with its parts."""
-        loss, parts, seen = self.learn(batch)
+        loss, parts, seen = self.training_losses(batch)
         self._log_losses(loss, parts, batch)
         return {"loss": loss, **seen}
 
-    def learn(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Any]]:
+    def training_losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Any]]:
         """The loss of a batch, its parts by name, and what the step returns for the callbacks; logs nothing."""
-        prediction = self.see(batch)
-        loss = self._hard_loss(prediction, batch)
+        prediction = self.predict(batch)
+        loss = self.hard_loss(prediction, batch)
         return loss, {"hard": loss}, {"prediction": prediction.detach(), "inputs": self._inputs(self.inputs, batch)}
 
     def on_after_backward(self) -> None:
@@ -109,7 +109,7 @@ class Supervised(LightningModule):
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The prediction for a batch, with the ``index`` and ``target`` of its samples where the batch has them."""
         known = {key: batch[key] for key in ("index", "target") if key in batch}
-        return {"prediction": self.see(batch)} | known
+        return {"prediction": self.predict(batch)} | known
 
     def configure_callbacks(self) -> list[Callback]:
         """What hears when an epoch ends and logs its mean losses."""
@@ -186,7 +186,7 @@ class Supervised(LightningModule):
 
         The names of the classes, where the data have some, are kept as well.
         """
-        checkpoint["rng_states"] = from_all(rng_states())
+        checkpoint["rng_states"] = all_gather_objects(rng_states())
         if names := self._class_names():
             checkpoint["class_names"] = list(names)
 
@@ -200,7 +200,7 @@ class Supervised(LightningModule):
         states = checkpoint.get("rng_states")
         if isinstance(states, dict):  # of one process, as older checkpoints hold
             states = [states]
-        self._rng_states = own_part(states, states[0]) if states else None
+        self._rng_states = rank_part(states, states[0]) if states else None
 
     def on_fit_start(self) -> None:
         """Goes on with the random numbers of the checkpoint, before anything is shuffled."""
@@ -234,7 +234,7 @@ class Supervised(LightningModule):
         try:
             with torch.no_grad(), isolate_rng(), precision.forward_context():
                 batch = {name: values[:1].to(self.device) for name, values in _small_batch(loader, "fit").items()}
-                self.see(precision.convert_input(batch))
+                self.predict(precision.convert_input(batch))
         except ValueError as error:
             if not str(error).startswith("Expected more than 1 "):  # values or positions a channel, of torch's norms
                 raise
@@ -266,7 +266,7 @@ class Supervised(LightningModule):
 
     def _probe(self, batch: Batch) -> None:
         with self._explaining("network", self.inputs, batch):
-            prediction = self.see(batch)
+            prediction = self.predict(batch)
         self._task.check(prediction, batch["target"], model=self._described("network"), data="data")
 
     @contextmanager
@@ -280,7 +280,7 @@ class Supervised(LightningModule):
                 f"the {self._described(argument)} cannot take {shapes}: {str(error).splitlines()[0]}"
             ) from error
 
-    def see(self, batch: Batch) -> Tensor:
+    def predict(self, batch: Batch) -> Tensor:
         """The prediction for a batch, with one value for each position of its target."""
         return self._at_targets(full_precision(self(*self._inputs(self.inputs, batch))), batch)
 
@@ -295,7 +295,8 @@ class Supervised(LightningModule):
             raise KeyError(f"the batch has no modality {lacking[0]!r}; it has {', '.join(map(repr, batch))}")
         return tuple(batch[name] for name in names)
 
-    def _hard_loss(self, prediction: Tensor, batch: Batch) -> Tensor:
+    def hard_loss(self, prediction: Tensor, batch: Batch) -> Tensor:
+        """The task's loss, in float32, averaged over the positions that count."""
         with autocast_off(prediction):
             return self._mean(self._task.loss(prediction, batch["target"]), batch)
 
@@ -320,7 +321,7 @@ class Supervised(LightningModule):
         return counts
 
     def _evaluate(self, batch: Batch, stage: str) -> dict[str, Any]:
-        prediction = self.see(batch)
+        prediction = self.predict(batch)
         self._score(prediction, batch, stage)
         return {"prediction": prediction, "inputs": self._inputs(self.inputs, batch)}
 

@@ -26,7 +26,7 @@ class FeatureTaps:
     def __init__(self, network: nn.Module, layers: Iterable[str]) -> None:
         self.network = network
         self.layers = tuple(dict.fromkeys(layers))
-        self._heard: dict[str, Tensor] = {}
+        self._features: dict[str, Tensor] = {}
         self._listening = False
         modules = dict(network.named_modules(remove_duplicate=False))
         for layer in self.layers:
@@ -45,15 +45,15 @@ class FeatureTaps:
         self._listening = True
         try:
             output = self.network(*inputs)
-            silent = [layer for layer in self.layers if layer not in self._heard]
+            silent = [layer for layer in self.layers if layer not in self._features]
             if silent:
                 raise KeyError(f"layer {silent[0]!r} took no part in the forward pass, so it has no features")
-            return output, {layer: self._heard[layer] for layer in self.layers}
+            return output, {layer: self._features[layer] for layer in self.layers}
         finally:
             self._listening = False
-            self._heard.clear()
+            self._features.clear()
 
-    def hear(self, layer: str, output: Any) -> None:
+    def record(self, layer: str, output: Any) -> None:
         """Keeps a layer's output while the network runs for its taps."""
         if not self._listening:
             return
@@ -63,7 +63,7 @@ class FeatureTaps:
             raise TypeError(
                 f"layer {layer!r} returns {type(output).__name__}, but only tensors can be tapped: name a layer in it"
             )
-        self._heard[layer] = feature
+        self._features[layer] = feature
 
 
 class _Tap:
@@ -74,7 +74,7 @@ class _Tap:
         self.layer = layer
 
     def __call__(self, module: nn.Module, inputs: tuple[Any, ...], output: Any) -> None:
-        self.taps.hear(self.layer, output)
+        self.taps.record(self.layer, output)
 
 
 def _unknown_layer(layer: str, network: nn.Module, modules: dict[str, nn.Module]) -> str:

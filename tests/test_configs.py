@@ -17,7 +17,7 @@ from distill.command.command_line import Configuration
 from distill.rank.rank import Ranking
 from distill.study.figure import Panel
 from distill.study.run import train
-from distill.study.study import Study, plan_cells
+from distill.study.study import Study, plan_runs
 from distill.study.table import Score
 from tests.datamodules.image_trees import write_cifar100
 from tests.datamodules.recordings import write_ravdess
@@ -224,10 +224,10 @@ def test_all_runs_of_a_study_have_a_valid_configuration(config: Path, tmp_path: 
     of_data = [name for name, part in plan.columns.items() if set(part) == {"data"}]
     for name in of_data[1:-1]:  # these differ in values alone
         del plan.columns[name]
-    cells = plan_cells(plan)
+    runs = plan_runs(plan)
     rows = len(plan.rows) + (plan.teacher is not None)
-    assert len(cells) == rows * len(plan.columns) * len(plan.all_seeds)
-    assert len({cell.fingerprint for cell in cells}) == len(cells)
+    assert len(runs) == rows * len(plan.columns) * len(plan.all_seeds)
+    assert len({run.fingerprint for run in runs}) == len(runs)
 
 
 def test_rows_of_the_study_on_semantic_kitti_end_a_fit_of_one_step_on_a_small_tree(
@@ -244,11 +244,11 @@ def test_rows_of_the_study_on_semantic_kitti_end_a_fit_of_one_step_on_a_small_tr
     content["base"]["trainer"] |= {"max_epochs": 1, "accelerator": "cpu"}
     del content["scores"]
     plan = Study(**content, logs_dir=str(tmp_path / "logs"))
-    cells = plan_cells(plan)
-    for cell in cells:
-        train([cell])
-    assert [cell.row for cell in cells] == ["teacher", *content["rows"]]
-    scores = {cell.row: (cell.result() or {})["scores"] for cell in cells}
+    runs = plan_runs(plan)
+    for run in runs:
+        train([run])
+    assert [run.row for run in runs] == ["teacher", *content["rows"]]
+    scores = {run.row: (run.result() or {})["scores"] for run in runs}
     assert all(0 <= its["test/mIoU"] <= 1 for its in scores.values())
     assert [name for name, its in scores.items() if "test/ncjsd" in its] == ["2DPASS", *masked]
     assert scores["2DPASS 25 % true"]["train/kl"] < scores["2DPASS"]["train/kl"]
@@ -267,8 +267,8 @@ def _shrink(content: Any) -> None:
 @pytest.mark.parametrize("config", RANKINGS, ids=names(RANKINGS))
 def test_all_runs_of_a_ranking_have_a_valid_configuration(config: Path, tmp_path: Path) -> None:
     plan = Ranking(**yaml.safe_load(config.read_text()), logs_dir=str(tmp_path))
-    cells = plan_cells(plan.study)
-    assert len(cells) == (1 + len(plan.candidates) * (1 + (plan.distil is not None))) * len(plan.study.all_seeds)
+    runs = plan_runs(plan.study)
+    assert len(runs) == (1 + len(plan.candidates) * (1 + (plan.distil is not None))) * len(plan.study.all_seeds)
 
 
 @pytest.mark.parametrize("name", ["ddp", "slurm"])

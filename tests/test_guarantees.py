@@ -148,7 +148,7 @@ def test_calling_the_module_is_the_student_alone(method: str) -> None:
 def test_distillation_step_is_a_pure_function(method: str) -> None:
     module = prepared(make(method))
     batch = make_batch(method=method)
-    teacher, student = module._see_both(batch)
+    teacher, student = module.forward_both(batch)
     before = weights_of(module)
     first, second = (module.distillation_step(teacher, student, batch) for _ in range(2))
     assert_same(first, second)
@@ -242,7 +242,7 @@ def test_loss_and_gradients_stay_finite(method: str, case: str) -> None:
     assert torch.isfinite(loss)
     for name, parameter in module.named_parameters():
         assert parameter.grad is None or torch.isfinite(parameter.grad).all(), name
-    terms = module.distillation_step(*module._see_both(batch), batch)
+    terms = module.distillation_step(*module.forward_both(batch), batch)
     of_relations = any(term.ndim == 0 for term in terms.values())  # they take all samples
     if case == "all ignored" and not of_relations and not method.endswith(ON_DEPTH):
         assert loss == 0
@@ -312,7 +312,7 @@ def test_channels_may_come_last_in_memory(method: str) -> None:
         for name, values in whole_batch(method).items()
     }
     found = loss_and_gradients(module, batch, parallel=False)
-    for output in module._see_both(batch):
+    for output in module.forward_both(batch):
         for feature in (output.prediction, *output.features.values()):
             assert feature.is_contiguous(memory_format=torch.channels_last)
     assert found.keys() == expected.keys()
@@ -513,7 +513,7 @@ def test_copies_of_a_module_are_wired_to_themselves() -> None:
     assert twin.network is not None
     torch.nn.init.zeros_(twin.network.get_parameter("first.weight"))
     torch.nn.init.zeros_(twin.network.get_parameter("first.bias"))
-    _, student = twin._see_both(make_batch())
+    _, student = twin.forward_both(make_batch())
     assert not student.features["first"].any()
 
 

@@ -132,11 +132,11 @@ def test_nothing_is_kept_of_other_calls_of_the_network() -> None:
     net = Net(3).eval()
     taps = FeatureTaps(net, ["first"])
     net(x)
-    assert taps._heard == {}
+    assert taps._features == {}
     _, features = taps(x)
     net(2 * x)
     assert torch.equal(features["first"], net.first(x))
-    assert taps._heard == {}
+    assert taps._features == {}
 
 
 def test_a_failed_call_leaves_nothing_behind() -> None:
@@ -145,10 +145,10 @@ def test_a_failed_call_leaves_nothing_behind() -> None:
     hook = net.norm.register_forward_hook(lambda *_: pytest.fail("stopped"))
     with pytest.raises(pytest.fail.Exception, match="stopped"):
         taps(x)
-    assert taps._heard == {}
+    assert taps._features == {}
     hook.remove()
     net(x)
-    assert taps._heard == {}
+    assert taps._features == {}
 
 
 def test_two_taps_on_one_network_hear_their_own_layers_and_calls() -> None:
@@ -156,7 +156,7 @@ def test_two_taps_on_one_network_hear_their_own_layers_and_calls() -> None:
     first, both = FeatureTaps(net, ["first"]), FeatureTaps(net, ["head", "first"])
     assert list(first(x)[1]) == ["first"]
     assert list(both(x)[1]) == ["head", "first"]
-    assert first._heard == {}
+    assert first._features == {}
 
 
 @pytest.mark.parametrize("copied", [copy.deepcopy, lambda taps: pickle.loads(pickle.dumps(taps))])
@@ -168,7 +168,7 @@ def test_a_copy_is_wired_to_its_own_network(copied: Callable[[FeatureTaps], Feat
     nn.init.zeros_(twin.network.get_parameter("first.bias"))
     assert not twin(x)[1]["first"].any()
     assert taps(x)[1]["first"].all()
-    assert taps._heard == twin._heard == {}
+    assert taps._features == twin._features == {}
 
 
 def test_a_compiled_network_is_tapped_also_after_calls_without_taps() -> None:

@@ -15,7 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
 
-from distill.atomic import written_whole
+from distill.atomic import atomic_write
 
 COLOURS = {"all classes": "#333333", "target class": "#0072b2", "non-target classes": "#d55e00"}
 STYLES = {"train": "-", "val": "--"}
@@ -27,7 +27,7 @@ def publish(figure: Figure, name: str, folder: Path, trainer: Trainer, suffix: s
     TensorBoard has one series of pictures a ``name``, whatever the suffix.
     """
     canvas = FigureCanvasAgg(figure)
-    with written_whole(folder / "figures" / f"{name}{suffix}.png") as draft:
+    with atomic_write(folder / "figures" / f"{name}{suffix}.png") as draft:
         figure.savefig(draft, dpi=150)
     for logger in trainer.loggers:
         if isinstance(logger, TensorBoardLogger):

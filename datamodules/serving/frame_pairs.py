@@ -16,7 +16,7 @@ from datamodules.reading.frame import IGNORED, Floats, Frame, Frames
 from datamodules.reading.lidar import normalised_points
 from datamodules.reading.responses import StoredResponses
 from datamodules.serving.datasets import Batch, collate
-from datamodules.serving.sampling import Draw
+from datamodules.serving.sampling import SeededIndex
 from datamodules.serving.transforms import Geometry, depth_to_hha, depth_to_normals, relative_disparity
 
 Target = Literal["classes", "depth"]
@@ -30,8 +30,8 @@ STD = (0.229, 0.224, 0.225)
 class FramePairs(Dataset[Batch]):
     """Frames as tensors: the modalities that :class:`FrameDataModule` lists, ``target`` and ``index``.
 
-    A plain position gives the frame as it is, a :class:`~datamodules.serving.sampling.Draw` its augmentation by that
-    draw.
+    A plain position gives the frame as it is, a :class:`~datamodules.serving.sampling.SeededIndex` its augmentation by
+    that draw.
 
     Geometry is computed from the depth as it was measured, in its own resolution and with its own camera, and moved to
     the new size by taking the nearest pixel, as are the target and the stored responses: across a hole or an edge there
@@ -94,14 +94,14 @@ class FramePairs(Dataset[Batch]):
         else:
             self.responses = None
 
-    def __getitem__(self, index: int | Draw) -> Batch:
+    def __getitem__(self, index: int | SeededIndex) -> Batch:
         """One sample.
 
         Raises:
             ValueError: The frame's image, depth and target differ in size, or a label is not one of the classes; its
                 response is damaged or has another size.
         """
-        position = index.position if isinstance(index, Draw) else index
+        position = index.position if isinstance(index, SeededIndex) else index
         frame = self.frames[position]
         self._check(frame, position)
         full = frame.image.shape[:2]
@@ -119,7 +119,7 @@ class FramePairs(Dataset[Batch]):
             image = _resized(image, self.size)
             labels = _resized_nearest(labels, self.size)
             maps = {name: _resized_nearest(values, self.size) for name, values in maps.items()}
-        if isinstance(index, Draw) and self.augmentation is not None:
+        if isinstance(index, SeededIndex) and self.augmentation is not None:
             image, labels, maps = self.augmentation(image, labels, maps, index.seed)
         if "lidar" in maps:
             maps["lidar"] = normalised_points(maps["lidar"])
@@ -129,7 +129,7 @@ class FramePairs(Dataset[Batch]):
             sample["target"] = torch.from_numpy(labels.astype(np.int64))
         return {**sample, "index": torch.tensor(position)}
 
-    def __getitems__(self, indices: Sequence[int | Draw]) -> Batch:
+    def __getitems__(self, indices: Sequence[int | SeededIndex]) -> Batch:
         """A batch.
 
         Raises:

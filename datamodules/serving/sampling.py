@@ -16,14 +16,14 @@ Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
 
 
-class Draw(NamedTuple):
+class SeededIndex(NamedTuple):
     """A sample's position in its data set, and the seed of all that is random about it this time."""
 
     position: int
     seed: int
 
 
-class DrawSampler(Sampler[Draw]):
+class SeededSampler(Sampler[SeededIndex]):
     """All samples in random order, each with a seed for its augmentation.
 
     Both are drawn here, in the main process, so neither depends on the number of workers. Lightning numbers the epochs
@@ -48,7 +48,7 @@ class DrawSampler(Sampler[Draw]):
     def __len__(self) -> int:
         return self.length
 
-    def __iter__(self) -> Iterator[Draw]:
+    def __iter__(self) -> Iterator[SeededIndex]:
         if self.epoch is None:
             entropy = [int(torch.randint(2**63 - 1, ()))]
         else:
@@ -56,17 +56,17 @@ class DrawSampler(Sampler[Draw]):
         rng = np.random.default_rng(entropy)
         order = rng.permutation(self.length)
         seeds = rng.integers(2**32, size=self.length)
-        return map(Draw, order.tolist(), seeds.tolist())
+        return map(SeededIndex, order.tolist(), seeds.tolist())
 
 
-def split_draws(indices: Sequence[int | Draw]) -> tuple[NDArray[np.int64], list[int]]:
+def split_seeds(indices: Sequence[int | SeededIndex]) -> tuple[NDArray[np.int64], list[int]]:
     """The positions of a batch, and the seeds of its draws; no seeds where the samples are asked for as they are.
 
     Args:
         indices: Draws, or plain positions.
     """
-    positions = [index.position if isinstance(index, Draw) else index for index in indices]
-    return np.array(positions, np.int64), [index.seed for index in indices if isinstance(index, Draw)]
+    positions = [index.position if isinstance(index, SeededIndex) else index for index in indices]
+    return np.array(positions, np.int64), [index.seed for index in indices if isinstance(index, SeededIndex)]
 
 
 def uniform_numbers(seeds: Sequence[Sequence[int]], count: int) -> Floats:

@@ -12,7 +12,7 @@ from torch.utils.data import Dataset
 from datamodules.reading.image_files import UnreadableError
 from datamodules.serving.datasets import Batch, BatchedDataset
 from datamodules.serving.loading import ResumableLoader
-from datamodules.serving.sampling import Draw
+from datamodules.serving.sampling import SeededIndex
 
 OnError = Literal["raise", "skip"]
 
@@ -20,10 +20,10 @@ log = logging.getLogger(__name__)
 
 
 class _Batched(Protocol):
-    def __getitems__(self, indices: Sequence[int | Draw]) -> Batch: ...
+    def __getitems__(self, indices: Sequence[int | SeededIndex]) -> Batch: ...
 
 
-class Readable(BatchedDataset):
+class SkipUnreadable(BatchedDataset):
     """A data set in which the next readable sample, after the last one the first again, replaces a damaged one.
 
     Batches keep their size, so the processes of a distributed run take equally many steps; which sample replaces which
@@ -46,7 +46,7 @@ class Readable(BatchedDataset):
     def __len__(self) -> int:
         return len(self.damaged)
 
-    def __getitems__(self, indices: Sequence[int | Draw]) -> Batch:
+    def __getitems__(self, indices: Sequence[int | SeededIndex]) -> Batch:
         """A batch.
 
         Raises:
@@ -80,7 +80,7 @@ class Readable(BatchedDataset):
                 *(count, len(damaged), len(self), damaged[0], reason),
             )
 
-    def _readable(self, index: int | Draw) -> int | Draw:
+    def _readable(self, index: int | SeededIndex) -> int | SeededIndex:
         position = _position(index)
         if not self.damaged[position]:
             return index
@@ -88,9 +88,9 @@ class Readable(BatchedDataset):
         if not len(later):
             raise UnreadableError(f"none of the {len(self)} training samples can be read")
         position = (position + int(later[0])) % len(self)
-        return index._replace(position=position) if isinstance(index, Draw) else position
+        return index._replace(position=position) if isinstance(index, SeededIndex) else position
 
-    def _is_damaged(self, index: int | Draw) -> bool:
+    def _is_damaged(self, index: int | SeededIndex) -> bool:
         try:
             self.dataset.__getitems__([index])
         except UnreadableError:
@@ -98,14 +98,14 @@ class Readable(BatchedDataset):
         return bool(self.damaged[_position(index)])
 
 
-class ReadableLoader(ResumableLoader):
-    """Loads from a :class:`Readable` data set, which reports when an epoch ends."""
+class SkipUnreadableLoader(ResumableLoader):
+    """Loads from a :class:`SkipUnreadable` data set, which reports when an epoch ends."""
 
     def __iter__(self) -> Any:
         return self._reporting(super().__iter__())
 
     def _reporting(self, batches: Iterator[Batch]) -> Iterator[Batch]:
-        dataset = cast(Readable, self.dataset)
+        dataset = cast(SkipUnreadable, self.dataset)
         try:
             for batch in batches:
                 if self._delivered == len(self):  # after which a trainer asks for no more
@@ -115,5 +115,5 @@ class ReadableLoader(ResumableLoader):
             dataset.report()
 
 
-def _position(index: int | Draw) -> int:
-    return index.position if isinstance(index, Draw) else index
+def _position(index: int | SeededIndex) -> int:
+    return index.position if isinstance(index, SeededIndex) else index

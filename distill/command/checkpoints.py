@@ -9,7 +9,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch.callbacks import ModelCheckpoint
 
-from distill.atomic import written_whole
+from distill.atomic import atomic_write
 from distill.checkpoint import read_content
 
 
@@ -46,7 +46,7 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         try:
-            with written_whole(path) as draft:
+            with atomic_write(path) as draft:
                 torch.save(checkpoint, draft)
         except (OSError, RuntimeError) as error:  # as torch reports a full disk
             raise OSError(f"{path} cannot be written ({str(error).splitlines()[0]}): the one before is kept") from error

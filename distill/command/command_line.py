@@ -20,7 +20,7 @@ from callbacks import PredictionWriter
 from distill.base import Supervised
 from distill.command.checkpoints import BestCheckpoint, WholeFileCheckpointIO
 from distill.command.parser import Parser
-from distill.command.run_folder import check_checkpoint, inside, latest_checkpoint, run_folder
+from distill.command.run_folder import check_checkpoint, latest_checkpoint, path_within, run_folder
 from distill.resume.last_checkpoint import LastCheckpoint
 from distill.resume.metrics_table import MetricsCSV, version_of
 
@@ -120,7 +120,7 @@ class CLI(LightningCLI):
         if self.subcommand == "predict":
             config.return_predictions = False  # callbacks write them, and those of maps do not fit into memory
         self._spare_files(config)
-        runs = inside(Path(config.logs_dir).absolute(), config.name, "name")
+        runs = path_within(Path(config.logs_dir).absolute(), config.name, "name")
         self.folder = run_folder(runs, config.version, config.get("ckpt_path"))
         self.save_config_kwargs = {"config_filename": f"{self.subcommand or 'fit'}.yaml", "overwrite": True}
 

@@ -32,7 +32,7 @@ def check_checkpoint(path: Path, *, continues: bool) -> None:
         raise ValueError(f"{path} holds weights only, but a fit goes on from all that last.ckpt holds")
 
 
-def inside(folder: Path, name: str, argument: str) -> Path:
+def path_within(folder: Path, name: str, argument: str) -> Path:
     """The path of that name below a folder, which it cannot leave.
 
     Args:
@@ -64,7 +64,7 @@ def run_folder(runs: Path, version: str | None, ckpt_path: str | Path | None) ->
         ValueError: The version leads out of the folder.
     """
     if version is not None:
-        return inside(runs, version, "version")
+        return path_within(runs, version, "version")
     if ckpt_path is not None and Path(ckpt_path).parent.name == "checkpoints":
         return Path(ckpt_path).absolute().parents[1]
     taken = [version_of(path) for path in runs.glob("version_*")]

@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from rich.progress import track
 from torch import Tensor, nn
 
-from distill.atomic import written_whole
+from distill.atomic import atomic_write
 from distill.distributed import gather, world_size
 from distill.feature_mask.salience import Salience, count_features, feature_divergence, feature_shape
 from distill.losses.parts.logits import check_temperature, kl_divergence
@@ -107,26 +107,26 @@ class FeatureMask(Supervised):
         self.rows = rows
         self._seed = int(torch.randint(2**31, ()))
 
-    def see_as_teacher(self, batch: Batch) -> Tensor:
+    def predict_teacher(self, batch: Batch) -> Tensor:
         """The teacher's logits for a batch, with one value for each position of its target."""
         inputs = self._inputs(self.teacher_inputs, batch)
         return self._at_targets(full_precision(prediction_of(self._require("teacher")(*inputs))), batch)
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Equation 26, its terms apart."""
-        teacher, student = self.see_as_teacher(batch), self.see(batch)
-        terms = {"distance": self._distance(student, teacher, batch), "teacher_hard": self._hard_loss(teacher, batch)}
-        terms["hard"] = self._hard_loss(student, batch)
+        teacher, student = self.predict_teacher(batch), self.predict(batch)
+        terms = {"distance": self._distance(student, teacher, batch), "teacher_hard": self.hard_loss(teacher, batch)}
+        terms["hard"] = self.hard_loss(student, batch)
         loss = torch.stack(list(terms.values())).sum()
         self._log_losses(loss, terms, batch)
-        return {"loss": loss, **self._for_callbacks(teacher, student, batch)}
+        return {"loss": loss, **self.step_output(teacher, student, batch)}
 
     def on_train_end(self) -> None:
         """Writes the salience of the teacher's features."""
         folder = self.trainer.log_dir  # on all processes, as Lightning asks for
         salience = self._salience()
         if self.trainer.is_global_zero and folder is not None and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
-            with written_whole(Path(folder) / "salience.npz") as draft:
+            with atomic_write(Path(folder) / "salience.npz") as draft:
                 arrays: dict[str, Any] = {name: values.cpu().numpy() for name, values in salience.items()}
                 np.savez(draft, **arrays)
 
@@ -139,14 +139,14 @@ class FeatureMask(Supervised):
         modalities = {name: batch[name] for name in self.teacher_inputs}
         own = range(self.trainer.global_rank, count_features(modalities), self.trainer.world_size)
         shown = self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None
-        student = torch.cat([self.see(part) for part in _split(batch, self.rows)])
+        student = torch.cat([self.predict(part) for part in _split(batch, self.rows)])
         # of the first process, and asked for once: the processes may have features for different numbers of rounds
         seed = int(gather(torch.tensor([self._seed], device=self.device))[0])
         none = torch.empty(0, dtype=torch.float64, device=self.device)  # for more processes than features
         divergence = [
             feature_divergence(
                 # the target says to which size maps are brought, the rest of the batch is not asked for
-                lambda inputs: self.see_as_teacher({**inputs, "target": batch["target"][:1]}),
+                lambda inputs: self.predict_teacher({**inputs, "target": batch["target"][:1]}),
                 modalities,
                 student,
                 batch["target"],
@@ -186,17 +186,18 @@ class FeatureMask(Supervised):
     def _probe(self, batch: Batch) -> None:
         super()._probe(batch)
         with self._explaining("teacher", self.teacher_inputs, batch):
-            teacher = self.see_as_teacher(batch)
+            teacher = self.predict_teacher(batch)
         self._task.check(teacher, batch["target"], model=self._described("teacher"), data="data")
         if batch["target"].is_floating_point():
             raise ValueError(f"FeatureMask compares logits of classes, which {type(self._task).__name__} has not")
 
     def _evaluate(self, batch: Batch, stage: str) -> dict[str, Any]:
-        teacher, student = self.see_as_teacher(batch), self.see(batch)
+        teacher, student = self.predict_teacher(batch), self.predict(batch)
         self._score(student, batch, stage)
-        return self._for_callbacks(teacher, student, batch)
+        return self.step_output(teacher, student, batch)
 
-    def _for_callbacks(self, teacher: Tensor, student: Tensor, batch: Batch) -> dict[str, Any]:
+    def step_output(self, teacher: Tensor, student: Tensor, batch: Batch) -> dict[str, Any]:
+        """What a step returns for the callbacks."""
         return {
             "prediction": student.detach(),
             "teacher_prediction": teacher.detach(),

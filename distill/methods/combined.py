@@ -61,10 +61,10 @@ class Combined(DistillationModule):
             method.trainer = self.trainer
         super().setup(stage)
 
-    def remember(self) -> None:
+    def after_backward(self) -> None:
         """All parts remember the step."""
         for method in self._parts().values():
-            method.remember()
+            method.after_backward()
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """The terms of all parts, weighted."""

@@ -112,7 +112,7 @@ class CRD(DistillationModule):
         self._latest = ours.detach(), theirs.detach(), batch
         return {"crd": self.weight * (losses[0] + losses[1])}
 
-    def remember(self) -> None:
+    def after_backward(self) -> None:
         """Puts the embeddings of the last step, from all processes, into the memory."""
         if self._latest is not None:
             self.memory.update(*self._latest)

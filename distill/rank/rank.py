@@ -15,15 +15,15 @@ from lightning.pytorch import LightningModule
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
-from distill.atomic import written_whole
+from distill.atomic import atomic_write
 from distill.checkpoint import load_network
 from distill.command.command_line import CLI
 from distill.rank.bootstrap import Sums, joined, sums_of
 from distill.rank.table import Candidate, write_ranking
 from distill.study.plan_file import merged, read_plan
 from distill.study.pool import run_with_dependencies
-from distill.study.run import Cell, sentence
-from distill.study.study import Study, plan_cells, run_cells
+from distill.study.run import Run, sentence
+from distill.study.study import Study, plan_runs, train_runs
 from distill.supervised import Supervised
 
 # parts of configurations are bare dicts, or the parser of a ranking would make the classes that they name
@@ -125,8 +125,8 @@ class Ranking:
 class Pair:
     """A candidate and the student of one seed, to be compared."""
 
-    candidate: Cell
-    student: Cell
+    candidate: Run
+    student: Run
     candidate_weights: Path
     student_weights: Path
     max_samples: int | None
@@ -163,26 +163,26 @@ def rank(arguments: list[str]) -> None:
     description = "Ranks candidate teachers by their divergence from a student."
     fields = read_plan(Ranking, "rank", description, arguments)
     plan = Ranking(**fields)
-    cells = {(cell.row, cell.seed): cell for cell in plan_cells(plan.study)}
-    trained = [cell for cell in cells.values() if cell.row not in plan.given]
-    for cell in trained:
-        if cell.row in (STUDENT, *plan.candidates) and not cell.best.is_file():  # without which nothing can be compared
-            (cell.folder / "result.json").unlink(missing_ok=True)
-    run_cells(plan.study, trained)
-    errors = {cell: result["error"] for cell in trained if "error" in (result := cell.result() or {})}
+    runs = {(run.row, run.seed): run for run in plan_runs(plan.study)}
+    trained = [run for run in runs.values() if run.row not in plan.given]
+    for run in trained:
+        if run.row in (STUDENT, *plan.candidates) and not run.best.is_file():  # without which nothing can be compared
+            (run.folder / "result.json").unlink(missing_ok=True)
+    train_runs(plan.study, trained)
+    errors = {run: result["error"] for run in trained if "error" in (result := run.result() or {})}
     pairs = [
-        _pair(plan, cells[name, seed], cells[STUDENT, seed])
+        _pair(plan, runs[name, seed], runs[STUDENT, seed])
         for name in plan.candidates
         for seed in plan.study.all_seeds
-        if errors.keys().isdisjoint([cells[name, seed], cells[STUDENT, seed]])
+        if errors.keys().isdisjoint([runs[name, seed], runs[STUDENT, seed]])
     ]
     failed = _compare_all(plan, pairs)
-    candidates = [_candidate(plan, name, pairs, cells, errors, failed) for name in plan.candidates]
+    candidates = [_candidate(plan, name, pairs, runs, errors, failed) for name in plan.candidates]
     write_ranking(candidates, plan.confidence, plan.resamples, plan.study.folder)
 
 
-def _pair(plan: Ranking, candidate: Cell, student: Cell) -> Pair:
-    weights = [Path(plan.given.get(cell.row, cell.best)) for cell in (candidate, student)]
+def _pair(plan: Ranking, candidate: Run, student: Run) -> Pair:
+    weights = [Path(plan.given.get(run.row, run.best)) for run in (candidate, student)]
     file = plan.study.folder / "compared" / candidate.folder.parent.name / f"seed_{candidate.seed}.npz"
     return Pair(candidate, student, weights[0], weights[1], plan.max_samples, file)
 
@@ -191,19 +191,19 @@ def _candidate(
     plan: Ranking,
     name: str,
     pairs: list[Pair],
-    cells: dict[tuple[str, int], Cell],
-    errors: dict[Cell, str],
+    runs: dict[tuple[str, int], Run],
+    errors: dict[Run, str],
     failed: dict[Pair, str],
 ) -> Candidate:
     """What is known of a candidate, over the seeds."""
     own = {pair.candidate.seed: pair for pair in pairs if pair.candidate.row == name and pair not in failed}
     found = {seed: result for seed, pair in own.items() if (result := pair.result()) is not None}
-    wrong = [text for cell, text in errors.items() if cell.row in (name, STUDENT, AFTER + name)]
+    wrong = [text for run, text in errors.items() if run.row in (name, STUDENT, AFTER + name)]
     wrong += [text for pair, text in failed.items() if pair.candidate.row == name]
     after = {}
     for seed, result in found.items():
-        cell = cells.get((AFTER + name, seed))
-        scores = ((cell.result() or {}) if cell else {}).get("scores", {})
+        run = runs.get((AFTER + name, seed))
+        scores = ((run.result() or {}) if run else {}).get("scores", {})
         after[seed] = scores.get(f"test/{result['score_name']}")
     return Candidate(
         name,
@@ -242,7 +242,7 @@ def compare(pair: Pair) -> None:
     batches = []
     for batch in _validation_batches(data, pair.max_samples):
         batch = {name: values.to(teacher.device) for name, values in batch.items()}
-        theirs, ours, target = teacher.see(batch), student.see(batch), batch["target"]
+        theirs, ours, target = teacher.predict(batch), student.predict(batch), batch["target"]
         if target.is_floating_point():
             raise ValueError(f"only logits of classes can be ranked, and {type(task).__name__} has none")
         for model, prediction in ((pair.candidate.row, theirs), (STUDENT, ours)):
@@ -256,18 +256,18 @@ def compare(pair: Pair) -> None:
         "score": metrics.compute()[score_name].item(),
         "fingerprint": pair.fingerprint,
     }
-    with written_whole(pair.file) as draft:
+    with atomic_write(pair.file) as draft:
         np.savez_compressed(draft, **content)
 
 
-def _ready(cell: Cell, weights: Path) -> tuple[Supervised, Any]:
+def _ready(run: Run, weights: Path) -> tuple[Supervised, Any]:
     """The module of a run with its trained weights, in eval mode on its device, and the data of the run."""
-    run = CLI([*cell.arguments(), "--trainer.logger", "false"], run=False)
-    module: LightningModule = run.model
+    cli = CLI([*run.arguments(), "--trainer.logger", "false"], run=False)
+    module: LightningModule = cli.model
     assert isinstance(module, Supervised)
     load_network(module.network, weights)  # type: ignore[arg-type]
-    run.datamodule.setup("validate")
-    return module.eval().to(run.trainer.strategy.root_device), run.datamodule
+    cli.datamodule.setup("validate")
+    return module.eval().to(cli.trainer.strategy.root_device), cli.datamodule
 
 
 def _validation_batches(data: Any, max_samples: int | None) -> Iterator[dict[str, torch.Tensor]]:

@@ -13,7 +13,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from distill.atomic import written_whole
+from distill.atomic import atomic_write
 from distill.rank.bootstrap import MEASURES, Floats, Sums, divergences, interval, resampled
 
 NAMES = {"ncjsd": "NCJSD", "tcjsd": "TCJSD", "cmd": "CMD"}
@@ -50,7 +50,7 @@ def write_ranking(candidates: list[Candidate], confidence: float, resamples: int
         remarks = [*([correlation] if correlation else []), *remarks]
         headings, lines = _cells(table)
         _write(table, headings, lines, remarks, folder)
-        with written_whole(folder / "ranking.png") as draft:
+        with atomic_write(folder / "ranking.png") as draft:
             _figure(table).savefig(draft, dpi=150)
         console.print(_rich_table(headings, lines, folder.name))
     for remark in remarks:
@@ -144,11 +144,11 @@ def _cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
 
 
 def _write(table: pd.DataFrame, headings: list[str], lines: list[list[str]], remarks: list[str], folder: Path) -> None:
-    with written_whole(folder / "ranking.csv") as draft:
+    with atomic_write(folder / "ranking.csv") as draft:
         table.to_csv(draft, index=False)
     rules = ["---:", "---", *["---:"] * (len(headings) - 2)]
     escaped = [[cell.replace("|", r"\|") for cell in cells] for cells in [headings, rules, *lines]]
-    with written_whole(folder / "ranking.md") as draft:
+    with atomic_write(folder / "ranking.md") as draft:
         rows = "".join(f"| {' | '.join(cells)} |\n" for cells in escaped)
         draft.write_text(rows + "".join(f"\n{remark}\n" for remark in remarks))
 

@@ -14,7 +14,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
-from distill.distributed import from_all, own_part, world_size
+from distill.distributed import all_gather_objects, rank_part, world_size
 from distill.resume.epoch_state import EpochState, add_logged, gathered, restore_metrics
 from distill.resume.metrics_table import MetricsCSV
 from distill.resume.signals import Signals
@@ -105,14 +105,14 @@ class LastCheckpoint(ModelCheckpoint):
         """Adds what the epoch has gathered, if it is one that has not ended; else the loaders begin a new one."""
         epochs = cast(Any, trainer.fit_loop.epoch_progress.current)
         if epochs.processed < epochs.ready:
-            checkpoint["epoch_so_far"] = from_all(gathered(trainer, pl_module, self._so_far))
+            checkpoint["epoch_so_far"] = all_gather_objects(gathered(trainer, pl_module, self._so_far))
         else:
             checkpoint["loops"]["fit_loop"]["state_dict"].pop("combined_loader", None)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Remembers it for :meth:`on_train_start`."""
         states = checkpoint.get("epoch_so_far", [])
-        self._so_far = own_part(states, None) if states else None
+        self._so_far = rank_part(states, None) if states else None
         if states and len(states) != world_size():
             rank_zero_warn(
                 f"the checkpoint was written in the middle of an epoch by {len(states)} processes, and {world_size()} "

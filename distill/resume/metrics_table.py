@@ -10,7 +10,7 @@ from lightning.pytorch.loggers import CSVLogger
 from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning_utilities.core.rank_zero import rank_zero_only
 
-from distill.atomic import written_whole
+from distill.atomic import atomic_write
 
 
 def version_of(folder: Path) -> int | str:
@@ -81,7 +81,7 @@ def _read(path: Path) -> tuple[list[dict[str, str]], list[str]]:
 
 
 def _write(path: Path, rows: list[dict[str, str]], columns: list[str]) -> None:
-    with written_whole(path) as draft, draft.open("w", newline="") as file:
+    with atomic_write(path) as draft, draft.open("w", newline="") as file:
         writer = csv.DictWriter(file, columns)
         writer.writeheader()
         writer.writerows(rows)

@@ -11,7 +11,7 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from distill.atomic import written_whole
+from distill.atomic import atomic_write
 from distill.study.table import Score, margin, paper_difference, paper_value, summarise, with_all_scores
 
 
@@ -56,7 +56,7 @@ def write_figure(
     figure = (
         lines_figure(summary, panels, scores, reference) if panels else dots_figure(runs, summary, scores[0], reference)
     )
-    with written_whole(folder / "figure.png") as draft:
+    with atomic_write(folder / "figure.png") as draft:
         figure.savefig(draft, dpi=150, bbox_inches="tight")
 
 

@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 
-from distill.atomic import written_whole
+from distill.atomic import atomic_write
 from distill.command.command_line import CLI
 from distill.command.errors import one_line
 from distill.study.side_by_side import fit_side_by_side, set_up
@@ -25,7 +25,7 @@ _Scores = dict[str, float]
 
 
 @dataclass(frozen=True)
-class Cell:
+class Run:
     """One training of a study."""
 
     column: str
@@ -36,8 +36,8 @@ class Cell:
     fingerprint: str
     settings: tuple[tuple[str, str], ...]
     threads: int | None
-    teacher: Cell | None = None
-    used: tuple[Cell, ...] = ()
+    teacher: Run | None = None
+    used: tuple[Run, ...] = ()
 
     def arguments(self) -> list[str]:
         """The command line of this training."""
@@ -53,7 +53,7 @@ class Cell:
         return arguments
 
     @property
-    def after(self) -> list[Cell]:
+    def after(self) -> list[Run]:
         """The trainings that must have ended before this one."""
         return [*([self.teacher] if self.teacher is not None else []), *self.used]
 
@@ -72,66 +72,66 @@ class Cell:
         return " · ".join(filter(None, (self.column, self.row, f"seed {self.seed}")))
 
 
-def train(cells: Sequence[Cell]) -> None:
-    """Fits and tests cells that differ in their seeds alone, side by side, and writes the ``result.json`` of each.
+def train(runs: Sequence[Run]) -> None:
+    """Fits and tests runs that differ in their seeds alone, side by side, and writes the ``result.json`` of each.
 
-    A single one goes on from its last checkpoint if it was stopped. An error is the result of the cells that it ends,
+    A single one goes on from its last checkpoint if it was stopped. An error is the result of the runs that it ends,
     and told at length in their ``error.txt``.
     """
     _be_quiet()
-    if cells[0].threads is not None:
-        torch.set_num_threads(cells[0].threads)
+    if runs[0].threads is not None:
+        torch.set_num_threads(runs[0].threads)
     started = time.monotonic()
-    for cell in cells:
-        _clear_unless_same(cell)
-    outcomes: dict[Cell, _Scores | Exception] = {cell: error for cell in cells if (error := _failed_before(cell))}
-    able = [cell for cell in cells if cell not in outcomes]
+    for run in runs:
+        _clear_unless_same(run)
+    outcomes: dict[Run, _Scores | Exception] = {run: error for run in runs if (error := _failed_before(run))}
+    able = [run for run in runs if run not in outcomes]
     try:
         outcomes |= _fit_and_test(able)
     except Exception as error:
         outcomes |= dict.fromkeys(able, error)
-    seconds = round((time.monotonic() - started) / len(cells), 2)
-    for cell, outcome in outcomes.items():
+    seconds = round((time.monotonic() - started) / len(runs), 2)
+    for run, outcome in outcomes.items():
         if isinstance(outcome, Exception):
-            write_result(cell, {"error": sentence(outcome)})
-            with written_whole(cell.folder / "error.txt") as draft:
+            write_result(run, {"error": sentence(outcome)})
+            with atomic_write(run.folder / "error.txt") as draft:
                 draft.write_text("".join(traceback.format_exception(outcome)))
             continue
-        write_result(cell, {"scores": outcome, "seconds": seconds})
+        write_result(run, {"scores": outcome, "seconds": seconds})
         for name in ("error.txt", "checkpoints/last.ckpt"):
-            (cell.folder / name).unlink(missing_ok=True)
+            (run.folder / name).unlink(missing_ok=True)
 
 
-def train_group(cells: list[Cell]) -> None:
-    """Trains cells one after the other, as one job of a cluster; an error ends its cell, not the others."""
-    for cell in cells:
-        train([cell])
+def train_group(runs: list[Run]) -> None:
+    """Trains runs one after the other, as one job of a cluster; an error ends its run, not the others."""
+    for run in runs:
+        train([run])
 
 
-def _failed_before(cell: Cell) -> RuntimeError | None:
-    """What keeps a cell from being trained: one that it builds on has failed."""
-    for other in cell.after:
+def _failed_before(run: Run) -> RuntimeError | None:
+    """What keeps a run from being trained: one that it builds on has failed."""
+    for other in run.after:
         if error := (other.result() or {}).get("error"):
             return RuntimeError(f"its {other.row} failed: {error}")
     return None
 
 
-def _fit_and_test(cells: Sequence[Cell]) -> Mapping[Cell, _Scores | Exception]:
-    if len(cells) > 1:
-        return dict(zip(cells, _fit_side_by_side_and_test(cells), strict=True))
-    return {cell: _fit_and_test_alone(cell) for cell in cells}
+def _fit_and_test(runs: Sequence[Run]) -> Mapping[Run, _Scores | Exception]:
+    if len(runs) > 1:
+        return dict(zip(runs, _fit_side_by_side_and_test(runs), strict=True))
+    return {run: _fit_and_test_alone(run) for run in runs}
 
 
-def _fit_and_test_alone(cell: Cell) -> _Scores:
-    cli = CLI(cell.arguments(), run=False)
-    last = cell.folder / "checkpoints" / "last.ckpt"
+def _fit_and_test_alone(run: Run) -> _Scores:
+    cli = CLI(run.arguments(), run=False)
+    last = run.folder / "checkpoints" / "last.ckpt"
     kept = _LastMetrics()
     cli.trainer.callbacks.insert(0, kept)  # type: ignore[attr-defined]
     cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if last.is_file() else None)
-    if not cell.best.is_file():
+    if not run.best.is_file():
         raise ValueError("no epoch was validated, so there is no best one: check_val_every_n_epoch exceeds max_epochs")
     fitted = kept.values | _metrics(cli.trainer)
-    (scores,) = cli.trainer.test(datamodule=cli.datamodule, ckpt_path=str(cell.best), verbose=False)
+    (scores,) = cli.trainer.test(datamodule=cli.datamodule, ckpt_path=str(run.best), verbose=False)
     return fitted | dict(scores)
 
 
@@ -152,41 +152,41 @@ def _metrics(trainer: Trainer) -> dict[str, float]:
     return {name: value.item() for name, value in trainer.callback_metrics.items() if "/" in name}
 
 
-def _fit_side_by_side_and_test(cells: Sequence[Cell]) -> Iterator[_Scores | Exception]:
-    runs = []
-    for cell in cells:
-        run = CLI(cell.arguments(), run=False)
-        set_up(run)  # before the next one sets the random state
-        runs.append(run)
-    for cell, run, diverged in zip(cells, runs, fit_side_by_side(runs), strict=True):
+def _fit_side_by_side_and_test(runs: Sequence[Run]) -> Iterator[_Scores | Exception]:
+    clis = []
+    for run in runs:
+        cli = CLI(run.arguments(), run=False)
+        set_up(cli)  # before the next one sets the random state
+        clis.append(cli)
+    for run, cli, diverged in zip(runs, clis, fit_side_by_side(clis), strict=True):
         if diverged is not None:
             yield ValueError(
-                f"the loss of seed {cell.seed} is NaN or infinite from step {diverged} on: lower the learning rate, or "
+                f"the loss of seed {run.seed} is NaN or infinite from step {diverged} on: lower the learning rate, or "
                 "leave side_by_side out to have the cause"
             )
             continue
         try:
-            (scores,) = run.trainer.test(run.model, run.datamodule, verbose=False)
-            run.trainer.save_checkpoint(cell.best, weights_only=True)
+            (scores,) = cli.trainer.test(cli.model, cli.datamodule, verbose=False)
+            cli.trainer.save_checkpoint(run.best, weights_only=True)
         except Exception as error:
             yield error
         else:
             yield dict(scores)
 
 
-def _clear_unless_same(cell: Cell) -> None:
-    """Removes what another configuration left in the cell's folder."""
-    mark = cell.folder / "fingerprint"
-    if cell.folder.exists() and not (mark.is_file() and mark.read_text() == cell.fingerprint):
-        shutil.rmtree(cell.folder)
-    with written_whole(mark) as draft:
-        draft.write_text(cell.fingerprint)
+def _clear_unless_same(run: Run) -> None:
+    """Removes what another configuration left in the run's folder."""
+    mark = run.folder / "fingerprint"
+    if run.folder.exists() and not (mark.is_file() and mark.read_text() == run.fingerprint):
+        shutil.rmtree(run.folder)
+    with atomic_write(mark) as draft:
+        draft.write_text(run.fingerprint)
 
 
-def write_result(cell: Cell, content: dict[str, Any]) -> None:
-    """Writes what :meth:`Cell.result` reads."""
-    with written_whole(cell.folder / "result.json") as draft:
-        draft.write_text(json.dumps({"fingerprint": cell.fingerprint, **content}, indent=1))
+def write_result(run: Run, content: dict[str, Any]) -> None:
+    """Writes what :meth:`Run.result` reads."""
+    with atomic_write(run.folder / "result.json") as draft:
+        draft.write_text(json.dumps({"fingerprint": run.fingerprint, **content}, indent=1))
 
 
 def sentence(error: BaseException) -> str:

@@ -159,16 +159,16 @@ class _Step(nn.Module):
         self.teacher = getattr(copy, "teacher", None)
 
     def forward(self, batch: Batch) -> Tensor:
-        return self.copy.learn(batch)[0]
+        return self.copy.training_losses(batch)[0]
 
 
-def fit_side_by_side(runs: Sequence[CLI]) -> list[int | None]:
+def fit_side_by_side(clis: Sequence[CLI]) -> list[int | None]:
     """Fits the models of command lines that differ in their seeds alone, and leaves each as it would be alone.
 
     The fit's callbacks and loggers are left out, as they would hear of all at once.
 
     Args:
-        runs: Command lines whose classes are made; see :func:`set_up`.
+        clis: Command lines whose classes are made; see :func:`set_up`.
 
     Returns:
         For each run the first step in which its loss was NaN or infinite, which would have ended it alone; ``None``
@@ -177,11 +177,11 @@ def fit_side_by_side(runs: Sequence[CLI]) -> list[int | None]:
     Raises:
         ValueError: The configuration asks for something that cannot be done side by side exactly.
     """
-    first = runs[0]
+    first = clis[0]
     settings = dict(first.config_init["trainer"])
     _check_settings(first.trainer, settings["callbacks"])
-    batches = [_whole_split(run.datamodule.train_dataloader()) for run in runs]
-    together = SideBySide([run.model for run in runs], batches)
+    batches = [_whole_split(cli.datamodule.train_dataloader()) for cli in clis]
+    together = SideBySide([cli.model for cli in clis], batches)
     silent = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     trainer = first.trainer_class(**{**settings, **silent, "callbacks": None})
     steps = len(first.datamodule.train_dataloader())
@@ -191,15 +191,15 @@ def fit_side_by_side(runs: Sequence[CLI]) -> list[int | None]:
     return together.diverged
 
 
-def set_up(run: CLI) -> None:
+def set_up(cli: CLI) -> None:
     """Brings a run to where its first step would be taken alone, with the random numbers that it has there."""
-    run.datamodule.setup("fit")
-    run.trainer.state.fn = TrainerFn.FITTING
-    run.trainer._data_connector.attach_data(run.model, datamodule=run.datamodule)
-    run.model.trainer = run.trainer
-    run.model.setup("fit")
-    run.model.on_fit_start()
-    run.model.on_train_epoch_start()
+    cli.datamodule.setup("fit")
+    cli.trainer.state.fn = TrainerFn.FITTING
+    cli.trainer._data_connector.attach_data(cli.model, datamodule=cli.datamodule)
+    cli.model.trainer = cli.trainer
+    cli.model.setup("fit")
+    cli.model.on_fit_start()
+    cli.model.on_train_epoch_start()
 
 
 def _whole_split(loader: DataLoader[Batch]) -> Batch:

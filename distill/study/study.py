@@ -15,16 +15,16 @@ import yaml
 from rich.markup import escape
 from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
-from distill.atomic import written_whole
+from distill.atomic import atomic_write
 from distill.command.command_line import Configuration
 from distill.command.errors import ConfigurationError
-from distill.command.run_folder import inside
+from distill.command.run_folder import path_within
 from distill.study.confined import check_confined, check_job_parameters
 from distill.study.depth_comparison import depth_comparison
 from distill.study.figure import Panel, split_number, write_figure
 from distill.study.plan_file import read_plan
 from distill.study.pool import run_with_dependencies
-from distill.study.run import Cell, sentence, train, train_group, write_result
+from distill.study.run import Run, sentence, train, train_group, write_result
 from distill.study.table import Score, write_tables
 
 # parts of configurations are bare dicts, or the parser of a study would make the classes that they name
@@ -98,7 +98,7 @@ class Study:
             raise ValueError("seeds train side by side on this machine, not on a cluster: leave one of the two out")
         self._check_names()
         check_job_parameters(self.slurm)
-        inside(Path(self.logs_dir), self.name, "name")
+        path_within(Path(self.logs_dir), self.name, "name")
         if self.workers < 1:
             raise ValueError(f"workers must be 1 or more, got {self.workers}")
 
@@ -150,33 +150,33 @@ def study(arguments: list[str]) -> None:
     """
     fields = read_plan(Study, "study", "Trains a grid of runs and prints one table.", arguments)
     plan = Study(**fields | {name: [_made(kind, part) for part in fields[name]] for name, kind in LISTED.items()})
-    cells = plan_cells(plan)
-    run_cells(plan, cells)
-    results = [_line(cell) for cell in cells]
+    runs = plan_runs(plan)
+    train_runs(plan, runs)
+    results = [_line(run) for run in runs]
     write_tables(results, plan.scores, plan.reference, plan.folder)
     write_figure(results, plan.panels, plan.scores, plan.reference, plan.folder)
-    _compare_depths(cells, plan.folder)
+    _compare_depths(runs, plan.folder)
 
 
-def run_cells(plan: Study, cells: list[Cell]) -> None:
+def train_runs(plan: Study, runs: list[Run]) -> None:
     """Trains those that have no result yet and shows how far they are; one that fails has its error as result."""
-    to_run = cells_to_run(cells)
-    for cell in to_run:
-        (cell.folder / "result.json").unlink(missing_ok=True)  # or an old error would pass for a new one
+    to_run = unfinished(runs)
+    for run in to_run:
+        (run.folder / "result.json").unlink(missing_ok=True)  # or an old error would pass for a new one
     with Progress(SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn()) as progress:
-        bar = progress.add_task(plan.name, total=len(cells), completed=len(cells) - len(to_run))
-        for cell, error in _train_on_cluster(plan, to_run) if plan.cluster else _train_here(plan, to_run):
-            progress.update(bar, advance=1, description=escape(str(cell)))
+        bar = progress.add_task(plan.name, total=len(runs), completed=len(runs) - len(to_run))
+        for run, error in _train_on_cluster(plan, to_run) if plan.cluster else _train_here(plan, to_run):
+            progress.update(bar, advance=1, description=escape(str(run)))
             if error is not None:
-                progress.console.print(f"{cell} failed: {error}", style="red", markup=False)
-                write_result(cell, {"error": error})
+                progress.console.print(f"{run} failed: {error}", style="red", markup=False)
+                write_result(run, {"error": error})
 
 
 def _made(kind: type, asked: Any) -> Any:
     return asked if isinstance(asked, kind) else kind(**asked)
 
 
-def plan_cells(plan: Study) -> list[Cell]:
+def plan_runs(plan: Study) -> list[Run]:
     """All trainings of a study, teachers before the rows that need them; writes their configurations.
 
     Raises:
@@ -194,9 +194,9 @@ def plan_cells(plan: Study) -> list[Cell]:
     parts |= {f"rows/{_file_name(name)}": part for name, part in rows.items()}
     files = {name: plan.folder / "configs" / f"{name}.yaml" for name in parts}
     for name, path in files.items():
-        with written_whole(path) as draft:
+        with atomic_write(path) as draft:
             draft.write_text(yaml.safe_dump(parts[name], sort_keys=False))
-    cells: dict[tuple[str, str, int], Cell] = {}
+    runs: dict[tuple[str, str, int], Run] = {}
     for column in plan.columns:
         for row in rows:
             setting = f"{'teachers' if row == 'teacher' else 'columns'}/{_file_name(column)}"
@@ -208,11 +208,11 @@ def plan_cells(plan: Study) -> list[Cell]:
             named = {key for given in (plan.base, rows[row], part) for key in _data_seeds(given.get("data") or {})}
             data_seeds = [key for key in _data_seeds(config.data) if key not in named]
             for seed in plan.all_seeds:
-                teacher = cells[column, "teacher", seed] if learns else None
-                used = {key: (_run_used(cells, column, row, name, seed), file) for key, name, file in _used(rows[row])}
+                teacher = runs[column, "teacher", seed] if learns else None
+                used = {key: (_run_used(runs, column, row, name, seed), file) for key, name, file in _used(rows[row])}
                 content = [plan.base, rows[row], part, seed, bool(data_seeds), teacher.fingerprint if teacher else None]
-                content += [cell.fingerprint for cell, _ in used.values()]
-                cells[column, row, seed] = Cell(
+                content += [run.fingerprint for run, _ in used.values()]
+                runs[column, row, seed] = Run(
                     column=column,
                     row=row,
                     seed=seed,
@@ -221,13 +221,13 @@ def plan_cells(plan: Study) -> list[Cell]:
                     fingerprint=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16],
                     settings=(
                         *((f"data.{key}", str(seed)) for key in data_seeds),
-                        *((key, str(inside(cell.folder, file, key))) for key, (cell, file) in used.items()),
+                        *((key, str(path_within(run.folder, file, key))) for key, (run, file) in used.items()),
                     ),
                     threads=None if plan.cluster else max(1, torch.get_num_threads() // plan.workers),
                     teacher=teacher,
-                    used=tuple(dict.fromkeys(cell for cell, _ in used.values())),
+                    used=tuple(dict.fromkeys(run for run, _ in used.values())),
                 )
-    return list(cells.values())
+    return list(runs.values())
 
 
 def _used(part: dict, prefix: str = "") -> Iterator[tuple[str, str, str]]:
@@ -239,11 +239,11 @@ def _used(part: dict, prefix: str = "") -> Iterator[tuple[str, str, str]]:
             yield f"{prefix}{key}", match[1], match[2]
 
 
-def _run_used(cells: dict[tuple[str, str, int], Cell], column: str, row: str, name: str, seed: int) -> Cell:
-    if (column, name, seed) not in cells:
-        above = ", ".join(dict.fromkeys(repr(row) for _, row, _ in cells))
+def _run_used(runs: dict[tuple[str, str, int], Run], column: str, row: str, name: str, seed: int) -> Run:
+    if (column, name, seed) not in runs:
+        above = ", ".join(dict.fromkeys(repr(row) for _, row, _ in runs))
         raise ValueError(f"row {row!r} uses a file of {name!r}, which is no row above it; those are {above or 'none'}")
-    return cells[column, name, seed]
+    return runs[column, name, seed]
 
 
 def _of_rows(column: dict) -> dict:
@@ -258,48 +258,48 @@ def _of_teacher(column: dict) -> dict:
     return {**shared, **column["teacher"]}
 
 
-def cells_to_run(cells: list[Cell]) -> list[Cell]:
+def unfinished(runs: list[Run]) -> list[Run]:
     """Those without scores, and those whose checkpoint is gone on which one that is to run builds."""
-    to_run: list[Cell] = []
-    needed: set[Cell] = set()
-    for cell in reversed(cells):  # a run builds only on those before it
-        if "scores" not in (cell.result() or {}) or (cell in needed and not cell.best.is_file()):
-            to_run.insert(0, cell)
-            needed.update(cell.after)
+    to_run: list[Run] = []
+    needed: set[Run] = set()
+    for run in reversed(runs):  # a run builds only on those before it
+        if "scores" not in (run.result() or {}) or (run in needed and not run.best.is_file()):
+            to_run.insert(0, run)
+            needed.update(run.after)
     return to_run
 
 
-def _train_here(plan: Study, cells: list[Cell]) -> Iterator[tuple[Cell, str | None]]:
-    groups: dict[tuple[str, str, int | None], list[Cell]] = {}
-    for cell in cells:
-        together = plan.side_by_side and cell.row not in plan.alone
-        groups.setdefault((cell.column, cell.row, None if together else cell.seed), []).append(cell)
-    group_of = {cell: tuple(group) for group in groups.values() for cell in group}
+def _train_here(plan: Study, runs: list[Run]) -> Iterator[tuple[Run, str | None]]:
+    groups: dict[tuple[str, str, int | None], list[Run]] = {}
+    for run in runs:
+        together = plan.side_by_side and run.row not in plan.alone
+        groups.setdefault((run.column, run.row, None if together else run.seed), []).append(run)
+    group_of = {run: tuple(group) for group in groups.values() for run in group}
     after = {
-        group: list(dict.fromkeys(group_of[other] for cell in group for other in cell.after if other in group_of))
+        group: list(dict.fromkeys(group_of[other] for run in group for other in run.after if other in group_of))
         for group in group_of.values()
     }
     for group, error in run_with_dependencies(train, after, workers=plan.workers, preload=[__name__]):
-        for cell in group:
-            yield cell, (cell.result() or {}).get("error") if error is None else sentence(error)
+        for run in group:
+            yield run, (run.result() or {}).get("error") if error is None else sentence(error)
 
 
-def _train_on_cluster(plan: Study, cells: list[Cell]) -> Iterator[tuple[Cell, str | None]]:
+def _train_on_cluster(plan: Study, runs: list[Run]) -> Iterator[tuple[Run, str | None]]:
     try:
         import submitit
     except ImportError:
         raise ValueError("cluster needs the extra slurm: pip install 'crossdistill[slurm]'") from None
-    groups: dict[tuple[str, int], list[Cell]] = {}
-    for cell in cells:
-        groups.setdefault((cell.column, cell.seed), []).append(cell)
+    groups: dict[tuple[str, int], list[Run]] = {}
+    for run in runs:
+        groups.setdefault((run.column, run.seed), []).append(run)
     executor = submitit.AutoExecutor(folder=plan.folder / "jobs", cluster=plan.cluster)
     executor.update_parameters(**{"timeout_min": 24 * 60, **plan.slurm})
     jobs = dict(zip(executor.map_array(train_group, list(groups.values())), groups.values(), strict=True))
     for job in submitit.helpers.as_completed(list(jobs), poll_frequency=1):
         error = job.exception()
-        for cell in jobs[job]:
-            result = cell.result() or {"error": sentence(error) if error else "its job left no result"}
-            yield cell, result.get("error")
+        for run in jobs[job]:
+            result = run.result() or {"error": sentence(error) if error else "its job left no result"}
+            yield run, result.get("error")
 
 
 def _parse(column: str, row: str, configs: tuple[Path, ...], folder: Path) -> Any:
@@ -324,20 +324,20 @@ def _data_seeds(data: Any) -> list[str]:
     return own + ([f"init_args.data.{key}" for key in _data_seeds(wrapped)] if hasattr(wrapped, "get") else [])
 
 
-def _line(cell: Cell) -> dict[str, Any]:
-    result = cell.result() or {}
-    line = {"column": cell.column, "row": cell.row, "seed": cell.seed, **result.get("scores", {})}
+def _line(run: Run) -> dict[str, Any]:
+    result = run.result() or {}
+    line = {"column": run.column, "row": run.row, "seed": run.seed, **result.get("scores", {})}
     return line | {key: result[key] for key in ("seconds", "error") if key in result}
 
 
-def _compare_depths(cells: list[Cell], folder: Path) -> None:
+def _compare_depths(runs: list[Run], folder: Path) -> None:
     """Draws what the runs of the first seed say about the same scenes, where ``DepthGallery`` kept it."""
-    for column in dict.fromkeys(cell.column for cell in cells):
-        runs = [cell for cell in cells if cell.column == column and cell.seed == cells[0].seed]
-        files = {cell.row: cell.folder / "figures" / "depth_test.npz" for cell in runs}
+    for column in dict.fromkeys(run.column for run in runs):
+        first_seed = [run for run in runs if run.column == column and run.seed == runs[0].seed]
+        files = {run.row: run.folder / "figures" / "depth_test.npz" for run in first_seed}
         kept = {row: file for row, file in files.items() if file.is_file()}
         if kept:
-            with written_whole(folder / f"depth{column and '_'}{column and _file_name(column)}.png") as draft:
+            with atomic_write(folder / f"depth{column and '_'}{column and _file_name(column)}.png") as draft:
                 depth_comparison(kept).savefig(draft, dpi=150)
 
 

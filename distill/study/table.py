@@ -12,7 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 from scipy.special import stdtrit
 
-from distill.atomic import written_whole
+from distill.atomic import atomic_write
 
 NONE = "-"
 CONFIDENCE = 0.95
@@ -125,11 +125,11 @@ def write_tables(results: list[dict[str, Any]], scores: list[Score], reference: 
         if line["failed"]
     ]
     legend = [LEGEND] if reference is not None else []
-    with written_whole(folder / "results.csv") as draft:
+    with atomic_write(folder / "results.csv") as draft:
         runs.to_csv(draft, index=False)
-    with written_whole(folder / "table.csv") as draft:
+    with atomic_write(folder / "table.csv") as draft:
         summary.to_csv(draft, index=False)
-    with written_whole(folder / "table.md") as draft:
+    with atomic_write(folder / "table.md") as draft:
         draft.write_text(_markdown(headings, lines, [*(line.replace("*", r"\*") for line in legend), *remarks]))
     console = Console()
     console.print(_rich_table(headings, lines, folder.name))

@@ -201,7 +201,7 @@ def _ask_once(trainer: Trainer, module: Any, probes: Batch) -> NetworkOutput:
     """The teacher's output for two samples, as training would have it."""
     few = trainer.precision_plugin.convert_input({name: values[:2] for name, values in probes.items()})
     with isolate_rng(), trainer.precision_plugin.forward_context():
-        return cast(NetworkOutput, module.ask_teacher(trainer.strategy.batch_to_device(few)))
+        return cast(NetworkOutput, module.forward_teacher(trainer.strategy.batch_to_device(few)))
 
 
 def _training_data(trainer: Trainer, inputs: Sequence[str]) -> tuple[Sized, Batch]:

@@ -16,7 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from distill.atomic import written_whole
+from distill.atomic import atomic_write
 
 Positions = NDArray[np.int64]
 
@@ -201,7 +201,7 @@ class RowStore:
             for name, size in self._sizes.items():
                 with (self.folder / name).open("ab") as file:
                     _reserve(file, size)
-            with written_whole(self.folder / DESCRIPTION) as draft:
+            with atomic_write(self.folder / DESCRIPTION) as draft:
                 draft.write_text(json.dumps(description, indent=2) + "\n")
         except OSError as error:
             if not (self.folder / DESCRIPTION).is_file():

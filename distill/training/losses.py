@@ -9,7 +9,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor
 
-from distill.distributed import from_all, own_part
+from distill.distributed import all_gather_objects, rank_part
 
 
 class EpochLosses(Callback):
@@ -39,8 +39,8 @@ class EpochLosses(Callback):
 
     def state_dict(self) -> dict[str, Any]:
         """The sums so far of every process; none between epochs."""
-        return {"sums": from_all({name: (total.cpu(), count) for name, (total, count) in self._sums.items()})}
+        return {"sums": all_gather_objects({name: (total.cpu(), count) for name, (total, count) in self._sums.items()})}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Goes on with the sums of this process."""
-        self._sums = own_part(state_dict["sums"], {})
+        self._sums = rank_part(state_dict["sums"], {})

@@ -38,7 +38,7 @@ class ReferenceStudent(Protocol):
     def dtype(self) -> str | torch.dtype:
         """The type of its weights."""
 
-    def see(self, batch: Batch) -> Tensor:
+    def predict(self, batch: Batch) -> Tensor:
         """Its logits for a batch, ``(N, C, *)``."""
 
     def _apply(self, fn: Any) -> Any: ...

@@ -112,7 +112,7 @@ class NontargetSampleMask(SampleWeighting):
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Settles the share to leave out in this epoch."""
         if not isinstance(self.fraction, float | int):
-            self.present_fraction = self.fraction[min(epoch, len(self.fraction) - 1)]
+            self.current_fraction = self.fraction[min(epoch, len(self.fraction) - 1)]
             return
         if epochs < 1 and self.schedule != "constant":
             raise ValueError(
@@ -121,7 +121,7 @@ class NontargetSampleMask(SampleWeighting):
             )
         grown = epoch / (epochs - 1) if epochs > 1 else 1.0
         shares = {"constant": 1.0, "linear": grown, "cosine": (1 - math.cos(math.pi * grown)) / 2}
-        self.present_fraction = self.fraction * shares[self.schedule]
+        self.current_fraction = self.fraction * shares[self.schedule]
 
     @torch.no_grad()
     def begin_fit(self, method: FittedMethod) -> None:
@@ -145,7 +145,7 @@ class NontargetSampleMask(SampleWeighting):
             if "index" not in batch:
                 raise KeyError("the batch has no 'index', by which ranking='static' knows its samples")
             positions.append(batch["index"])
-            urgencies.append(self._urgency(self._said_by_reference(batch), method.teacher_prediction(batch), batch))
+            urgencies.append(self._urgency(self._reference_prediction(batch), method.teacher_prediction(batch), batch))
         index, urgency = gather(torch.cat(positions)), gather(torch.cat(urgencies))
         self._by_index = urgency.new_full((int(index.max()) + 1,), -torch.inf).index_copy_(0, index, urgency)
         self._places = _places(self._drawn(self._by_index, 0))
@@ -157,21 +157,21 @@ class NontargetSampleMask(SampleWeighting):
         target = batch["target"]
         check_logits(student, teacher, target)
         if self._by_index is not None and self._places is not None:
-            out = (self._places < _number_out(self._by_index, self.present_fraction))[batch["index"]]
+            out = (self._places < _number_out(self._by_index, self.current_fraction))[batch["index"]]
         else:
             if self._reference is not None and self.mode != "random":
-                student = self._said_by_reference(batch)
+                student = self._reference_prediction(batch)
             urgency = gather(self._urgency(student, teacher, batch))
-            out = own_rows(left_out(self._drawn(urgency, self._calls), self.present_fraction), target)
+            out = own_rows(left_out(self._drawn(urgency, self._calls), self.current_fraction), target)
             self._calls += self.mode == "random"
         weights = torch.ones_like(at_least_float32(teacher[:, 0])).masked_fill(out, 0)
         return weights if self.average == "all" else self._averaging_kept(weights, target)
 
-    def _said_by_reference(self, batch: Batch) -> Tensor:
+    def _reference_prediction(self, batch: Batch) -> Tensor:
         assert self._reference is not None
         # with precision bf16-true the batch has another type than what belongs to losses
         dtype = self._reference.dtype
-        return self._reference.see({n: x.to(dtype) if x.is_floating_point() else x for n, x in batch.items()})
+        return self._reference.predict({n: x.to(dtype) if x.is_floating_point() else x for n, x in batch.items()})
 
     def _urgency(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         """The higher, the sooner a position is left out; minus infinity where it does not count."""

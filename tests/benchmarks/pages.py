@@ -9,7 +9,7 @@ from typing import NamedTuple
 
 import torch
 
-from distill.atomic import written_whole
+from distill.atomic import atomic_write
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -95,7 +95,7 @@ def _with_cost(line: str, over_kd: dict[str, float]) -> str:
 
 
 def _write(path: Path, text: str) -> None:
-    with written_whole(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_text(text)
 
 

@@ -60,9 +60,9 @@ class OwnLayers:
         of_networks = {*method.teacher.modules(), *method.student.modules()}
         for layer in method.modules():
             if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)) and layer not in of_networks:
-                layer.register_forward_hook(self.remember)
+                layer.register_forward_hook(self.after_backward)
 
-    def remember(self, layer: nn.Module, inputs: tuple[Tensor], _: Tensor) -> None:
+    def after_backward(self, layer: nn.Module, inputs: tuple[Tensor], _: Tensor) -> None:
         self.inputs[layer] = inputs[0].detach().requires_grad_(inputs[0].requires_grad)
 
     def __call__(self) -> None:

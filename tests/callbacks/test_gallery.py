@@ -75,8 +75,8 @@ def views_of_batch() -> tuple[list[Views], dict[str, Any], dict[str, Tensor]]:
     module = prepared(make(ON_MAPS)).eval()
     batch = make_batch(3, method=ON_MAPS)
     batch["target"][0, 0] = 255
-    teacher, student = module._see_both(batch)
-    outputs = module._for_callbacks(teacher, student, batch)
+    teacher, student = module.forward_both(batch)
+    outputs = module.step_output(teacher, student, batch)
     return _views(outputs, batch, 3), outputs, batch
 
 

@@ -15,7 +15,7 @@ import torch
 from lightning.pytorch.cli import ReduceLROnPlateau
 from torch import Tensor
 
-from distill.atomic import written_whole
+from distill.atomic import atomic_write
 from distill.command.checkpoints import BestCheckpoint, WholeFileCheckpointIO
 from distill.command.run_folder import check_checkpoint, latest_checkpoint, run_folder
 from distill.resume.last_checkpoint import LastCheckpoint
@@ -70,13 +70,13 @@ def test_the_latest_checkpoint_is_that_of_the_run_written_to_last(tmp_path: Path
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
     path = tmp_path / "new" / "table.csv"
-    with written_whole(path) as draft:
+    with atomic_write(path) as draft:
         draft.write_text("old")
         assert not path.exists()
         assert draft.suffix == ".csv"
 
     def stop_in_the_middle() -> None:
-        with written_whole(path) as draft:
+        with atomic_write(path) as draft:
             draft.write_text("ne")
             raise KilledError
 
@@ -90,7 +90,7 @@ def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:
 def test_a_file_is_as_readable_as_the_umask_says(tmp_path: Path) -> None:
     before = os.umask(0o027)
     try:
-        with written_whole(tmp_path / "x.txt") as draft:
+        with atomic_write(tmp_path / "x.txt") as draft:
             draft.write_text("x")
     finally:
         os.umask(before)

@@ -22,7 +22,7 @@ from distill import DistillationModule
 from distill.cli import main
 from distill.command.command_line import Configuration
 from distill.command.errors import ConfigurationError
-from distill.command.run_folder import inside
+from distill.command.run_folder import path_within
 from distill.study.confined import CACHES, EVERY_CLUSTER, FOLDERS, SLURM
 from tests.study.test_study import STUDY, plan, write
 from tests.test_checkpoint import Payload
@@ -79,11 +79,11 @@ def test_a_study_runs_no_code_of_a_teacher_nor_of_a_checkpoint_that_lies_in_a_ru
     changes["base"] = copy.deepcopy(STUDY["base"]) | {"trainer": {"max_epochs": 1, "accelerator": "cpu"}}
     changes["scores"] = [{"metric": "test/accuracy"}]
     fields = yaml.safe_load(yaml.safe_dump(STUDY | changes | {"logs_dir": str(tmp_path)}))
-    (_, cell) = plan(tmp_path, **{name: fields[name] for name in changes if name != "scores"}).values()
-    (cell.folder / "checkpoints").mkdir(parents=True)
-    (cell.folder / "fingerprint").write_text(cell.fingerprint)
+    (_, run) = plan(tmp_path, **{name: fields[name] for name in changes if name != "scores"}).values()
+    (run.folder / "checkpoints").mkdir(parents=True)
+    (run.folder / "fingerprint").write_text(run.fingerprint)
     trap.with_name("copy").write_bytes(trap.read_bytes())
-    trap.with_name("copy").rename(cell.folder / "checkpoints/last.ckpt")
+    trap.with_name("copy").rename(run.folder / "checkpoints/last.ckpt")
     main(write(tmp_path, **changes))
     errors = pd.read_csv(tmp_path / "tiny/results.csv").set_index("row")["error"]
     assert errors.str.contains("is not a file of plain weights, and loading anything else could run its code").all()
@@ -96,13 +96,13 @@ OUTSIDE = ["../other", "a/../../other", "/tmp/other", "", ".", ".."]
 @pytest.mark.parametrize("name", OUTSIDE)
 def test_a_name_cannot_lead_out_of_its_folder(name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(ValueError, match=r"^name must be the name of a folder in .*, got "):
-        inside(tmp_path, name, "name")
+        path_within(tmp_path, name, "name")
     assert "name must be the name of a folder in" in error_of(write(tmp_path, name=name), capsys)
     assert [path.name for path in tmp_path.iterdir()] == ["study.yaml"]
 
 
 def test_names_may_have_parts(tmp_path: Path) -> None:
-    assert inside(tmp_path, "mnistm/teacher", "name") == tmp_path / "mnistm" / "teacher"
+    assert path_within(tmp_path, "mnistm/teacher", "name") == tmp_path / "mnistm" / "teacher"
 
 
 @pytest.mark.parametrize("argument", ["name", "version"])
@@ -117,8 +117,8 @@ def test_a_run_cannot_leave_the_folder_of_all_runs(
 def test_rows_and_columns_of_any_name_lie_in_the_folder_of_the_study(tmp_path: Path) -> None:
     names = ["../../out", "/etc/out", "..", "a/b", "~", "C:\\out"]
     rows = dict.fromkeys(names, STUDY["rows"]["student"])
-    cells = plan(tmp_path, rows=rows, columns={name: {} for name in names}, reference=None, seeds=1).values()
-    folders = {cell.folder.resolve() for cell in cells}
+    runs = plan(tmp_path, rows=rows, columns={name: {} for name in names}, reference=None, seeds=1).values()
+    folders = {run.folder.resolve() for run in runs}
     assert len(folders) == len(names) * (len(names) + 1)
     written = [path.resolve() for path in tmp_path.rglob("*")]
     for path in (*folders, *written):
@@ -131,10 +131,10 @@ def test_a_configuration_cannot_move_the_folder_of_its_run(part: str, tmp_path: 
     moved |= {"trainer": {"default_root_dir": "/tmp/other"}}
     changes: dict[str, Any] = {"rows": {"student": {}}, "columns": {"c": {}}, "seeds": 1}
     changes[part] = STUDY["base"] | moved if part == "base" else {"moved": moved}
-    for cell in plan(tmp_path, **changes, reference=None).values():
-        config = Configuration(cell.arguments(), run=False).config
-        assert Path(config.logs_dir, config.name, config.version) == cell.folder
-        assert Path(config.trainer.default_root_dir) == cell.folder
+    for run in plan(tmp_path, **changes, reference=None).values():
+        config = Configuration(run.arguments(), run=False).config
+        assert Path(config.logs_dir, config.name, config.version) == run.folder
+        assert Path(config.trainer.default_root_dir) == run.folder
 
 
 def callback(kind: str, **arguments: Any) -> dict[str, Any]:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from datamodules.augmentation import GREY, PairedAugmentation
 from datamodules.reading.frame import Floats
-from datamodules.serving.sampling import Draw, DrawSampler
+from datamodules.serving.sampling import SeededIndex, SeededSampler
 
 Bytes = NDArray[np.uint8]
 
@@ -258,7 +258,7 @@ def test_arguments_out_of_range_are_refused(arguments: dict[str, float], message
 
 
 def test_a_plain_loop_follows_seed_everything_and_draws_anew_each_time() -> None:
-    sampler, loops = DrawSampler(20), []
+    sampler, loops = SeededSampler(20), []
     for _ in range(2):
         seed_everything(5, verbose=False)
         loops.append([list(sampler) for _ in range(2)])
@@ -271,32 +271,32 @@ def test_a_plain_loop_follows_seed_everything_and_draws_anew_each_time() -> None
 
 
 def test_a_numbered_epoch_depends_on_its_number_and_seed_everything_alone(monkeypatch: pytest.MonkeyPatch) -> None:
-    def draws(seed: str, epoch: int, state: int) -> list[Draw]:
+    def draws(seed: str, epoch: int, state: int) -> list[SeededIndex]:
         monkeypatch.setenv("PL_GLOBAL_SEED", seed)
         torch.manual_seed(state)
         before = torch.get_rng_state()
-        sampler = DrawSampler(20)
+        sampler = SeededSampler(20)
         sampler.set_epoch(epoch)
         drawn = list(sampler)
         assert torch.equal(torch.get_rng_state(), before)
-        assert drawn == list(sampler) == list(DrawSampler(20, epoch))
+        assert drawn == list(sampler) == list(SeededSampler(20, epoch))
         return drawn
 
     assert draws("3", 4, state=0) == draws("3", 4, state=1)
     assert draws("3", 4, state=0) != draws("3", 5, state=0)
     assert draws("3", 4, state=0) != draws("4", 4, state=0)
     monkeypatch.delenv("PL_GLOBAL_SEED")
-    assert list(DrawSampler(20, 4)) == draws("0", 4, state=0)
+    assert list(SeededSampler(20, 4)) == draws("0", 4, state=0)
 
 
 def test_processes_with_other_random_states_share_the_samples_and_their_draws() -> None:
     for epoch in range(2):
-        shares: list[list[Draw]] = []
+        shares: list[list[SeededIndex]] = []
         for rank in range(2):
             torch.manual_seed(rank)
             # what Lightning wraps the sampler of a loader in
-            wrapped = DistributedSamplerWrapper(DrawSampler(20), num_replicas=2, rank=rank, shuffle=True, seed=0)
+            wrapped = DistributedSamplerWrapper(SeededSampler(20), num_replicas=2, rank=rank, shuffle=True, seed=0)
             wrapped.set_epoch(epoch)
             shares.append(list(wrapped))
         assert [len(share) for share in shares] == [10, 10]
-        assert sorted(shares[0] + shares[1]) == sorted(DrawSampler(20, epoch))
+        assert sorted(shares[0] + shares[1]) == sorted(SeededSampler(20, epoch))

@@ -19,7 +19,7 @@ from datamodules.reading.frame import Camera, Frame, Frames
 from datamodules.reading.responses import StoredResponses
 from datamodules.serving.datasets import Batch, collate
 from datamodules.serving.frame_pairs import FramePairs
-from datamodules.serving.sampling import Draw
+from datamodules.serving.sampling import SeededIndex
 from datamodules.serving.transforms import Geometry
 
 CAMERA = Camera(fx=60.0, fy=50.0, cx=23.5, cy=12.0, baseline=0.5, height=1.5)
@@ -152,7 +152,7 @@ def test_normals_of_an_augmented_plane_are_the_planes() -> None:
     pairs = FramePairs([plane_frame()], 3, ALL, augmentation=PairedAugmentation(scale=(0.7, 2.0)))
     mirrored = []
     for seed in range(12):
-        sample = pairs[Draw(0, seed)]
+        sample = pairs[SeededIndex(0, seed)]
         seen = sample["depth"][0] > 0
         x = float(sample["normal"][0][seen][0])
         mirrored.append(x < 0)
@@ -167,8 +167,8 @@ def test_normals_of_an_augmented_plane_are_the_planes() -> None:
 def test_a_plain_position_is_not_augmented() -> None:
     plain, pairs = FramePairs([random_frame(0)], 3), FramePairs([random_frame(0)], 3, augmentation=PairedAugmentation())
     assert same(pairs[0], plain[0])
-    assert not same(pairs[Draw(0, 1)], plain[0])
-    assert same(plain[Draw(0, 1)], plain[0])
+    assert not same(pairs[SeededIndex(0, 1)], plain[0])
+    assert same(plain[SeededIndex(0, 1)], plain[0])
 
 
 @pytest.mark.parametrize(
@@ -284,11 +284,11 @@ def test_depth_as_target_moves_with_the_geometry_by_resizing_and_augmentation() 
     frame = random_frame(0)
     frame.depth[::2, ::3] = 0
     pairs = FramePairs([frame], None, size=(31, 40), max_depth=100, augmentation=PairedAugmentation(rotation=5))
-    for index in (0, Draw(0, 1), Draw(0, 2)):
+    for index in (0, SeededIndex(0, 1), SeededIndex(0, 2)):
         sample = pairs[index]
         torch.testing.assert_close(sample["target"] / 100, sample["depth"])
         assert np.isin(sample["target"], frame.depth).all()
-    assert not torch.equal(pairs[Draw(0, 1)]["target"], pairs[0]["target"])
+    assert not torch.equal(pairs[SeededIndex(0, 1)]["target"], pairs[0]["target"])
 
 
 def test_labels_are_not_looked_at_where_depth_is_the_target() -> None:
@@ -327,7 +327,7 @@ def test_responses_are_augmented_with_their_frame(tmp_path: Path) -> None:
     augmentation = PairedAugmentation(rotation=3, crop=(20, 30))
     pairs = FramePairs(Named([frame]), None, augmentation=augmentation, responses=StoredResponses(tmp_path))
     for seed in range(4):
-        sample = pairs[Draw(0, seed)]
+        sample = pairs[SeededIndex(0, seed)]
         assert list(sample) == ["image", "depth", "teacher_prediction", "target", "index"]
         assert sample["teacher_prediction"].shape == (1, 20, 30)
         assert torch.equal(2 * sample["teacher_prediction"], sample["target"])

@@ -135,12 +135,12 @@ def test_salience_of_other_features_is_named_with_both_shapes(tmp_path: Path) ->
 def test_the_teacher_sees_the_mask_in_a_fit_from_yaml(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor] = []
 
-    def hear(self: Any, batch: Any) -> Any:
+    def record(self: Any, batch: Any) -> Any:
         seen.append(batch["x_a"])
         return teacher_output(self, batch)
 
-    teacher_output = DistillationModule._teacher_output
-    monkeypatch.setattr(DistillationModule, "_teacher_output", hear)
+    teacher_output = DistillationModule.forward_teacher_at_targets
+    monkeypatch.setattr(DistillationModule, "forward_teacher_at_targets", record)
     quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
     options = ["--data.salience", str(write(tmp_path)), "--data.ratio", "0.4", "--trainer.max_epochs", "1"]
     main(["fit", "--config", "configs/sklearn/masked_dkd.yaml", "--logs_dir", str(tmp_path), *options, *quiet])

@@ -17,7 +17,7 @@ from datamodules import Batch, NoisyPair
 from datamodules.noisy_pair import NoisyImages
 from datamodules.reading.digits import bundled_digits
 from datamodules.serving.labelled_images import ImagesInMemory, LabelledImages, random_window
-from datamodules.serving.sampling import Draw
+from datamodules.serving.sampling import SeededIndex
 from tests.datamodules.image_trees import (
     random_images,
     write_cifar10,
@@ -60,7 +60,7 @@ def test_the_ratio_is_the_share_of_pixels_kept_and_the_others_are_salt_or_pepper
     signal_to_noise: float, drawn: bool
 ) -> None:
     dataset = grey(signal_to_noise)
-    batch = dataset.__getitems__([Draw(at, 7 * at) if drawn else at for at in range(200)])
+    batch = dataset.__getitems__([SeededIndex(at, 7 * at) if drawn else at for at in range(200)])
     noisy = as_bytes(batch["noisy"])
     assert set(noisy.unique().tolist()) == {0, GREY, 255}
     # four standard deviations of 51,200 pixels are below 0.01
@@ -144,7 +144,7 @@ def test_pairs_are_shifted_and_flipped_together() -> None:
             window = padded[:, down : down + 16, right : right + 16]
             expected[window.tobytes()] = (down, right, False)
             expected[window[..., ::-1].tobytes()] = (down, right, True)
-    batch = dataset.__getitems__([Draw(1, seed) for seed in range(500)])
+    batch = dataset.__getitems__([SeededIndex(1, seed) for seed in range(500)])
     assert torch.equal(batch["clean"], batch["noisy"])
     found = [expected[image.tobytes()] for image in as_bytes(batch["clean"]).numpy()]
     assert set(found) == set(expected.values())

@@ -13,7 +13,7 @@ from torch import Tensor
 
 from datamodules import Batch, RadarOptical
 from datamodules.radar_optical import CLASS_NAMES, ImagePairs, find_pairs
-from datamodules.serving.sampling import Draw
+from datamodules.serving.sampling import SeededIndex
 from tests.datamodules.image_trees import write_radar_optical
 
 
@@ -101,7 +101,7 @@ def test_training_mirrors_both_images_of_every_other_pair(root: Path) -> None:
     module = ready(root)
     split: Any = module.splits.train
     plain = split[3]
-    batch = split.__getitems__([Draw(3, seed) for seed in range(200)])
+    batch = split.__getitems__([SeededIndex(3, seed) for seed in range(200)])
     mirrored = []
     for one, two in zip(batch["optical"], batch["radar"], strict=True):
         flip = not torch.equal(one, plain["optical"])

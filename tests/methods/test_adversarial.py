@@ -30,7 +30,7 @@ def slopes(loss: Tensor, module: nn.Module) -> list[Tensor]:
 def test_neither_loss_touches_the_gradients_of_the_other(method: str) -> None:
     module = prepared(make(method))
     batch = make_batch(method=method)
-    terms = module._distil(*module._see_both(batch), batch)
+    terms = module.distillation_terms(*module.forward_both(batch), batch)
     assert list(terms) == ["adversarial", "discriminator"]
     assert module.network is not None
     judges = module.discriminator if isinstance(module, ALKD) else module.get_submodule("discriminators")

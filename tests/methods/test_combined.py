@@ -65,7 +65,7 @@ def test_each_part_sees_the_layers_that_it_names_in_its_order() -> None:
     }
     module = combined({**parts, "kd": KD()})
     batch = make_batch()
-    teacher, student = module._see_both(batch)
+    teacher, student = module.forward_both(batch)
     module.distillation_step(teacher, student, batch)
     of_teacher, of_student = parts["a"].given
     assert list(of_teacher.features) == ["norm", "first"]
@@ -83,7 +83,7 @@ def test_a_layer_that_several_parts_name_is_hooked_once() -> None:
     for network in (module.teacher, module.network):
         assert [len(network.get_submodule(layer)._forward_hooks) for layer in ("first", "norm", "head")] == [1, 1, 0]
     batch = make_batch()
-    assert len(module.distillation_step(*module._see_both(batch), batch)) == 6
+    assert len(module.distillation_step(*module.forward_both(batch), batch)) == 6
 
 
 def hint() -> HintAndRelations:

@@ -102,10 +102,10 @@ def test_a_step_is_pure_and_the_next_draws_other_negatives() -> None:
     first = step(method)
     torch.rand(3)
     assert torch.equal(step(method), first)
-    method.remember()
+    method.after_backward()
     draws = method.memory._draw(torch.tensor(INDEX))  # type: ignore[operator]
     step(method, seed=5)
-    method.remember()
+    method.after_backward()
     assert not torch.equal(method.memory._draw(torch.tensor(INDEX)), draws)  # type: ignore[operator]
 
 
@@ -115,20 +115,20 @@ def test_remembering_moves_the_samples_of_the_batch_half_way_and_no_others() -> 
     step(method)
     for side, kept in before.items():
         assert torch.equal(getattr(method.memory, side), kept)
-    method.remember()
+    method.after_backward()
     for (side, kept), new in zip(before.items(), embedded(method), strict=True):
         moved = 0.75 * kept[INDEX] + 0.25 * new
         kept[INDEX] = moved / moved.norm(dim=1, keepdim=True)
         assert_near(getattr(method.memory, side), kept)
     after = method.memory.student.clone()
-    method.remember()
+    method.after_backward()
     assert torch.equal(method.memory.student, after)
 
 
 def test_of_a_sample_that_is_in_the_batch_twice_the_last_is_remembered() -> None:
     method = made(momentum=0.0)
     step(method, index=[3, 0, 3, 2])
-    method.remember()
+    method.after_backward()
     ours, _ = embedded(method)
     assert_near(method.memory.student[[3, 0, 2]], ours[[2, 1, 3]])
 
@@ -144,10 +144,10 @@ def test_a_queue_needs_no_index_and_keeps_the_last_embeddings() -> None:
         z = torch.cat([(anchor * other).sum(1, keepdim=True), anchor @ kept.T], 1) / 0.5
         expected += by_equation(list(z), [list(range(7))] * 4, 6)
     assert_near(term, 0.8 * expected)
-    method.remember()
+    method.after_backward()
     assert_near(method.memory.teacher, torch.cat([at_first[4:], theirs]))
     method.distillation_step(*outputs(seed=9), {})
-    method.remember()
+    method.after_backward()
     assert_near(method.memory.teacher, torch.cat([theirs[2:], embedded(method, seed=9)[1]]))
 
 
@@ -231,7 +231,7 @@ def steps_of(method: CRD, samples: slice = slice(None)) -> dict[str, Tensor]:
     for seed, index in ((0, INDEX), (4, [7, 8, 1, 3])):
         teacher, student = outputs(samples, seed)
         terms.append(method.distillation_step(teacher, student, batch_of(samples, index))["crd"].detach())
-        method.remember()
+        method.after_backward()
     return {"terms": torch.stack(terms), **{name: copy.deepcopy(x) for name, x in method.memory.state_dict().items()}}
 
 

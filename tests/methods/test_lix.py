@@ -56,10 +56,10 @@ def test_ignored_pixels_do_not_count_in_the_logit_terms() -> None:
     module = prepared(make("LIX on maps")).eval()
     batch = make_batch(method="LIX on maps")
     batch["target"][:, 1] = 255
-    teacher, student = module._see_both(batch)
+    teacher, student = module.forward_both(batch)
     other = teacher._replace(prediction=teacher.prediction.clone())
     other.prediction[:, :, 1] = 50.0
-    before, after = module._distil(teacher, student, batch), module._distil(other, student, batch)
+    before, after = module.distillation_terms(teacher, student, batch), module.distillation_terms(other, student, batch)
     assert torch.equal(before["dwld/ncld"], after["dwld/ncld"])
     assert torch.equal(before["dwld/tcld"], after["dwld/tcld"])
 
@@ -87,9 +87,9 @@ def memory_of_a_step(rank: int, world_size: int) -> float:
         "target": torch.randint(19, (2, 384, 1248)),
     }
     module.train()
-    teacher, student = module._see_both(batch)
-    loss = module._hard_loss(student.prediction, batch)
-    loss = loss + sum(module._distil(teacher, student, batch).values())
+    teacher, student = module.forward_both(batch)
+    loss = module.hard_loss(student.prediction, batch)
+    loss = loss + sum(module.distillation_terms(teacher, student, batch).values())
     loss.backward()
     torch.optim.SGD([p for p in module.parameters() if p.requires_grad], lr=0.01, momentum=0.9).step()
     return peak_memory()

@@ -229,16 +229,16 @@ def test_a_seed_that_diverges_in_a_study_is_named_and_the_others_have_their_scor
     teacher = copy.deepcopy(STUDY["teacher"])
     teacher["model"]["init_args"]["network"] = {"class_path": f"{__name__}.StrangeOfSeedOne"}
     rows = {"student": STUDY["rows"]["student"]}
-    cells = plan(tmp_path, base=base, teacher=teacher, rows=rows, columns={"": {}}, seeds=3).values()
+    runs = plan(tmp_path, base=base, teacher=teacher, rows=rows, columns={"": {}}, seeds=3).values()
     for row in ("teacher", "student"):
-        train([cell for cell in cells if cell.row == row])
-    results = {str(cell): cell.result() or {} for cell in cells}
+        train([run for run in runs if run.row == row])
+    results = {str(run): run.result() or {} for run in runs}
     sentence = "the loss of seed 1 is NaN or infinite from step 0 on: lower the learning rate, or leave side_by_side"
     assert results["teacher · seed 1"]["error"].startswith(sentence)
     assert results["student · seed 1"]["error"].startswith(f"its teacher failed: {sentence}")
     for name in ("teacher · seed 0", "teacher · seed 2", "student · seed 0", "student · seed 2"):
         assert 0 <= results[name]["scores"]["test/accuracy"] <= 1
-    assert not any(cell.best.exists() for cell in cells if cell.seed == 1)
+    assert not any(run.best.exists() for run in runs if run.seed == 1)
 
 
 def test_a_seed_whose_test_fails_takes_no_scores_from_the_others(
@@ -256,11 +256,11 @@ def test_a_seed_whose_test_fails_takes_no_scores_from_the_others(
     base["trainer"]["max_epochs"] = 1
     base["data"]["init_args"] = {"steps_per_epoch": 3}
     rows = {"student": STUDY["rows"]["student"]}
-    cells = list(plan(tmp_path, base=base, teacher=None, rows=rows, columns={"": {}}, seeds=3).values())
-    train(cells)
-    results = [cell.result() or {} for cell in cells]
+    runs = list(plan(tmp_path, base=base, teacher=None, rows=rows, columns={"": {}}, seeds=3).values())
+    train(runs)
+    results = [run.result() or {} for run in runs]
     assert [result.get("error") for result in results] == [None, "no such file", None]
-    assert [cell.best.exists() for cell in cells] == ["scores" in result for result in results] == [True, False, True]
+    assert [run.best.exists() for run in runs] == ["scores" in result for result in results] == [True, False, True]
 
 
 def test_a_step_that_is_tried_moves_no_running_statistics(tmp_path: Path) -> None:

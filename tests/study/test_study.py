@@ -20,8 +20,8 @@ from PIL import Image
 
 from distill.cli import main
 from distill.command.command_line import Configuration
-from distill.study.run import Cell, train, write_result
-from distill.study.study import Study, cells_to_run, plan_cells
+from distill.study.run import Run, train, write_result
+from distill.study.study import Study, plan_runs, unfinished
 from distill.study.table import Score
 from tests.waiting import group_is_running, wait_until
 
@@ -233,25 +233,25 @@ def test_a_run_killed_between_fit_and_test_has_the_scores_of_a_whole_one(
     results = []
     for name in ("whole", "killed"):
         changes: dict[str, Any] = {"name": name, "teacher": None, "rows": {"student": STUDY["rows"]["student"]}}
-        (cell,) = plan(tmp_path, **changes, columns={"": {}}, seeds=1).values()
+        (run,) = plan(tmp_path, **changes, columns={"": {}}, seeds=1).values()
         if name == "killed":
             with monkeypatch.context() as patch:
                 patch.setattr(Trainer, "test", killed)
                 with pytest.raises(KeyboardInterrupt):
-                    train([cell])
-            assert cell.result() is None
-        train([cell])
-        results.append((cell.result() or {})["scores"])
+                    train([run])
+            assert run.result() is None
+        train([run])
+        results.append((run.result() or {})["scores"])
     assert {"train/loss", "val/accuracy", "test/accuracy"} <= set(results[0])
     assert results[1] == results[0]
 
 
-def plan(folder: Path, **changes: Any) -> dict[str, Cell]:
+def plan(folder: Path, **changes: Any) -> dict[str, Run]:
     """The runs of a study by their names."""
     fields: dict[str, Any] = copy.deepcopy(STUDY) | {"logs_dir": str(folder), "scores": [Score("x")]} | changes
-    cells = plan_cells(Study(**fields))
-    named = {str(cell): cell for cell in cells}
-    assert len(named) == len(cells)
+    runs = plan_runs(Study(**fields))
+    named = {str(run): run for run in runs}
+    assert len(named) == len(runs)
     return named
 
 
@@ -276,10 +276,10 @@ def test_a_change_concerns_the_runs_that_it_concerns(tmp_path: Path) -> None:
 
 def test_a_row_with_a_teacher_of_its_own_keeps_it(tmp_path: Path) -> None:
     own = {"model": {"init_args": {"teacher_checkpoint": "mine.ckpt"}}}
-    cells = plan(tmp_path, rows={"student": {}, "own": own}, columns={"level 1": {}})
-    assert cells["level 1 · own · seed 0"].teacher is None
-    assert cells["level 1 · student · seed 1"].teacher is cells["level 1 · teacher · seed 1"]
-    arguments = Configuration(cells["level 1 · own · seed 0"].arguments(), run=False).config.model.init_args
+    runs = plan(tmp_path, rows={"student": {}, "own": own}, columns={"level 1": {}})
+    assert runs["level 1 · own · seed 0"].teacher is None
+    assert runs["level 1 · student · seed 1"].teacher is runs["level 1 · teacher · seed 1"]
+    arguments = Configuration(runs["level 1 · own · seed 0"].arguments(), run=False).config.model.init_args
     assert str(arguments.teacher_checkpoint) == "mine.ckpt"
 
 
@@ -294,13 +294,13 @@ def test_a_row_uses_files_of_a_run_above_it_of_its_column_and_seed(tmp_path: Pat
     rows["masked"] = masked("{student}/checkpoints/best.ckpt")
     base = STUDY["base"] | {"trainer": STUDY["base"]["trainer"] | {"callbacks": None}}
     changes = {"rows": rows, "seeds": [4], "base": base, "scores": [{"metric": "test/accuracy"}]}
-    cells = plan(tmp_path, **changes | {"scores": [Score("x")]})
-    student, cell = cells["level 6 · student · seed 4"], cells["level 6 · masked · seed 4"]
-    assert cell.after == [cells["level 6 · teacher · seed 4"], student]
-    arguments = Configuration(cell.arguments(), run=False).config.model.init_args
+    runs = plan(tmp_path, **changes | {"scores": [Score("x")]})
+    student, run = runs["level 6 · student · seed 4"], runs["level 6 · masked · seed 4"]
+    assert run.after == [runs["level 6 · teacher · seed 4"], student]
+    arguments = Configuration(run.arguments(), run=False).config.model.init_args
     assert Path(arguments.sample_mask.init_args.reference_checkpoint) == student.best
     other = plan(tmp_path, **changes | {"scores": [Score("x")], "rows": rows | {"student": {}}})
-    assert other["level 6 · masked · seed 4"].fingerprint != cell.fingerprint
+    assert other["level 6 · masked · seed 4"].fingerprint != run.fingerprint
 
     main(write(tmp_path, **changes))
     assert "error" not in pd.read_csv(tmp_path / "tiny/results.csv")
@@ -309,16 +309,16 @@ def test_a_row_uses_files_of_a_run_above_it_of_its_column_and_seed(tmp_path: Pat
 def test_runs_whose_checkpoint_is_gone_are_trained_again_where_one_to_run_builds_on_them(tmp_path: Path) -> None:
     second = {"model": {"init_args": {"teacher_checkpoint": "{student}/checkpoints/best.ckpt"}}}
     rows = {"student": {}, "second": second, "other": {}}
-    cells = plan(tmp_path, rows=rows, reference=None, columns={"": {}}, seeds=1)
-    for cell in cells.values():
-        write_result(cell, {"scores": {}})
-    assert cells_to_run(list(cells.values())) == []
-    (cells["second · seed 0"].folder / "result.json").unlink()
-    assert [cell.row for cell in cells_to_run(list(cells.values()))] == ["teacher", "student", "second"]
-    best = cells["student · seed 0"].best
+    runs = plan(tmp_path, rows=rows, reference=None, columns={"": {}}, seeds=1)
+    for run in runs.values():
+        write_result(run, {"scores": {}})
+    assert unfinished(list(runs.values())) == []
+    (runs["second · seed 0"].folder / "result.json").unlink()
+    assert [run.row for run in unfinished(list(runs.values()))] == ["teacher", "student", "second"]
+    best = runs["student · seed 0"].best
     best.parent.mkdir(parents=True)
     best.touch()
-    assert [cell.row for cell in cells_to_run(list(cells.values()))] == ["second"]
+    assert [run.row for run in unfinished(list(runs.values()))] == ["second"]
 
 
 def test_a_row_cannot_use_what_is_no_row_above_it(tmp_path: Path) -> None:
@@ -338,10 +338,10 @@ def test_a_column_of_networks_says_what_its_teacher_is(tmp_path: Path) -> None:
             "model": {"init_args": {"teacher": wide}},
         },
     }
-    cells = plan(tmp_path, columns=columns)
+    runs = plan(tmp_path, columns=columns)
 
     def configuration(name: str) -> Any:
-        files = [argument for path in cells[name].configs for argument in ("--config", str(path))]
+        files = [argument for path in runs[name].configs for argument in ("--config", str(path))]
         return Configuration(files, run=False).config.model.init_args
 
     assert configuration("wide · teacher · seed 0").network.init_args.hidden == [9]
@@ -353,10 +353,10 @@ def test_a_study_may_have_neither_teacher_nor_columns(tmp_path: Path) -> None:
     rows = {"student": {"model": {"class_path": "distill.Supervised", "init_args": STUDENT}}}
     data = {"data": {"class_path": "datamodules.GaussianPair", "init_args": {"level": 2}}}
     fields: dict[str, Any] = {"base": STUDY["base"] | data, "rows": rows, "logs_dir": str(tmp_path), "seeds": [4]}
-    (cell,) = plan_cells(Study(**fields))
-    assert str(cell) == "student · seed 4"
-    assert cell.teacher is None
-    assert cell.folder.relative_to(tmp_path) == Path("study/runs/student/seed_4")
+    (run,) = plan_runs(Study(**fields))
+    assert str(run) == "student · seed 4"
+    assert run.teacher is None
+    assert run.folder.relative_to(tmp_path) == Path("study/runs/student/seed_4")
 
 
 @pytest.mark.parametrize("part", ["base", "row", "column"])
@@ -367,15 +367,15 @@ def test_a_seed_of_the_data_that_is_named_is_kept(part: str, tmp_path: Path) -> 
         "row": {"rows": {"student": seed}, "teacher": STUDY["teacher"] | seed},
         "column": {"columns": {"level 1": seed}},
     }[part]
-    for cell in plan(tmp_path, **{"rows": {"student": {}}, "columns": {"": {}}, "seeds": [5]} | changes).values():
-        assert Configuration(cell.arguments(), run=False).config.data.init_args.seed == 77
+    for run in plan(tmp_path, **{"rows": {"student": {}}, "columns": {"": {}}, "seeds": [5]} | changes).values():
+        assert Configuration(run.arguments(), run=False).config.data.init_args.seed == 77
 
 
 def test_a_data_module_without_a_seed_is_given_none(tmp_path: Path) -> None:
     base = STUDY["base"] | {"data": {"class_path": "tests.toys.ToyData"}}
-    cells = plan(tmp_path, base=base, columns={"": {}}, rows={"student": {}}, seeds=1)
-    for cell in cells.values():
-        assert "seed" not in Configuration(cell.arguments(), run=False).config.data.init_args
+    runs = plan(tmp_path, base=base, columns={"": {}}, rows={"student": {}}, seeds=1)
+    for run in runs.values():
+        assert "seed" not in Configuration(run.arguments(), run=False).config.data.init_args
 
 
 @pytest.mark.parametrize("where", ["rows", "teacher", "columns"])

@@ -114,11 +114,11 @@ def test_features_lie_in_memory_as_the_images_do_and_hold_the_same(channels_last
     batch = make_batch(method=method)
     layers = {"teacher_layers": ["first", "norm"], "student_layers": ["first", "norm"]}
     module = Formats(**pair_arguments(method, **layers, student=network(method, 4).eval()))
-    expected = [*module._see_both(batch)]
+    expected = [*module.forward_both(batch)]
     if channels_last:
         images = {name: x.contiguous(memory_format=torch.channels_last) for name, x in batch.items() if x.ndim == 4}
         batch = batch | images
-    outputs = module._see_both(batch)
+    outputs = module.forward_both(batch)
     module.distillation_step(*outputs, batch)
     assert module.seen == [channels_last] * 4
     for found, other in zip(outputs, expected, strict=True):

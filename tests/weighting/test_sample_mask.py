@@ -23,22 +23,22 @@ from tests.toys import ON_MAPS, ToyData, make_batch, network, pair_arguments, qu
 MODES: list[MaskMode] = ["true", "false", "random"]
 
 
-class Heard(Callback):
+class Weights(Callback):
     """What the mask made of each training batch, by epoch."""
 
     def __init__(self, mask: NontargetSampleMask) -> None:
         self.weights: list[dict[int, Tensor]] = []
         self.shares: list[float] = []
         self.mask = mask
-        mask.register_forward_hook(self.hear)
+        mask.register_forward_hook(self.record)
 
     def on_train_epoch_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
         self.weights.append({})
 
     def on_train_epoch_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
-        self.shares.append(self.mask.present_fraction)
+        self.shares.append(self.mask.current_fraction)
 
-    def hear(self, mask: Any, arguments: tuple[Tensor, Tensor, Batch], weights: Tensor) -> None:
+    def record(self, mask: Any, arguments: tuple[Tensor, Tensor, Batch], weights: Tensor) -> None:
         if self.weights:  # not what the check before the fit asks
             self.weights[-1] |= dict(zip(arguments[2]["index"].tolist(), weights, strict=True))
 
@@ -64,9 +64,11 @@ def said_by_reference(path: Path, batch: Batch, method: str = "") -> Tensor:
     return said
 
 
-def fit(mask: NontargetSampleMask, folder: Path, batch: Batch, method: str = "", **settings: Any) -> tuple[NTDH, Heard]:
+def fit(
+    mask: NontargetSampleMask, folder: Path, batch: Batch, method: str = "", **settings: Any
+) -> tuple[NTDH, Weights]:
     module = NTDH(**pair_arguments(method), sample_mask=mask)
-    heard = Heard(mask)
+    heard = Weights(mask)
     trainer = quiet_trainer(folder, callbacks=[heard], **settings)
     trainer.fit(module, ToyData(batch))
     return module, heard
@@ -128,7 +130,7 @@ def test_a_stopped_and_resumed_fit_leaves_out_what_the_whole_one_does(mode: Any,
 
     def run(seed: int, max_epochs: int, ckpt_path: Path | None = None) -> tuple[dict[str, Tensor], list[set[int]]]:
         module = NTDH(**pair_arguments(), sample_mask=(mask := mask_of(seed)))
-        heard = Heard(mask)
+        heard = Weights(mask)
         last = ModelCheckpoint(tmp_path / str(max_epochs), filename="last", save_on_train_epoch_end=True)
         trainer = quiet_trainer(tmp_path, max_epochs=max_epochs, enable_checkpointing=True, callbacks=[last, heard])
         trainer.fit(module, ToyData(batch), ckpt_path=ckpt_path)

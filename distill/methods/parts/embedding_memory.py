@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.distributed import KeptEqual, gather, own_rows
+from distill.distributed import SynchronizedBuffers, gather, own_rows
 from distill.losses.parts.unit import unit_vectors
 from distill.outputs import Batch
 
@@ -16,7 +16,7 @@ Similarities = tuple[Tensor, Tensor]
 """Cosines of embeddings of the same sample, ``(N,)``, and of different ones, ``(N, K)``."""
 
 
-class EmbeddingMemory(KeptEqual, ABC):
+class EmbeddingMemory(SynchronizedBuffers, ABC):
     """Embeddings of both networks, of length 1, at first random; the same in all processes, and in checkpoints.
 
     There are none until a checkpoint or :meth:`allocate` says how many.

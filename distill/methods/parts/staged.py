@@ -42,7 +42,7 @@ class StagedDistillation(DistillationModule, ABC):
         return epoch < self.stage_one_epochs
 
     @property
-    def present_hard_weight(self) -> float:
+    def current_hard_weight(self) -> float:
         """0 in the first stage."""
         return 0.0 if self.in_stage_one else self.hard_weight
 

@@ -44,9 +44,9 @@ def test_a_run_resumed_in_either_stage_ends_as_one_never_stopped(method: str, tm
 @every_staged_method
 def test_the_hard_loss_is_left_out_of_the_first_stage(method: str, tmp_path: Path) -> None:
     module = make(method, hard_weight=0.5)
-    assert module.present_hard_weight == 0.0
+    assert module.current_hard_weight == 0.0
     quiet_trainer(tmp_path).fit(module, ToyData(method=method))
-    assert module.present_hard_weight == 0.5
+    assert module.current_hard_weight == 0.5
 
 
 def test_the_second_stage_starts_with_a_fresh_optimiser(tmp_path: Path) -> None:
