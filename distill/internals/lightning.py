@@ -10,7 +10,7 @@ from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 
 def attached(module: LightningModule | LightningDataModule) -> Trainer | None:
     """The trainer of a module or of its data, if it has one; ``LightningModule.trainer`` raises then (2.6.6)."""
-    return module._trainer if isinstance(module, LightningModule) else module.trainer  # type: ignore[return-value]
+    return module._trainer if isinstance(module, LightningModule) else module.trainer
 
 
 def loader_of(trainer: Trainer, stage: str) -> Any:
