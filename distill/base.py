@@ -9,27 +9,30 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
-from distill.checkpoint import check_class_names, load_network, looks_untrained
-from distill.distributed import SynchronizedBuffers
-from distill.outputs import Batch, NetworkOutput, autocast_off, full_precision, network_output, shapes
+from distill.checkpoint import load_network
+from distill.internals.lightning import attached
+from distill.outputs import Batch, NetworkOutput, autocast_off, full_precision, modalities, network_output, step_output
 from distill.supervised import Supervised
 from distill.taps import FeatureTaps
 from distill.tasks import Task
 from distill.teacher.cache import TeacherCache
-from distill.teacher.frozen import FrozenTeacher, Precision
+from distill.teacher.frozen import FrozenTeacher, Precision, TeacherHolder, check_separate
+from distill.training.arguments import required
 from distill.training.compilation import compile_in_place
-from distill.weighting import SampleWeighting
+from distill.training.first_batch import check_pair
+from distill.training.labels import class_names
+from distill.training.means import counted_mean
+from distill.weighting.schedule import WeightingSchedule, begin_fit
 
 __all__ = ["Batch", "DistillationModule", "NetworkOutput", "Supervised"]
 
 
-class DistillationModule(Supervised, ABC):
+class DistillationModule(TeacherHolder, Supervised, ABC):
     """Trains a student beside a frozen teacher that sees another modality of the same samples.
 
     A method is a subclass with its own ``distillation_step``. The loss is ``hard_weight`` times the task's hard loss
@@ -66,8 +69,6 @@ class DistillationModule(Supervised, ABC):
     :class:`~distill.methods.Combined`, which has its own.
     """
 
-    teacher: nn.Module | None
-
     def __init__(
         self,
         teacher: nn.Module | None = None,
@@ -91,19 +92,17 @@ class DistillationModule(Supervised, ABC):
         self.teacher_inputs = tuple(teacher_inputs)
         self.teacher_layers = tuple(teacher_layers)
         self.student_layers = tuple(student_layers)
-        self.teacher_checkpoint = teacher_checkpoint
-        self._teacher_classes: Sequence[str] = ()
         self.hard_weight = hard_weight
-        self._teacher_cache = None if cache_teacher is None else TeacherCache(cache_teacher)
-        # kept out of the registered modules: so it is in no checkpoint, optimiser, train() or DDP broadcast
-        self.__dict__["teacher"] = teacher
         if teacher is not None:
-            self._untrained_teacher = teacher_checkpoint is None and looks_untrained(teacher)
-            self._load_teacher(teacher)
-            self._frozen_teacher = FrozenTeacher(teacher, self.teacher_layers, teacher_precision)
+            check_separate(teacher, self)
+            self.frozen_teacher = FrozenTeacher(teacher, self.teacher_layers, teacher_precision, teacher_checkpoint)
         if student is not None:
             self._student_taps = FeatureTaps(student, self.student_layers)
         compile_in_place([network for network in (teacher, student) if network is not None], compile)
+        self.collaborators.append(WeightingSchedule())
+        self.teacher_cache = None if cache_teacher is None else TeacherCache(cache_teacher)
+        if self.teacher_cache is not None:
+            self.collaborators.append(self.teacher_cache)
 
     @abstractmethod
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
@@ -127,28 +126,12 @@ class DistillationModule(Supervised, ABC):
         """Keeps what a method's memory takes from the present step; called after each backward pass."""
 
     def check_fit(self) -> None:
-        """Raises where the trainer cannot fit the method; called before a fit, of a combination's parts as well."""
+        """Raises where the trainer cannot fit the method; called before a fit."""
 
     @property
     def current_hard_weight(self) -> float:
         """The weight of the hard loss in this epoch; ``hard_weight`` unless a method changes it."""
         return self.hard_weight
-
-    def on_after_backward(self) -> None:
-        """As in :class:`Supervised`; then lets the method remember the step, before any callback can save it."""
-        super().on_after_backward()
-        self.after_backward()
-
-    def __setattr__(self, name: str, value: Any) -> None:
-        if name == "teacher":
-            raise AttributeError("the teacher is an argument of the constructor, which freezes it")
-        super().__setattr__(name, value)
-
-    @property
-    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
-        """The name is DDP's, which would send these buffers from its first process to all others in every step."""
-        kept = ((name, part) for name, part in self.named_modules() if isinstance(part, SynchronizedBuffers))
-        return [name for prefix, part in kept for name, _ in part.named_buffers(prefix)]
 
     @property
     def student(self) -> nn.Module | None:
@@ -165,18 +148,32 @@ class DistillationModule(Supervised, ABC):
         """The target of positions to ignore, as the task has it; 255 without a task."""
         return getattr(self.task, "ignore_index", 255)
 
-    def configure_callbacks(self) -> list[Callback]:
-        """As in :class:`Supervised`; the cache of the teacher's responses hears of a fit and its epochs as well."""
-        return super().configure_callbacks() + ([] if self._teacher_cache is None else [self._teacher_cache])
+    def forward_teacher(self, batch: Batch) -> NetworkOutput:
+        """What the teacher makes of a batch, in the size of its target; in training from the cache, if there is one."""
+        cache = self.teacher_cache
+        output = self.run_teacher(batch) if cache is None else cache.output(batch, self.run_teacher)
+        return output._replace(prediction=self.at_targets(output.prediction, batch))
 
-    # the public hooks around the transfer would make Lightning warn every user of a data module
-    def _apply_batch_transfer_handler(
-        self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0
-    ) -> Any:
-        moved = super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
-        if self._teacher_cache is not None:
-            self._teacher_cache.note_transfer(batch, moved)
-        return moved
+    def run_teacher(self, batch: Batch) -> NetworkOutput:
+        """What the teacher itself makes of its part of a batch, in its own size."""
+        return required(self.frozen_teacher, "teacher", self)(*modalities(batch, self.teacher_inputs))
+
+    def forward_student(self, batch: Batch) -> NetworkOutput:
+        """What the student makes of a batch, in the size of its target."""
+        output = network_output(self._student_taps, modalities(batch, self.inputs))
+        return output._replace(prediction=self.at_targets(output.prediction, batch))
+
+    def forward_both(self, batch: Batch) -> tuple[NetworkOutput, NetworkOutput]:
+        """What teacher and student make of a batch, in the size of its target."""
+        return self.forward_teacher(batch), self.forward_student(batch)
+
+    def distillation_terms(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
+        """The terms of ``distillation_step`` by name, each a float32 scalar."""
+        with autocast_off(student.prediction):
+            terms = self.distillation_step(teacher, student, batch)
+            if not terms:
+                raise ValueError(f"{type(self).__name__}.distillation_step returns no term to train on")
+            return {name: counted_mean(full_precision(term), batch, self.known_task) for name, term in terms.items()}
 
     def training_losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Any]]:
         """The hard loss and the distillation terms of a batch; see :meth:`Supervised.training_losses`."""
@@ -186,41 +183,45 @@ class DistillationModule(Supervised, ABC):
         if self.current_hard_weight:
             terms["hard"] = self.hard_loss(student.prediction, batch)
             loss = loss + self.current_hard_weight * terms["hard"]
-        return loss, terms, self.step_output(teacher, student, batch)
+        return loss, terms, self._step_output(teacher, student, batch)
+
+    def evaluate(self, batch: Batch) -> dict[str, Any]:
+        """As in :class:`Supervised`, with the teacher where the batch has what it sees."""
+        if self._runs_alone(batch):
+            return super().evaluate(batch)
+        return self._step_output(*self.forward_both(batch), batch)
+
+    def check_batch(self, batch: Batch) -> None:
+        """As in :class:`Supervised`, through the teacher and ``distillation_step`` as well."""
+        trainer = attached(self)
+        fitting = trainer is None or trainer.state.fn == TrainerFn.FITTING
+        if self.teacher is None or (not fitting and self._runs_alone(batch)):
+            super().check_batch(batch)
+        else:
+            check_pair(self, batch)
 
     def setup(self, stage: str) -> None:
-        """As in :class:`Supervised`, through the teacher and ``distillation_step`` as well."""
-        for weighting in self._weightings():
-            weighting.ignore_index = self.ignore_index
+        """As in :class:`Supervised`, with a teacher that a fit can learn from."""
         if stage == "fit":
-            self._require("teacher")
-            if self._untrained_teacher:
-                rank_zero_warn(
-                    f"the {self._described('teacher')} has random weights: give teacher_checkpoint, or call .eval() "
-                    "on a teacher whose weights you loaded yourself"
-                )
-            check_class_names(self._teacher_classes, self._class_names(), model="teacher_checkpoint")
-            for part in self.modules():
-                if isinstance(part, DistillationModule):
-                    part.check_fit()
+            required(self.frozen_teacher, "teacher", self).check_trained(class_names(self.trainer))
+            self.check_fit()
         super().setup(stage)
-        if stage == "fit":
-            for weighting in self._weightings():
-                weighting.begin_fit(self)
+        if stage == "fit":  # before a precision plugin changes the type of the networks
+            begin_fit(self)
 
-    def on_train_start(self) -> None:
-        """As in :class:`Supervised`; tells the weightings of samples where they are, also in the middle of an epoch."""
-        super().on_train_start()
-        self._tell_weightings()
+    def on_after_backward(self) -> None:
+        """Lets the method remember the step, before any callback can save it."""
+        self.after_backward()
 
-    def on_train_epoch_start(self) -> None:
-        """Tells the weightings of samples where in the fit they are."""
-        self._tell_weightings()
+    def after_transfer(self, batch: Batch, moved: Batch) -> None:
+        """Tells the cache where the positions of the samples lie on the CPU."""
+        if self.teacher_cache is not None:
+            self.teacher_cache.note_transfer(batch, moved)
 
     @torch.no_grad()
     def teacher_prediction(self, batch: Batch) -> Tensor:
         """What the teacher says of a batch, as ``distillation_step`` sees it."""
-        return self.forward_teacher_at_targets(batch).prediction
+        return self.forward_teacher(batch).prediction
 
     def reference_student(self, checkpoint: str | Path) -> Supervised:
         """A frozen copy of the student with other weights, in eval mode.
@@ -228,107 +229,17 @@ class DistillationModule(Supervised, ABC):
         Args:
             checkpoint: As ``teacher_checkpoint``.
         """
-        network = copy.deepcopy(self._require("network"))
+        network = copy.deepcopy(required(self.network, "student", self))
         load_network(network, checkpoint)
         return Supervised(network, copy.deepcopy(self.task), self.inputs).eval().requires_grad_(False)
 
-    def _tell_weightings(self) -> None:
-        for weighting in self._weightings():
-            weighting.begin_epoch(self.current_epoch, self.trainer.max_epochs or -1)
+    def _runs_alone(self, batch: Batch) -> bool:
+        """Whether a batch to evaluate on lacks what the teacher sees, so that the student is scored alone."""
+        missing = [name for name in self.teacher_inputs if name not in batch]
+        if self.teacher is not None and missing:
+            rank_zero_warn(f"without the modality {missing[0]!r} the student is scored alone, its teacher does not run")
+        return self.teacher is None or bool(missing)
 
-    def _weightings(self) -> list[SampleWeighting]:
-        return [part for part in self.modules() if isinstance(part, SampleWeighting)]
-
-    @torch.compiler.set_stance("force_eager")  # nothing is compiled for a batch of two
-    def _probe(self, batch: Batch) -> None:
-        fitting = self._trainer is None or self.trainer.state.fn == TrainerFn.FITTING
-        if self.teacher is None or (not fitting and self._teacher_sees_nothing(batch)):
-            return super()._probe(batch)
-        with self._explaining("teacher", self.teacher_inputs, batch):
-            teacher = self.forward_teacher_at_targets(batch)
-        with self._explaining("student", self.inputs, batch):
-            student = self.forward_student(batch)
-        labelled = "target" in batch
-        if self.hard_weight and not labelled:
-            raise KeyError("the batch has no 'target', which only a method with hard_weight=0 can do without")
-        for model, output in {"teacher": teacher, "student": student}.items() if labelled else ():
-            self._task.check(output.prediction, batch["target"], model=self._described(model), data="data")
-        try:
-            self.distillation_terms(teacher, student, batch)
-        except (RuntimeError, IndexError) as error:
-            raise ValueError(
-                f"{type(self).__name__} cannot compare the {self._described('teacher')}, which has "
-                f"{shapes(teacher)}, with the {self._described('student')}, which has {shapes(student)}: "
-                f"{str(error).splitlines()[0]}"
-            ) from error
-        return None
-
-    def _teacher_sees_nothing(self, batch: Batch) -> bool:
-        """Whether a batch to evaluate on lacks what the teacher sees; the student can still be scored."""
-        lacking = [name for name in self.teacher_inputs if name not in batch]
-        if lacking:
-            rank_zero_warn(f"without the modality {lacking[0]!r} the student is scored alone, its teacher does not run")
-        return bool(lacking)
-
-    def forward_both(self, batch: Batch) -> tuple[NetworkOutput, NetworkOutput]:
-        """What teacher and student make of a batch, in the size of its target."""
-        return self.forward_teacher_at_targets(batch), self.forward_student(batch)
-
-    def forward_teacher(self, batch: Batch) -> NetworkOutput:
-        """What the teacher itself makes of its part of a batch, in its own size."""
-        return self._frozen_teacher(*self._inputs(self.teacher_inputs, batch))
-
-    def forward_teacher_at_targets(self, batch: Batch) -> NetworkOutput:
-        """What the teacher makes of a batch, in the size of its target; in training from its cache, if it has one."""
-        training = self._trainer is not None and self.trainer.training
-        cache = self._teacher_cache if training else None
-        output = self.forward_teacher(batch) if cache is None else cache.output(batch, self.forward_teacher)
-        return output._replace(prediction=self._at_targets(output.prediction, batch))
-
-    def forward_student(self, batch: Batch) -> NetworkOutput:
-        """What the student makes of a batch, in the size of its target."""
-        output = network_output(self._student_taps, self._inputs(self.inputs, batch))
-        return output._replace(prediction=self._at_targets(output.prediction, batch))
-
-    def distillation_terms(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
-        """The terms of ``distillation_step`` by name, in float32, each averaged to a scalar."""
-        with autocast_off(student.prediction):
-            terms = self.distillation_step(teacher, student, batch)
-            if not terms:
-                raise ValueError(f"{type(self).__name__}.distillation_step returns no term to train on")
-            return {name: self._mean(full_precision(values), batch) for name, values in terms.items()}
-
-    def _evaluate(self, batch: Batch, stage: str) -> dict[str, Any]:
-        if self.teacher is None or self._teacher_sees_nothing(batch):
-            return super()._evaluate(batch, stage)
-        teacher, student = self.forward_both(batch)
-        self._score(student.prediction, batch, stage)
-        return self.step_output(teacher, student, batch)
-
-    def step_output(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Any]:
-        """What a step returns for the callbacks."""
-        return {
-            "prediction": student.prediction.detach(),
-            "teacher_prediction": teacher.prediction,
-            "features": {layer: feature.detach() for layer, feature in student.features.items()},
-            "teacher_features": teacher.features,
-            "inputs": self._inputs(self.inputs, batch),
-            "teacher_inputs": self._inputs(self.teacher_inputs, batch),
-            "ignore_index": self.ignore_index,
-        }
-
-    def _load_teacher(self, teacher: nn.Module) -> None:
-        own = {id(parameter) for parameter in self.parameters()}
-        if any(id(parameter) in own for parameter in teacher.parameters()):
-            raise ValueError("teacher and student share parameters: give the student a network of its own")
-        if self.teacher_checkpoint is not None:
-            try:
-                self._teacher_classes = load_network(teacher, self.teacher_checkpoint)
-            except ValueError as error:
-                raise ValueError(f"the teacher_checkpoint {error}") from None
-
-    def _apply(self, fn: Any, recurse: bool = True) -> DistillationModule:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        if self.teacher is not None:
-            self._frozen_teacher.follow(fn)
-        return self
+    def _step_output(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Any]:
+        inputs = modalities(batch, self.teacher_inputs), modalities(batch, self.inputs)
+        return step_output(teacher, student, *inputs, self.ignore_index)

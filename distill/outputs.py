@@ -44,6 +44,37 @@ def prediction_of(output: Any) -> Tensor:
     raise TypeError(f"a network must return a tensor, or a mapping with logits or out, got {type(output).__name__}")
 
 
+def modalities(batch: Batch, names: Sequence[str]) -> tuple[Tensor, ...]:
+    """The named modalities of a batch, in that order.
+
+    Raises:
+        KeyError: The batch lacks one.
+    """
+    missing = [name for name in names if name not in batch]
+    if missing:
+        raise KeyError(f"the batch has no modality {missing[0]!r}; it has {', '.join(map(repr, batch))}")
+    return tuple(batch[name] for name in names)
+
+
+def step_output(
+    teacher: NetworkOutput,
+    student: NetworkOutput,
+    teacher_inputs: tuple[Tensor, ...],
+    student_inputs: tuple[Tensor, ...],
+    ignore_index: int,
+) -> dict[str, Any]:
+    """What a step of a pair of models returns for the callbacks, by the names that these know; detached."""
+    return {
+        "prediction": student.prediction.detach(),
+        "teacher_prediction": teacher.prediction.detach(),
+        "features": {layer: feature.detach() for layer, feature in student.features.items()},
+        "teacher_features": {layer: feature.detach() for layer, feature in teacher.features.items()},
+        "inputs": student_inputs,
+        "teacher_inputs": teacher_inputs,
+        "ignore_index": ignore_index,
+    }
+
+
 def shapes(output: NetworkOutput) -> str:
     """What a method had to compare, for a message: the shapes of the features, or of the prediction."""
     features = ", ".join(f"{name} {tuple(feature.shape)}" for name, feature in output.features.items())

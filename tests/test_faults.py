@@ -15,7 +15,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader, DistributedSampler, Sampler
 
 from distill import Batch, Supervised
-from distill.training.finite import LossWatch
+from distill.training.losses import LossWatch
 from tests.toys import HintAndRelations, Net, Samples, ToyData, make, make_batch, pair_arguments, quiet_trainer
 
 

@@ -604,7 +604,7 @@ def test_a_method_without_terms_is_named_before_the_first_step(tmp_path: Path) -
 
 def test_a_teacher_cannot_slip_in_after_construction() -> None:
     with pytest.raises(AttributeError, match="argument of the constructor"):
-        make("KD").teacher = Net(10)
+        make("KD").teacher = Net(10)  # type: ignore[misc]
 
 
 def test_losses_and_metrics_need_no_lightning() -> None:

@@ -227,7 +227,7 @@ def prepared(module: DistillationModule, batch: Batch | None = None) -> Distilla
         torch.manual_seed(1)
         modes = {part: part.training for part in module.modules()}
         module.eval()
-        module._probe(batch or make_batch(method=kind))
+        module.check_batch(batch or make_batch(method=kind))
         for part, mode in modes.items():
             part.training = mode
     return module

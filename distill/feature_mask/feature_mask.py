@@ -17,9 +17,12 @@ from distill.atomic import atomic_write
 from distill.distributed import gather, world_size
 from distill.feature_mask.salience import Salience, count_features, feature_divergence, feature_shape
 from distill.losses.parts.logits import check_temperature, kl_divergence
-from distill.outputs import Batch, autocast_off, full_precision, prediction_of
+from distill.outputs import Batch, NetworkOutput, autocast_off, full_precision, modalities, prediction_of, step_output
 from distill.supervised import Supervised
 from distill.tasks import Task
+from distill.training.arguments import described, required
+from distill.training.first_batch import explained
+from distill.training.means import counted_mean
 from distill.training.training_set import no_samples, training_set
 
 FEATURES_AT_ONCE = 64
@@ -109,17 +112,18 @@ class FeatureMask(Supervised):
 
     def predict_teacher(self, batch: Batch) -> Tensor:
         """The teacher's logits for a batch, with one value for each position of its target."""
-        inputs = self._inputs(self.teacher_inputs, batch)
-        return self._at_targets(full_precision(prediction_of(self._require("teacher")(*inputs))), batch)
+        teacher = required(self.teacher, "teacher", self)
+        return self.at_targets(full_precision(prediction_of(teacher(*modalities(batch, self.teacher_inputs)))), batch)
 
-    def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Equation 26, its terms apart."""
+    def training_losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Any]]:
+        """Equation 26, and its terms by name."""
         teacher, student = self.predict_teacher(batch), self.predict(batch)
-        terms = {"distance": self._distance(student, teacher, batch), "teacher_hard": self.hard_loss(teacher, batch)}
-        terms["hard"] = self.hard_loss(student, batch)
-        loss = torch.stack(list(terms.values())).sum()
-        self._log_losses(loss, terms, batch)
-        return {"loss": loss, **self.step_output(teacher, student, batch)}
+        terms = {
+            "distance": self._distance(student, teacher, batch),
+            "teacher_hard": self.hard_loss(teacher, batch),
+            "hard": self.hard_loss(student, batch),
+        }
+        return torch.stack(list(terms.values())).sum(), terms, self._step_output(teacher, student, batch)
 
     def on_train_end(self) -> None:
         """Writes the salience of the teacher's features."""
@@ -133,11 +137,11 @@ class FeatureMask(Supervised):
     @torch.no_grad()
     def _salience(self) -> dict[str, Tensor]:
         """The salience of each feature, by modality, in the shape of its features."""
-        for network in (self._require("teacher"), self._require("network")):
-            network.eval()
+        required(self.teacher, "teacher", self).eval()
+        required(self.network, "student", self).eval()
         batch = self._samples()
-        modalities = {name: batch[name] for name in self.teacher_inputs}
-        own = range(self.trainer.global_rank, count_features(modalities), self.trainer.world_size)
+        seen = dict(zip(self.teacher_inputs, modalities(batch, self.teacher_inputs), strict=True))
+        own = range(self.trainer.global_rank, count_features(seen), self.trainer.world_size)
         shown = self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None
         student = torch.cat([self.predict(part) for part in _split(batch, self.rows)])
         # of the first process, and asked for once: the processes may have features for different numbers of rounds
@@ -147,7 +151,7 @@ class FeatureMask(Supervised):
             feature_divergence(
                 # the target says to which size maps are brought, the rest of the batch is not asked for
                 lambda inputs: self.predict_teacher({**inputs, "target": batch["target"][:1]}),
-                modalities,
+                seen,
                 student,
                 batch["target"],
                 own[start : start + FEATURES_AT_ONCE],
@@ -156,7 +160,7 @@ class FeatureMask(Supervised):
                 fill=self.fill,
                 seed=seed,
                 rows=self.rows,
-                ignore_index=self._task.ignore_index,
+                ignore_index=self.known_task.ignore_index,
             )
             for start in track(
                 range(0, len(own), FEATURES_AT_ONCE), "salience of the features", disable=not shown, transient=True
@@ -164,10 +168,9 @@ class FeatureMask(Supervised):
         ]
         found = _interleaved(torch.cat([none, *divergence]).float())
         found = found / found.max().clamp(min=torch.finfo(found.dtype).tiny)
-        parts = found.split([feature_shape(values).numel() for values in modalities.values()])
+        parts = found.split([feature_shape(values).numel() for values in seen.values()])
         return {
-            name: part.view(feature_shape(values))
-            for (name, values), part in zip(modalities.items(), parts, strict=True)
+            name: part.view(feature_shape(values)) for (name, values), part in zip(seen.items(), parts, strict=True)
         }
 
     def _samples(self) -> Batch:
@@ -181,30 +184,25 @@ class FeatureMask(Supervised):
         with autocast_off(student):
             ours, theirs = (F.log_softmax(logits / self.temperature, 1) for logits in (student, teacher))
             kl = kl_divergence(ours, theirs) * self.temperature**2
-            return self.distance_weight * self._mean(kl, batch)
+            return self.distance_weight * counted_mean(kl, batch, self.known_task)
 
-    def _probe(self, batch: Batch) -> None:
-        super()._probe(batch)
-        with self._explaining("teacher", self.teacher_inputs, batch):
+    def check_batch(self, batch: Batch) -> None:
+        """As in :class:`~distill.supervised.Supervised`, with the teacher; logits of classes are needed."""
+        super().check_batch(batch)
+        with explained(self.teacher, "teacher", self.teacher_inputs, batch):
             teacher = self.predict_teacher(batch)
-        self._task.check(teacher, batch["target"], model=self._described("teacher"), data="data")
+        self.known_task.check(teacher, batch["target"], model=described(self.teacher, "teacher"), data="data")
         if batch["target"].is_floating_point():
-            raise ValueError(f"FeatureMask compares logits of classes, which {type(self._task).__name__} has not")
+            raise ValueError(f"FeatureMask compares logits of classes, which {type(self.task).__name__} has not")
 
-    def _evaluate(self, batch: Batch, stage: str) -> dict[str, Any]:
-        teacher, student = self.predict_teacher(batch), self.predict(batch)
-        self._score(student, batch, stage)
-        return self.step_output(teacher, student, batch)
+    def evaluate(self, batch: Batch) -> dict[str, Any]:
+        """As in :class:`~distill.supervised.Supervised`, with the teacher."""
+        return self._step_output(self.predict_teacher(batch), self.predict(batch), batch)
 
-    def step_output(self, teacher: Tensor, student: Tensor, batch: Batch) -> dict[str, Any]:
-        """What a step returns for the callbacks."""
-        return {
-            "prediction": student.detach(),
-            "teacher_prediction": teacher.detach(),
-            "inputs": self._inputs(self.inputs, batch),
-            "teacher_inputs": self._inputs(self.teacher_inputs, batch),
-            "ignore_index": self._task.ignore_index,
-        }
+    def _step_output(self, teacher: Tensor, student: Tensor, batch: Batch) -> dict[str, Any]:
+        outputs = NetworkOutput(teacher, {}), NetworkOutput(student, {})
+        inputs = modalities(batch, self.teacher_inputs), modalities(batch, self.inputs)
+        return step_output(*outputs, *inputs, self.known_task.ignore_index)
 
 
 def _split(batch: Batch, rows: int) -> list[Batch]:

@@ -9,12 +9,19 @@ from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
 
+OF_THE_WHOLE = {
+    **{name: name for name in ("teacher", "student", "task", "teacher_inputs", "student_inputs")},
+    **{name: name for name in ("optimizer", "lr_scheduler")},
+    "cache_teacher": "teacher_cache",
+}
+"""Arguments that a part leaves to the whole, and the attributes that hold them."""
+
 
 class Combined(DistillationModule):
     """The weighted sum of other methods' terms beside one hard loss, as in ``KD + DS``.
 
-    The parts are methods without ``teacher``, ``student``, ``task`` and ``optimizer`` of their own; their hard losses
-    are left out. Each sees the layers that it names; a layer named by several runs once. Its terms are logged as
+    The parts are methods without networks, inputs, task and optimiser of their own; their hard losses are left out.
+    Each sees the layers that it names; a layer named by several runs once. Its terms are logged as
     ``train/<part>/<term>``.
 
     Args:
@@ -24,8 +31,8 @@ class Combined(DistillationModule):
         **kwargs: As in :class:`~distill.base.DistillationModule`.
 
     Raises:
-        ValueError: There is no part, a weight is for none of them, or a part has a network, a task or an optimiser of
-            its own.
+        ValueError: There is no part, a weight is for none of them, or a part has an argument that belongs to the
+            whole.
     """
 
     def __init__(
@@ -47,19 +54,24 @@ class Combined(DistillationModule):
         if unknown:
             raise ValueError(f"weights names {unknown[0]!r}, but the methods are {', '.join(map(repr, methods))}")
         for name, method in methods.items():
-            own = [part for part in ("teacher", "student", "task", "optimizer") if getattr(method, part) is not None]
+            own = [argument for argument, attribute in OF_THE_WHOLE.items() if getattr(method, attribute)]
             if own:
-                raise ValueError(f"method {name!r} has a {own[0]} of its own: give it to Combined alone")
+                raise ValueError(f"method {name!r} has its own {own[0]}: give it to Combined alone")
         self.weights = {name: (weights or {}).get(name, 1.0) for name in methods}
         self.methods = nn.ModuleDict(methods)
         for method in self._all_parts():
-            method.__dict__["task"] = self.task  # seen, but not registered a second time
+            object.__setattr__(method, "task", self.task)  # seen, but not registered a second time
 
     def setup(self, stage: str) -> None:
         """As in the base class; the parts follow the same trainer, for schedules over epochs."""
         for method in self._all_parts():
             method.trainer = self.trainer
         super().setup(stage)
+
+    def check_fit(self) -> None:
+        """Checks all parts."""
+        for method in self._parts().values():
+            method.check_fit()
 
     def after_backward(self) -> None:
         """All parts remember the step."""

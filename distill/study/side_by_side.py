@@ -20,6 +20,8 @@ from distill.methods import Combined
 from distill.methods.parts.staged import StagedDistillation
 from distill.outputs import Batch
 from distill.supervised import Supervised
+from distill.training.arguments import required
+from distill.training.optimization import optimizer_and_schedule, parameter_groups
 
 ELEMENTWISE = (
     optim.SGD,
@@ -39,7 +41,7 @@ ELEMENTWISE = (
 
 HOOKS = (
     "training_step",
-    "remember",
+    "after_backward",
     *(f"on_{name}" for name in ("fit_start", "train_start", "train_epoch_start", "train_batch_start")),
     *(f"on_{name}" for name in ("train_batch_end", "train_epoch_end", "before_backward", "after_backward")),
     *("on_before_optimizer_step", "on_before_zero_grad", "optimizer_step", "configure_gradient_clipping"),
@@ -101,9 +103,10 @@ class SideBySide(LightningModule):
         stacked = dict(zip(self._names, self.stacked, strict=True))
         groups = [
             {**group, "params": [stacked[names[id(parameter)]] for parameter in group["params"]]}
-            for group in first.copy.parameter_groups()
+            for group in parameter_groups(first.copy)
         ]
-        chosen = first.copy.optimizer_over(groups)
+        optimizer_of = required(first.copy.optimizer, "optimizer", first.copy)
+        chosen = optimizer_and_schedule(groups, optimizer_of, first.copy.lr_scheduler, self.trainer)
         optimizer = chosen["optimizer"] if isinstance(chosen, dict) else chosen
         if type(optimizer) not in ELEMENTWISE:
             known = ", ".join(kind.__name__ for kind in ELEMENTWISE)
@@ -197,9 +200,13 @@ def set_up(cli: CLI) -> None:
     cli.trainer.state.fn = TrainerFn.FITTING
     cli.trainer._data_connector.attach_data(cli.model, datamodule=cli.datamodule)
     cli.model.trainer = cli.trainer
+    for callback in cli.model.collaborators:
+        callback.setup(cli.trainer, cli.model, "fit")
     cli.model.setup("fit")
+    for hook in ("on_fit_start", "on_train_epoch_start"):
+        for callback in cli.model.collaborators:
+            getattr(callback, hook)(cli.trainer, cli.model)
     cli.model.on_fit_start()
-    cli.model.on_train_epoch_start()
 
 
 def _whole_split(loader: DataLoader[Batch]) -> Batch:
@@ -246,7 +253,7 @@ def _check_steps(module: Supervised) -> None:
             base = next(kind for kind in (StagedDistillation, DistillationModule, Supervised) if isinstance(part, kind))
             own = [hook for hook in HOOKS if getattr(type(part), hook, None) is not getattr(base, hook, None)]
             _refuse(part, own, "has its own")
-        _refuse(part, ["cache_teacher"] if getattr(part, "_teacher_cache", None) is not None else [], "has a")
+        _refuse(part, ["cache_teacher"] if getattr(part, "teacher_cache", None) is not None else [], "has a")
         if not isinstance(part, Metric):
             kept = [name for name, value in vars(part).items() if isinstance(value, (Tensor, nn.Module))]
             _refuse(

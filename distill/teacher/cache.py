@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from distill.internals.lightning import loader_of
 from distill.outputs import Batch, NetworkOutput
 from distill.teacher.fingerprint import network_fingerprint, sample_checksums
 from distill.teacher.row_store import Column, Positions, RowStore
@@ -54,6 +55,7 @@ class TeacherCache(Callback):
     def __init__(self, folder: str | Path) -> None:
         self.folder = Path(folder)
         self._store: RowStore | None = None
+        self._trainer: Trainer | None = None
         self._inputs: tuple[str, ...] = ()
         self._layers: tuple[str, ...] = ()
         self._checked = np.zeros(0, np.bool_)
@@ -66,6 +68,7 @@ class TeacherCache(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Opens the cache of this teacher and these data, or makes it."""
         module = cast(Any, pl_module)
+        self._trainer = trainer
         self._inputs = module.teacher_inputs
         dataset, probes = _training_data(trainer, self._inputs)
         output = _ask_once(trainer, module, probes)
@@ -107,7 +110,7 @@ class TeacherCache(Callback):
         self._close()
 
     def _close(self) -> None:
-        store, self._store = self._store, None
+        store, self._store, self._trainer = self._store, None, None
         if store is not None:
             store.close()
 
@@ -116,14 +119,14 @@ class TeacherCache(Callback):
         self._moved = (moved.get("index"), batch.get("index"))
 
     def output(self, batch: Batch, ask: Ask) -> NetworkOutput:
-        """The teacher's output for a training batch, of which it is asked what is not stored.
+        """The teacher's output for a batch; in training the teacher runs only on samples without a stored response.
 
         Args:
             batch: With the position of each sample as ``index``.
             ask: Runs the teacher.
         """
         store = self._store
-        if store is None:
+        if store is None or self._trainer is None or not self._trainer.training:
             return ask(batch)
         positions = self._positions(batch)
         known = store.has(positions)
@@ -201,7 +204,7 @@ def _ask_once(trainer: Trainer, module: Any, probes: Batch) -> NetworkOutput:
     """The teacher's output for two samples, as training would have it."""
     few = trainer.precision_plugin.convert_input({name: values[:2] for name, values in probes.items()})
     with isolate_rng(), trainer.precision_plugin.forward_context():
-        return cast(NetworkOutput, module.forward_teacher(trainer.strategy.batch_to_device(few)))
+        return cast(NetworkOutput, module.run_teacher(trainer.strategy.batch_to_device(few)))
 
 
 def _training_data(trainer: Trainer, inputs: Sequence[str]) -> tuple[Sized, Batch]:
@@ -219,7 +222,7 @@ def _training_data(trainer: Trainer, inputs: Sequence[str]) -> tuple[Sized, Batc
             f"cache_teacher needs what is the same in every epoch, but {name} does not say that of {drawn[0]!r} "
             "(fixed_modalities): leave out random transforms, or cache_teacher"
         )
-    loader = trainer.fit_loop._data_source.dataloader()
+    loader = loader_of(trainer, "fit")
     dataset = getattr(loader, "dataset", None)
     if not isinstance(loader, DataLoader) or loader.batch_sampler is None or not isinstance(dataset, Sized):
         raise ValueError(f"cache_teacher needs one data set of samples with positions, which {name} does not give")

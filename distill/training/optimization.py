@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 from lightning.pytorch import Trainer
-from lightning.pytorch.cli import ReduceLROnPlateau
+from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, ReduceLROnPlateau
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
@@ -15,11 +15,15 @@ ParameterSettings = tuple[nn.Parameter, dict[str, Any]]
 """A parameter, and what its optimiser does otherwise for it, as ``{"weight_decay": 0.0}``."""
 
 
-def parameter_groups(parameters: Iterable[nn.Parameter], settings: Iterable[ParameterSettings]) -> list[dict[str, Any]]:
-    """The trained ones of the parameters: first those without settings, then a group for each of the settings."""
-    settings_of = {id(parameter): own for parameter, own in settings}
+def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
+    """The trained parameters of a module: first those without settings, then a group for each of the settings.
+
+    The settings are those that the module and its parts give by ``parameter_settings()``.
+    """
+    parts: list[Any] = [part for part in module.modules() if hasattr(part, "parameter_settings")]
+    settings_of = {id(parameter): own for part in parts for parameter, own in part.parameter_settings()}
     groups: list[tuple[dict[str, Any], list[nn.Parameter]]] = [({}, [])]
-    for parameter in parameters:
+    for parameter in module.parameters():
         if parameter.requires_grad:
             own = settings_of.get(id(parameter), {})
             found = next((members for known, members in groups if known == own), None)
@@ -29,7 +33,21 @@ def parameter_groups(parameters: Iterable[nn.Parameter], settings: Iterable[Para
     return [{"params": members, **own} for own, members in groups]
 
 
-def stepped_as_lightning_wants(scheduler: Any, rates: Sequence[float], trainer: Trainer | None) -> dict[str, Any]:
+def optimizer_and_schedule(
+    groups: list[dict[str, Any]],
+    optimizer: OptimizerCallable,
+    lr_scheduler: LRSchedulerCallable | None,
+    trainer: Trainer | None,
+) -> Any:
+    """The optimiser over these groups of parameters, and the schedule if one is asked for, as Lightning takes them."""
+    rates = [group["lr"] for group in groups if "lr" in group]
+    made = optimizer(groups)
+    if lr_scheduler is None:
+        return made
+    return {"optimizer": made, "lr_scheduler": _schedule(lr_scheduler(made), rates, trainer)}
+
+
+def _schedule(scheduler: Any, rates: Sequence[float], trainer: Trainer | None) -> dict[str, Any]:
     """What Lightning wants to know of a schedule: cyclic ones take a step each batch, others each epoch.
 
     Args:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Protocol
 
 import torch
 from lightning.pytorch import Trainer
@@ -28,7 +28,7 @@ class FittedMethod(Protocol):
         """The teacher's logits for a batch, ``(N, C, *)``."""
 
     def reference_student(self, checkpoint: str | Path) -> ReferenceStudent:
-        """A frozen copy of the student with other weights."""
+        """A frozen copy of the student with other weights, a module."""
 
 
 class ReferenceStudent(Protocol):
@@ -40,8 +40,6 @@ class ReferenceStudent(Protocol):
 
     def predict(self, batch: Batch) -> Tensor:
         """Its logits for a batch, ``(N, C, *)``."""
-
-    def _apply(self, fn: Any) -> Any: ...
 
 
 class SampleWeighting(nn.Module, ABC):

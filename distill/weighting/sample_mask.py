@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal, get_args
+from typing import Literal, cast, get_args
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from distill.distributed import gather, own_rows, world_size
+from distill.internals.torch import FollowedModule, apply_to
 from distill.losses.parts.logits import at_least_float32, check_logits
 from distill.metrics.jsd import nontarget_jsd
 from distill.outputs import Batch
@@ -23,7 +24,7 @@ Schedule = Literal["constant", "linear", "cosine"]
 Average = Literal["all", "kept"]
 
 
-class NontargetSampleMask(SampleWeighting):
+class NontargetSampleMask(FollowedModule, SampleWeighting):
     """NTDH's sample mask: leaves out the samples or pixels on which the non-target classes differ most.
 
     They are ranked by NCJSD (:func:`~distill.metrics.nontarget_jsd`), and ``round(fraction * counted)`` of them, halves
@@ -201,11 +202,10 @@ class NontargetSampleMask(SampleWeighting):
         drawn = torch.rand(urgency.shape, generator=generator, dtype=urgency.dtype).to(urgency.device)
         return torch.where(urgency.isneginf(), urgency, drawn)
 
-    def _apply(self, fn: Any, recurse: bool = True) -> NontargetSampleMask:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+    def follow(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Lets the reference student follow to another device or type."""
         if self._reference is not None:
-            self._reference._apply(fn)
-        return self
+            apply_to(cast(nn.Module, self._reference), change)
 
     def get_extra_state(self) -> Tensor:
         """What checkpoints keep: the seed, and how often it was drawn from."""

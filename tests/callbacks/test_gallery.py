@@ -75,8 +75,7 @@ def views_of_batch() -> tuple[list[Views], dict[str, Any], dict[str, Tensor]]:
     module = prepared(make(ON_MAPS)).eval()
     batch = make_batch(3, method=ON_MAPS)
     batch["target"][0, 0] = 255
-    teacher, student = module.forward_both(batch)
-    outputs = module.step_output(teacher, student, batch)
+    outputs = module.evaluate(batch)
     return _views(outputs, batch, 3), outputs, batch
 
 
@@ -150,7 +149,7 @@ def test_a_network_without_a_teacher_is_drawn_as_well(tmp_path: Path) -> None:
     trainer(tmp_path, PredictionGallery(samples=1), max_epochs=1).fit(module, ToyData(method=ON_MAPS))
     assert pictures(tmp_path) == ["predictions_epoch_0000.png"]
     batch = make_batch(2, method=ON_MAPS)
-    assert list(_views(module._evaluate(batch, "val"), batch, 1)[0]) == ["x_b", "target", "prediction"]
+    assert list(_views(module.evaluate(batch), batch, 1)[0]) == ["x_b", "target", "prediction"]
 
 
 @pytest.mark.parametrize("method", ["KD", "ResKD on depth"])

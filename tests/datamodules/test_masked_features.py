@@ -139,8 +139,8 @@ def test_the_teacher_sees_the_mask_in_a_fit_from_yaml(tmp_path: Path, monkeypatc
         seen.append(batch["x_a"])
         return teacher_output(self, batch)
 
-    teacher_output = DistillationModule.forward_teacher_at_targets
-    monkeypatch.setattr(DistillationModule, "forward_teacher_at_targets", record)
+    teacher_output = DistillationModule.forward_teacher
+    monkeypatch.setattr(DistillationModule, "forward_teacher", record)
     quiet = ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
     options = ["--data.salience", str(write(tmp_path)), "--data.ratio", "0.4", "--trainer.max_epochs", "1"]
     main(["fit", "--config", "configs/sklearn/masked_dkd.yaml", "--logs_dir", str(tmp_path), *options, *quiet])

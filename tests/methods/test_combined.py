@@ -10,6 +10,7 @@ from torch import Tensor
 
 from distill import Batch, Classification, DistillationModule, NetworkOutput
 from distill.methods import DKD, KD, Combined
+from distill.methods.combined import OF_THE_WHOLE
 from distill.weighting import NontargetSampleMask
 from tests.losses.cases import assert_near, random_case
 from tests.methods.steps import terms_of
@@ -152,13 +153,17 @@ def test_nothing_to_combine_is_refused() -> None:
         Combined(methods={})
 
 
-@pytest.mark.parametrize("own", ["teacher", "student", "task", "optimizer"])
+@pytest.mark.parametrize("own", list(OF_THE_WHOLE))
 def test_a_part_with_networks_a_task_or_an_optimiser_of_its_own_is_refused(own: str) -> None:
     given: dict[str, Any] = {
         "teacher": Net(4).eval(),
         "student": Net(4),
         "task": Classification(4),
         "optimizer": partial(torch.optim.SGD, lr=0.1),
+        "lr_scheduler": partial(torch.optim.lr_scheduler.StepLR, step_size=1),
+        "teacher_inputs": ["x_a"],
+        "student_inputs": ["x_b"],
+        "cache_teacher": "cache",
     }
-    with pytest.raises(ValueError, match=f"method 'kd' has a {own} of its own: give it to Combined alone"):
+    with pytest.raises(ValueError, match=f"method 'kd' has its own {own}: give it to Combined alone"):
         combined({"dkd": DKD(), "kd": KD(**{own: given[own]})})

@@ -24,7 +24,7 @@ from distill.command.checkpoints import BestCheckpoint, WholeFileCheckpointIO
 from distill.methods import LIX
 from distill.resume.last_checkpoint import LastCheckpoint
 from distill.resume.metrics_table import MetricsCSV
-from distill.training.losses import EpochLosses
+from distill.training.losses import TrainingLosses
 from tests.processes import as_torchrun_does, run_in_processes
 from tests.toys import LAYERS, ToyData, make_batch, network, pair_arguments, quiet_trainer
 
@@ -197,7 +197,7 @@ def test_a_fit_after_a_test_of_a_checkpoint_takes_nothing_from_the_epoch_in_whic
 def test_a_process_that_was_not_there_has_gathered_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distill.distributed.world_size", lambda: 3)
     monkeypatch.setattr("torch.distributed.get_rank", lambda: 2)
-    losses = EpochLosses()
+    losses = TrainingLosses()
     losses.load_state_dict({"sums": [{"loss": (torch.ones(()), 4)}] * 2})
     assert losses._sums == {}
     losses.load_state_dict({"sums": [{}, {}, {"loss": (torch.ones(()), 4)}]})

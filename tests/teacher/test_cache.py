@@ -231,9 +231,9 @@ def test_a_copy_of_a_module_with_an_open_cache_has_a_closed_one(tmp_path: Path) 
     class Copying(Callback):
         def on_train_end(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
             twin = copy.deepcopy(module)
-            assert isinstance(twin._teacher_cache, TeacherCache)
-            assert twin._teacher_cache._store is None
-            assert twin._teacher_cache.folder == tmp_path / "cache"
+            assert isinstance(twin.teacher_cache, TeacherCache)
+            assert twin.teacher_cache._store is None
+            assert twin.teacher_cache.folder == tmp_path / "cache"
 
     fit(make("KD", cache_teacher=tmp_path / "cache"), tmp_path, callbacks=[Copying()])
 

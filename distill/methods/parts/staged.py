@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch.strategies import DDPStrategy
 
 from distill.base import Batch, DistillationModule
+from distill.internals.lightning import attached
 
 
 class StagedDistillation(DistillationModule, ABC):
@@ -38,7 +39,8 @@ class StagedDistillation(DistillationModule, ABC):
     @property
     def in_stage_one(self) -> bool:
         """Whether this epoch belongs to the first stage; a module without a trainer is in epoch 0."""
-        epoch = self.trainer.current_epoch if self._trainer is not None else 0
+        trainer = attached(self)
+        epoch = 0 if trainer is None else trainer.current_epoch
         return epoch < self.stage_one_epochs
 
     @property

@@ -1,0 +1,56 @@
+"""What is used of torch beyond its public names, each with the version in which it was read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class FollowedModule(nn.Module):
+    """A module that something follows which is none of its submodules."""
+
+    def follow(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Called with what ``to()``, ``half()`` and their like do to each parameter and buffer (torch 2.14.1)."""
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.follow(fn)
+        return self
+
+
+def apply_to(network: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+    """Changes all parameters and buffers of a network as ``to()`` does (torch 2.14.1)."""
+    network._apply(change)
+
+
+class UnsentBuffers(nn.Module):
+    """A module that names the buffers which DDP does not send from its first process to the others."""
+
+    def unsent_buffers(self) -> Iterable[str]:
+        """Their names; none here."""
+        return ()
+
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """As DDP looks them up (torch 2.14.1)."""
+        return list(self.unsent_buffers())
+
+
+@contextmanager
+def buffers_kept(network: nn.Module) -> Iterator[None]:
+    """Puts all buffers back as they were, also where a module puts another tensor in a buffer's place (2.14.1)."""
+    tables = [(module._buffers, dict(module._buffers)) for module in network.modules()]
+    values = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    try:
+        yield
+    finally:
+        for table, before in tables:
+            table.clear()
+            table.update(before)
+        with torch.no_grad():
+            for buffer, value in values:
+                buffer.copy_(value)

@@ -1,0 +1,185 @@
+"""What is tried before a fit or a test starts, so that a wrong configuration is one sentence and not a late traceback.
+
+The whole step runs on two real samples, and lazy layers find their channel counts. A fit whose last batch has one
+sample shows one to the network as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence, Sized
+from contextlib import contextmanager
+from typing import Any, Protocol
+
+import torch
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.trainer.states import TrainerFn
+from lightning.pytorch.utilities.seed import isolate_rng
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchmetrics import Metric
+
+from distill.internals.lightning import loader_of
+from distill.internals.torch import buffers_kept
+from distill.outputs import Batch, NetworkOutput, shapes
+from distill.tasks import Task
+from distill.training.arguments import described
+
+
+class Checked(Protocol):
+    """A module that can be tried on a batch."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """All its parts."""
+
+    def check_batch(self, batch: Batch) -> None:
+        """Raises an error of one sentence where a small batch does not fit."""
+
+
+@torch.compiler.set_stance("force_eager")  # nothing is compiled for a batch of two
+def check_first_batch(module: Checked, trainer: Trainer, stage: str) -> None:
+    """Runs two samples of the data through ``module.check_batch``, in eval mode, and leaves no trace but found sizes.
+
+    Raises:
+        KeyError: The batch lacks a modality, or a network a layer.
+        ValueError: Predictions, labels and task do not fit each other.
+    """
+    assert isinstance(module, LightningModule)
+    for metric in module.modules():
+        if isinstance(metric, Metric):
+            metric.reset()  # validate() leaves states made in inference mode, which a fit cannot update
+    # Lightning moves the module only after this; collectives and some layers need its device already
+    module.to(trainer.strategy.root_device)
+    modes = {part: part.training for part in module.modules()}
+    module.eval()
+    # isolate_rng gives back the random numbers that this takes, so that it does not change what follows
+    with torch.no_grad(), isolate_rng():
+        batch = small_batch(loader_of(trainer, stage), stage)
+        module.check_batch({name: value.to(module.device) for name, value in batch.items()})
+    for part, mode in modes.items():
+        part.training = mode
+
+
+def small_batch(loader: Any, stage: str) -> Batch:
+    """Two samples as the loader would deliver them, without starting its workers.
+
+    Raises:
+        ValueError: There are none.
+    """
+    if isinstance(loader, (list, tuple)):
+        loader = loader[0]
+    if isinstance(loader, DataLoader) and loader.batch_size is not None:
+        loader = DataLoader(loader.dataset, batch_size=min(2, loader.batch_size), collate_fn=loader.collate_fn)
+    try:
+        batch: Batch = next(iter(loader))
+    except StopIteration:
+        raise ValueError(f"the data set to {TrainerFn(stage).value} on is empty") from None
+    return batch
+
+
+@contextmanager
+def explained(network: object, argument: str, inputs: Sequence[str], batch: Batch) -> Iterator[None]:
+    """Makes one sentence of what a network raises on inputs that it was not made for.
+
+    Raises:
+        ValueError: In place of a RuntimeError or a TypeError.
+    """
+    try:
+        yield
+    except (RuntimeError, TypeError) as error:
+        given = ", ".join(f"{name} {tuple(batch[name].shape)}" for name in inputs)
+        reason = str(error).splitlines()[0]
+        raise ValueError(f"the {described(network, argument)} cannot take {given}: {reason}") from error
+
+
+class Pair(Protocol):
+    """A method with its two networks."""
+
+    hard_weight: float
+    teacher_inputs: tuple[str, ...]
+    inputs: tuple[str, ...]
+    task: Task | None
+
+    @property
+    def teacher(self) -> nn.Module | None:
+        """The network to learn from."""
+
+    @property
+    def student(self) -> nn.Module | None:
+        """The network that learns."""
+
+    def forward_teacher(self, batch: Batch) -> NetworkOutput:
+        """What the teacher makes of a batch."""
+
+    def forward_student(self, batch: Batch) -> NetworkOutput:
+        """What the student makes of a batch."""
+
+    def distillation_terms(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
+        """The terms of the loss."""
+
+
+def check_pair(method: Pair, batch: Batch) -> None:
+    """Tries both networks and the method on a batch.
+
+    Raises:
+        KeyError: The batch lacks what the method needs.
+        ValueError: A network cannot take its inputs, predictions do not fit the task, or the method cannot compare
+            the two.
+    """
+    with explained(method.teacher, "teacher", method.teacher_inputs, batch):
+        teacher = method.forward_teacher(batch)
+    with explained(method.student, "student", method.inputs, batch):
+        student = method.forward_student(batch)
+    of_teacher, of_student = described(method.teacher, "teacher"), described(method.student, "student")
+    if "target" in batch:
+        assert method.task is not None
+        for model, output in ((of_teacher, teacher), (of_student, student)):
+            method.task.check(output.prediction, batch["target"], model=model, data="data")
+    elif method.hard_weight:
+        raise KeyError("the batch has no 'target', which only a method with hard_weight=0 can do without")
+    try:
+        method.distillation_terms(teacher, student, batch)
+    except (RuntimeError, IndexError) as error:
+        raise ValueError(
+            f"{type(method).__name__} cannot compare the {of_teacher}, which has {shapes(teacher)}, with the "
+            f"{of_student}, which has {shapes(student)}: {str(error).splitlines()[0]}"
+        ) from error
+
+
+class OneSampleCheck(Callback):
+    """Shows the network one sample before a fit in which the last batch of an epoch has no more."""
+
+    @torch.compiler.set_stance("force_eager")  # nothing is compiled for a batch of one
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Tries the training mode on one sample, and leaves no trace in the network.
+
+        Raises:
+            ValueError: It cannot train on that, as with BatchNorm over one value a channel.
+        """
+        loader: Any = trainer.train_dataloader
+        steps = trainer.max_steps * trainer.accumulate_grad_batches
+        if not _ends_with_one_sample(loader):
+            return
+        if trainer.num_training_batches < len(loader) or 0 <= steps < len(loader):  # no epoch reaches its end
+            return
+        module: Any = pl_module
+        precision = trainer.precision_plugin
+        try:
+            with buffers_kept(module.network), torch.no_grad(), isolate_rng(), precision.forward_context():
+                batch = {name: values[:1].to(module.device) for name, values in small_batch(loader, "fit").items()}
+                module.predict(precision.convert_input(batch))
+        except ValueError as error:
+            if not str(error).startswith("Expected more than 1 "):  # values or positions a channel, of torch's norms
+                raise
+            network, reason = described(module.network, "network"), str(error).splitlines()[0]
+            raise ValueError(
+                f"the last of an epoch's {len(loader)} batches has one sample, on which the {network} cannot train "
+                f"({reason}): choose another batch_size than {loader.batch_size}"
+            ) from error
+
+
+def _ends_with_one_sample(loader: Any) -> bool:
+    """Whether one sample is left for this process's last batch."""
+    if not isinstance(loader, DataLoader) or loader.batch_size is None or loader.drop_last:
+        return False
+    sampler = loader.sampler
+    return isinstance(sampler, Sized) and (len(sampler) - 1) % loader.batch_size == 0

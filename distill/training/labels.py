@@ -1,0 +1,38 @@
+"""What the data say of their classes and labels, checked against the task."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from distill.outputs import Batch
+from distill.tasks import Task
+
+
+def class_names(trainer: Trainer | None) -> Sequence[str]:
+    """The names of the data's classes by index; empty where they have none."""
+    data = None if trainer is None else trainer.datamodule  # type: ignore[attr-defined]
+    return tuple(getattr(data, "class_names", ()))
+
+
+def check_num_classes(trainer: Trainer, task: Task) -> None:
+    """Raises a ValueError where the data module has another number of classes than the task."""
+    data: Any = trainer.datamodule  # type: ignore[attr-defined]
+    classes = getattr(data, "num_classes", None)
+    expected = getattr(task, "num_classes", classes)
+    if classes is not None and classes != expected:
+        name = type(task).__name__
+        raise ValueError(f"{type(data).__name__} has {classes} classes, but the task is {name}(num_classes={expected})")
+
+
+def check_labels_on_cpu(batch: Batch, task: Task | None, trainer: Trainer | None) -> None:
+    """Raises a ValueError where a label is none of the task's classes, while it lies on the CPU.
+
+    There a look costs nothing; on a GPU a wrong label would end the process. ``predict`` needs no labels.
+    """
+    if task is None or (trainer is not None and trainer.predicting):
+        return
+    if "target" in batch and batch["target"].device.type == "cpu":
+        task.check_labels(batch["target"], data="data", index=batch.get("index"))
