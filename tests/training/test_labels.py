@@ -1,0 +1,42 @@
+"""Classes and labels of the data beside the task's."""
+
+from __future__ import annotations
+
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from distill import Classification
+from distill.training.labels import check_labels_on_cpu, check_num_classes, class_names
+
+
+class Data:
+    num_classes = 7
+    class_names = ["road", "car"]
+
+
+def trainer(data: Any, predicting: bool = False) -> Any:
+    return SimpleNamespace(datamodule=data, predicting=predicting)
+
+
+def test_class_names_are_those_of_the_data_module_if_there_is_one_with_names() -> None:
+    assert class_names(trainer(Data())) == ("road", "car")
+    assert class_names(trainer(None)) == class_names(None) == ()
+
+
+def test_another_number_of_classes_is_one_sentence() -> None:
+    with pytest.raises(ValueError, match=r"^Data has 7 classes, but the task is Classification\(num_classes=5\)$"):
+        check_num_classes(trainer(Data()), Classification(5))
+    check_num_classes(trainer(Data()), Classification(7))
+    check_num_classes(trainer(None), Classification(5))
+
+
+def test_a_wrong_label_is_named_but_not_where_labels_are_not_needed() -> None:
+    batch = {"target": torch.tensor([0, 9]), "index": torch.tensor([3, 8])}
+    with pytest.raises(ValueError, match=r"target holds label 9, .* the sample with the index 8"):
+        check_labels_on_cpu(batch, Classification(5), None)
+    check_labels_on_cpu(batch, Classification(5), trainer(None, predicting=True))
+    check_labels_on_cpu(batch, None, None)
+    check_labels_on_cpu({}, Classification(5), None)

@@ -1,0 +1,36 @@
+"""Means over the positions that count."""
+
+from __future__ import annotations
+
+import math
+
+import pytest
+import torch
+
+from distill import Classification, SemanticSegmentation
+from distill.training.means import counted_mean, counts_of
+
+IGNORED = 255
+
+
+def test_ignored_positions_do_not_count_even_if_they_are_not_finite() -> None:
+    values = torch.tensor([1.0, math.inf, 4.0])
+    batch = {"target": torch.tensor([0, IGNORED, 1])}
+    assert counted_mean(values, batch, Classification(2)) == 2.5
+
+
+def test_all_positions_count_without_labels_and_a_scalar_is_its_own_mean() -> None:
+    assert counted_mean(torch.tensor([1.0, 3.0]), {}, Classification(2)) == 2
+    assert counted_mean(torch.tensor(7.0), {"target": torch.tensor([IGNORED])}, Classification(2)) == 7
+
+
+def test_one_value_a_sample_counts_where_a_pixel_of_the_sample_does() -> None:
+    target = torch.tensor([[[0, IGNORED]], [[IGNORED, IGNORED]]])
+    task = SemanticSegmentation(2)
+    assert counts_of(torch.zeros(2), target, task).tolist() == [1, 0]
+    assert counts_of(torch.zeros(2, 1, 2), target, task).tolist() == [[[1, 0]], [[0, 0]]]
+
+
+def test_a_term_of_another_shape_is_one_sentence() -> None:
+    with pytest.raises(ValueError, match=r"^a term has the shape \(3,\), but terms are scalars or hold one value a po"):
+        counts_of(torch.zeros(3), torch.zeros(2, dtype=torch.int64), Classification(2))

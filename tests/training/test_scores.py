@@ -1,0 +1,34 @@
+"""What a stage of evaluation gathers."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+import torch.nn.functional as F
+
+from distill import Classification
+from distill.training.scores import StageScores
+
+
+def test_scores_are_over_all_samples_of_all_batches_and_start_afresh_when_they_are_taken() -> None:
+    task = Classification(3)
+    scores = StageScores(task, "val")
+    logits = torch.tensor([[2.0, 0, 0], [0, 3, 0], [0, 0, 1], [1, 0, 0]])
+    target = torch.tensor([0, 1, 0, 255])
+    scores.update(logits[:1], target[:1], task)
+    scores.update(logits[1:], target[1:], task)
+    taken = scores.take()
+    assert taken.keys() == {"val/accuracy", "val/hard"}
+    assert float(taken["val/accuracy"]) == pytest.approx(2 / 3)
+    assert float(taken["val/hard"]) == pytest.approx(float(F.cross_entropy(logits[:3], target[:3])))
+    scores.update(logits[2:3], target[2:3], task)
+    assert float(scores.take()["val/accuracy"]) == 0
+
+
+def test_the_hard_loss_is_float32_under_autocast() -> None:
+    task = Classification(2)
+    scores = StageScores(task, "test")
+    logits = torch.tensor([[1000.0, 0.0]])
+    with torch.autocast("cpu", torch.bfloat16):
+        scores.update(logits, torch.tensor([1]), task)
+    assert float(scores.take()["test/hard"]) == 1000
