@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
@@ -62,7 +63,50 @@ class Task(nn.Module, ABC):
         """Raises a :class:`ValueError` of one sentence where a prediction or a target cannot belong to this task."""
 
 
-class Classification(Task):
+class ClassTask(Task):
+    """Base of the tasks whose targets are class indices.
+
+    Args:
+        num_classes: C, the number of classes, at least 2.
+        ignore_index: Targets of this value count neither in the loss nor in the metrics.
+    """
+
+    def __init__(self, num_classes: int, ignore_index: int) -> None:
+        super().__init__()
+        if num_classes < 2:
+            raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+        if 0 <= ignore_index < num_classes:
+            raise ValueError(f"ignore_index {ignore_index} is one of the {num_classes} classes: use another, as -100")
+        self.num_classes = num_classes
+        self.ignore_index = ignore_index
+
+    def counts(self, target: Tensor) -> Tensor:
+        """1 for every position with a label, 0 for the ignored ones, ``(N, *spatial)``."""
+        return (target != self.ignore_index).float()
+
+    def check_labels(self, target: Tensor, *, data: str, index: Tensor | None = None) -> None:
+        """Raises a ValueError unless every label is one of the classes or ignored."""
+        if target.numel() == 0:
+            return
+        lowest, highest = target.aminmax()
+        if lowest >= 0 and highest < self.num_classes:
+            return
+        outside = ((target < 0) | (target >= self.num_classes)) & (target != self.ignore_index)
+        if outside.any():
+            at = None if index is None else int(index[outside.nonzero()[0, 0]])
+            sample = "" if at is None else f"; it is of the sample with the index {at}"
+            raise ValueError(
+                f"{data}: target holds label {int(target[outside][0])}, but the task has the classes 0 to "
+                f"{self.num_classes - 1} (and {self.ignore_index} for what to ignore){sample}"
+            )
+
+    def cross_entropy(self, prediction: Tensor, target: Tensor, **settings: Any) -> Tensor:
+        """Cross entropy of logits ``(N, C, *)`` with targets ``(N, *)`` in nats, ``(N, *)``; 0 where ignored."""
+        counted = where_counted(prediction, target != self.ignore_index)
+        return F.cross_entropy(counted, target, ignore_index=self.ignore_index, reduction="none", **settings)
+
+
+class Classification(ClassTask):
     """One of ``num_classes`` classes for each sample.
 
     Predictions are logits ``(N, C)``, targets class indices ``(N,)``. The hard loss is cross entropy in nats; the
@@ -79,27 +123,14 @@ class Classification(Task):
     mode = "max"
 
     def __init__(self, num_classes: int, label_smoothing: float = 0.0, ignore_index: int = 255) -> None:
-        super().__init__()
-        _check_classes(num_classes, ignore_index)
+        super().__init__(num_classes, ignore_index)
         if not 0 <= label_smoothing <= 1:
             raise ValueError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
-        self.num_classes = num_classes
         self.label_smoothing = label_smoothing
-        self.ignore_index = ignore_index
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Cross entropy of logits ``(N, C)`` with targets ``(N,)``, in nats, ``(N,)``; 0 where ignored."""
-        return F.cross_entropy(
-            where_counted(prediction, target != self.ignore_index),
-            target,
-            ignore_index=self.ignore_index,
-            label_smoothing=self.label_smoothing,
-            reduction="none",
-        )
-
-    def counts(self, target: Tensor) -> Tensor:
-        """1 for every sample with a label, 0 for the ignored, ``(N,)``."""
-        return (target != self.ignore_index).float()
+        return self.cross_entropy(prediction, target, label_smoothing=self.label_smoothing)
 
     def metrics(self) -> MetricCollection:
         """``accuracy`` and, with more than 5 classes, ``top5``: shares of the samples with a label."""
@@ -125,12 +156,8 @@ class Classification(Task):
             )
         self.check_labels(target, data=data)
 
-    def check_labels(self, target: Tensor, *, data: str, index: Tensor | None = None) -> None:
-        """Raises a ValueError unless every label is one of the classes or ignored."""
-        _check_labels(target, self.num_classes, self.ignore_index, data, index)
 
-
-class SemanticSegmentation(Task):
+class SemanticSegmentation(ClassTask):
     """One of ``num_classes`` classes for each pixel.
 
     Predictions are logits ``(N, C, H, W)``, targets class indices ``(N, H, W)``. Logits of a smaller map are resized
@@ -157,14 +184,11 @@ class SemanticSegmentation(Task):
         class_weights: Sequence[float] | None = None,
         class_names: Sequence[str] | None = None,
     ) -> None:
-        super().__init__()
-        _check_classes(num_classes, ignore_index)
+        super().__init__(num_classes, ignore_index)
         if class_weights is not None and (
             len(class_weights) != num_classes or not all(0 <= weight < math.inf for weight in class_weights)
         ):
             raise ValueError(f"class_weights must be {num_classes} numbers of 0 or more, got {list(class_weights)}")
-        self.num_classes = num_classes
-        self.ignore_index = ignore_index
         self.class_names = class_names
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
@@ -180,17 +204,7 @@ class SemanticSegmentation(Task):
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Cross entropy of logits ``(N, C, H, W)`` with targets ``(N, H, W)``, in nats, ``(N, H, W)``; 0 if ignored."""
         weights = None if self.class_weights is None else self.class_weights.to(prediction.dtype)
-        return F.cross_entropy(
-            where_counted(self.at_targets(prediction, target), target != self.ignore_index),
-            target,
-            weights,
-            ignore_index=self.ignore_index,
-            reduction="none",
-        )
-
-    def counts(self, target: Tensor) -> Tensor:
-        """1 for every pixel with a label, 0 for the ignored, ``(N, H, W)``."""
-        return (target != self.ignore_index).float()
+        return self.cross_entropy(self.at_targets(prediction, target), target, weight=weights)
 
     def metrics(self) -> MetricCollection:
         """All scores of :class:`~distill.metrics.SegmentationScores`."""
@@ -214,10 +228,6 @@ class SemanticSegmentation(Task):
                 f"{tuple(target.shape[1:])}: only smaller ones are resized"
             )
         self.check_labels(target, data=data)
-
-    def check_labels(self, target: Tensor, *, data: str, index: Tensor | None = None) -> None:
-        """Raises a ValueError unless every label is one of the classes or ignored."""
-        _check_labels(target, self.num_classes, self.ignore_index, data, index)
 
 
 class DepthEstimation(Task):
@@ -322,26 +332,4 @@ class DepthEstimation(Task):
 
 
 def _is_smaller(size: Sequence[int], than: Sequence[int]) -> bool:
-    return size != than and all(ours <= theirs for ours, theirs in zip(size, than, strict=True))
-
-
-def _check_classes(num_classes: int, ignore_index: int) -> None:
-    if num_classes < 2:
-        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
-    if 0 <= ignore_index < num_classes:
-        raise ValueError(f"ignore_index {ignore_index} is one of the {num_classes} classes: use another, as -100")
-
-
-def _check_labels(target: Tensor, num_classes: int, ignore_index: int, data: str, index: Tensor | None) -> None:
-    if target.numel() == 0:
-        return
-    lowest, highest = target.aminmax()
-    if lowest >= 0 and highest < num_classes:
-        return
-    outside = ((target < 0) | (target >= num_classes)) & (target != ignore_index)
-    if outside.any():
-        sample = "" if index is None else f"; it is of the sample with the index {int(index[outside.nonzero()[0, 0]])}"
-        raise ValueError(
-            f"{data}: target holds label {int(target[outside][0])}, but the task has the classes 0 to "
-            f"{num_classes - 1} (and {ignore_index} for what to ignore){sample}"
-        )
+    return size != than and all(own <= other for own, other in zip(size, than, strict=True))
