@@ -16,9 +16,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from callbacks.parts.gallery import CELL, Gallery, images_seen, visible
+from distill.checks import check_share
 from distill.metrics import nontarget_jsd
 from distill.weighting import left_out
-from distill.weighting.base import check_share
 
 NO_CLASS = -1
 MARK = (1.0, 0.4, 0.0)
@@ -58,7 +58,7 @@ class PredictionGallery(Gallery[Views]):
     def __init__(self, every_n_epochs: int = 5, samples: int = 4, left_out: float | None = None) -> None:
         super().__init__(every_n_epochs, samples)
         if left_out is not None:
-            check_share("left_out", left_out)
+            check_share(left_out=left_out)
         self.left_out = left_out
 
     def obstacle(self, outputs: Mapping[str, Any], batch: Mapping[str, Tensor]) -> str | None:

@@ -10,11 +10,11 @@ from typing import Any
 
 import torch
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from distill.checkpoint import load_network
+from distill.checks import check_at_least
 from distill.internals.lightning import attached
 from distill.outputs import Batch, NetworkOutput, autocast_off, full_precision, modalities, network_output, step_output
 from distill.supervised import Supervised
@@ -87,8 +87,7 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         compile: bool | str = False,  # noqa: A002
     ) -> None:
         super().__init__(student, task, student_inputs, optimizer, lr_scheduler)
-        if hard_weight < 0:
-            raise ValueError(f"hard_weight must be 0 or more, got {hard_weight}")
+        check_at_least(0, hard_weight=hard_weight)
         self.teacher_inputs = tuple(teacher_inputs)
         self.teacher_layers = tuple(teacher_layers)
         self.student_layers = tuple(student_layers)
@@ -194,7 +193,7 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
     def check_batch(self, batch: Batch) -> None:
         """As in :class:`Supervised`, through the teacher and ``distillation_step`` as well."""
         trainer = attached(self)
-        fitting = trainer is None or trainer.state.fn == TrainerFn.FITTING
+        fitting = trainer is None or trainer.training
         if self.teacher is None or (not fitting and self._runs_alone(batch)):
             super().check_batch(batch)
         else:

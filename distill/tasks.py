@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from distill.checks import check_at_least, check_share
 from distill.losses import silog_loss
 from distill.losses.parts.logits import where_counted
 from distill.metrics import DepthScores, SegmentationScores
@@ -73,8 +74,7 @@ class ClassTask(Task):
 
     def __init__(self, num_classes: int, ignore_index: int) -> None:
         super().__init__()
-        if num_classes < 2:
-            raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+        check_at_least(2, num_classes=num_classes)
         if 0 <= ignore_index < num_classes:
             raise ValueError(f"ignore_index {ignore_index} is one of the {num_classes} classes: use another, as -100")
         self.num_classes = num_classes
@@ -124,8 +124,7 @@ class Classification(ClassTask):
 
     def __init__(self, num_classes: int, label_smoothing: float = 0.0, ignore_index: int = 255) -> None:
         super().__init__(num_classes, ignore_index)
-        if not 0 <= label_smoothing <= 1:
-            raise ValueError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
+        check_share(label_smoothing=label_smoothing)
         self.label_smoothing = label_smoothing
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
@@ -263,8 +262,7 @@ class DepthEstimation(Task):
         average: Average = "image",
     ) -> None:
         super().__init__()
-        if ignore_top_rows < 0:
-            raise ValueError(f"ignore_top_rows must be 0 or more, got {ignore_top_rows}")
+        check_at_least(0, ignore_top_rows=ignore_top_rows)
         self.min_depth = min_depth
         self.max_depth = max_depth
         self.crop = crop

@@ -14,6 +14,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from distill.atomic import atomic_write
+from distill.checks import check_at_least, check_option
 from distill.distributed import gather, world_size
 from distill.feature_mask.salience import Salience, count_features, feature_divergence, feature_shape
 from distill.losses.parts.logits import check_temperature, kl_divergence
@@ -87,17 +88,9 @@ class FeatureMask(Supervised):
         rows: int = 4096,
     ) -> None:
         super().__init__(student, task, student_inputs, optimizer, lr_scheduler)
-        if salience not in get_args(Salience):
-            raise ValueError(f"salience must be one of {', '.join(get_args(Salience))}, got {salience!r}")
-        if distance_weight < 0:
-            raise ValueError(f"distance_weight must be 0 or more, got {distance_weight}")
-        for name, value in (
-            ("repeats", repeats),
-            ("max_samples", 1 if max_samples is None else max_samples),
-            ("rows", rows),
-        ):
-            if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+        check_option("salience", salience, get_args(Salience))
+        check_at_least(0, distance_weight=distance_weight)
+        check_at_least(1, repeats=repeats, max_samples=max_samples, rows=rows)
         check_temperature(temperature)
         self.teacher = teacher
         self.teacher_inputs = tuple(teacher_inputs)

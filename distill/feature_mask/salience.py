@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distill.checks import check_option
 from distill.metrics import nontarget_jsd
 
 Salience = Literal["permute", "zero", "solo"]
@@ -74,8 +75,7 @@ def feature_divergence(
 
     Source: Chen et al., the non-target divergence hypothesis (NTDH), Algorithm 1; ``"solo"`` is ours.
     """
-    if salience not in get_args(Salience):
-        raise ValueError(f"salience must be one of {', '.join(get_args(Salience))}, got {salience!r}")
+    check_option("salience", salience, get_args(Salience))
     count, copies = len(target), max(1, rows // len(target))
     wanted = list(features)
     divergences = []

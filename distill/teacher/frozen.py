@@ -11,6 +11,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from distill.checkpoint import check_class_names, load_network, looks_untrained
+from distill.checks import check_option
 from distill.distributed import SynchronizedBuffers
 from distill.internals.torch import FollowedModule, UnsentBuffers, apply_to
 from distill.outputs import NetworkOutput, autocast_off, network_output
@@ -45,8 +46,8 @@ class FrozenTeacher:
         precision: Precision | None = None,
         checkpoint: str | Path | None = None,
     ) -> None:
-        if precision is not None and precision not in DTYPES:
-            raise ValueError(f"teacher_precision must be one of {', '.join(DTYPES)}, got {precision!r}")
+        if precision is not None:
+            check_option("teacher_precision", precision, DTYPES)
         self.untrained = checkpoint is None and looks_untrained(network)
         self.class_names: Sequence[str] = () if checkpoint is None else _load(network, checkpoint)
         self.network = network.eval().requires_grad_(False)

@@ -68,15 +68,3 @@ class SampleWeighting(nn.Module, ABC):
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Called before each epoch, counted from 0, of a fit of so many; -1 where their number is open."""
-
-
-def check_option(name: str, value: str, known: tuple[str, ...]) -> None:
-    """Raises a ValueError unless the value is one of those there are."""
-    if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
-
-
-def check_share(name: str, value: float) -> None:
-    """Raises a ValueError unless the value lies in [0, 1]."""
-    if not 0 <= value <= 1:
-        raise ValueError(f"{name} must lie in [0, 1], got {value}")

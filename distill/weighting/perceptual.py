@@ -8,10 +8,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill.checks import check_option, check_share
 from distill.losses.parts.logits import at_least_float32, check_logits
 from distill.losses.parts.slices import by_parts
 from distill.outputs import Batch
-from distill.weighting.base import SampleWeighting, check_option, check_share
+from distill.weighting.base import SampleWeighting
 
 Reading = Literal["text", "printed", "drop_wrong"]
 Predictor = Literal["teacher", "student"]
@@ -63,7 +64,7 @@ class PerceptualSolutionSpaceMask(SampleWeighting):
         check_option("reading", reading, get_args(Reading))
         check_option("predictor", predictor, get_args(Predictor))
         check_option("on", on, get_args(Outputs))
-        check_share("threshold", threshold)
+        check_share(threshold=threshold)
         self.reading = reading
         self.threshold = threshold
         self.predictor = predictor

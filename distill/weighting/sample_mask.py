@@ -10,13 +10,14 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from distill.checks import check_option, check_share
 from distill.distributed import gather, own_rows, world_size
 from distill.internals.torch import FollowedModule, apply_to
 from distill.losses.parts.logits import at_least_float32, check_logits
 from distill.metrics.jsd import nontarget_jsd
 from distill.outputs import Batch
 from distill.training.training_set import training_set
-from distill.weighting.base import FittedMethod, ReferenceStudent, SampleWeighting, check_option, check_share
+from distill.weighting.base import FittedMethod, ReferenceStudent, SampleWeighting
 
 MaskMode = Literal["true", "false", "random"]
 Ranking = Literal["static", "dynamic"]
@@ -245,11 +246,11 @@ def _number_out(urgency: Tensor, fraction: float) -> Tensor:
 
 def _check_fraction(fraction: float | Sequence[float], schedule: str) -> None:
     if isinstance(fraction, float | int):
-        check_share("fraction", fraction)
+        check_share(fraction=fraction)
         return
     if not fraction:
         raise ValueError("fraction is an empty list: give it one number an epoch")
     if schedule != "constant":
         raise ValueError(f"schedule={schedule!r} takes one fraction, got the list {list(fraction)}")
     for share in fraction:
-        check_share("each fraction", share)
+        check_share(**{"each fraction": share})

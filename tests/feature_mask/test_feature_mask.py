@@ -106,7 +106,7 @@ def test_predictions_that_are_no_logits_are_refused_before_the_first_step(tmp_pa
         ({"repeats": 0}, "repeats must be at least 1, got 0"),
         ({"rows": 0}, "rows must be at least 1, got 0"),
         ({"max_samples": 0}, "max_samples must be at least 1, got 0"),
-        ({"distance_weight": -1.0}, "distance_weight must be 0 or more, got -1.0"),
+        ({"distance_weight": -1.0}, "distance_weight must be at least 0, got -1.0"),
         ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
     ],
 )
