@@ -16,9 +16,10 @@ from datamodules.radar_optical import RadarOptical
 from datamodules.ravdess import RAVDESS
 from datamodules.reading.frame import Camera, Frame
 from datamodules.semantic_kitti import SemanticKITTI
-from datamodules.serving.datasets import Batch, Splits, TensorPairs
+from datamodules.serving.datasets import Splits, TensorPairs
 from datamodules.sklearn_pair import SklearnPair
 from datamodules.virtual_kitti2 import VirtualKITTI2
+from distill.outputs import Batch
 
 __all__ = [
     "MNISTM",

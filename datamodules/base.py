@@ -1,4 +1,4 @@
-"""What every paired data set shares: its data loaders, and a data set that lives in memory."""
+"""Base of all data modules: it makes the data loaders."""
 
 from __future__ import annotations
 
@@ -11,24 +11,26 @@ from lightning import LightningDataModule
 from lightning.pytorch.overrides.distributed import UnrepeatedDistributedSampler
 from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, Subset
 
-from datamodules.serving.datasets import Batch, SplitName, Splits, TensorPairs, collate
+from datamodules.serving.datasets import SplitName, Splits, TensorPairs, collate
 from datamodules.serving.loading import Loader, ResumableLoader
+from distill.checks import check_at_least, check_option, check_within
+from distill.outputs import Batch
 
 
 class PairedDataModule(LightningDataModule, ABC):
-    """Base of the data modules: a subclass names its modalities and classes and makes the splits.
+    """Base of the data modules: a subclass names its modalities and classes, and makes the splits.
 
-    The training split is shuffled anew in every epoch, in an order that follows ``seed_everything``; ``predict`` sees
-    a split as it is, in order. No sample is left out: the last batch may be smaller. In a distributed run the processes
-    share validation and test without repeating a sample, so that scores are those of one process.
+    The training split is shuffled in every epoch; the order follows ``seed_everything``. ``predict`` sees a split in
+    order. No sample is left out: the last batch may be smaller. In a distributed run, the processes share validation
+    and test, and no sample is repeated, so the scores are those of one process.
 
     Args:
         seed: Fixes the data and the splits, whatever the global random state is.
-        batch_size: Samples in a batch (of one process); ``None`` puts the whole split into one batch.
+        batch_size: Samples in a batch of one process; ``None`` puts the whole split into one batch.
         num_workers: Processes that load data; 0 loads in the main process.
-        predict_on: The split that ``predict`` sees.
-        steps_per_epoch: After how many batches a training epoch ends, instead of after one pass over the split. Where
-            the split is one batch, an epoch of one step costs far more than the step.
+        predict_on: The split that ``predict`` sees, without augmentation.
+        steps_per_epoch: The number of batches after which a training epoch ends; ``None`` ends it after one pass over
+            the split. Where the split is one batch, an epoch of one step costs far more than the step.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -43,16 +45,10 @@ class PairedDataModule(LightningDataModule, ABC):
         steps_per_epoch: int | None = None,
     ) -> None:
         super().__init__()
-        if not 0 <= seed < 2**32:
-            raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed}")
-        if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, or None for the whole split, got {batch_size}")
-        if steps_per_epoch is not None and steps_per_epoch < 1:
-            raise ValueError(f"steps_per_epoch must be at least 1, or None for one pass, got {steps_per_epoch}")
-        if num_workers < 0:
-            raise ValueError(f"num_workers must not be negative, got {num_workers}")
-        if predict_on not in get_args(SplitName):
-            raise ValueError(f"predict_on must be one of {', '.join(get_args(SplitName))}, got {predict_on!r}")
+        check_within(0, 2**32 - 1, seed=seed)
+        check_at_least(1, batch_size=batch_size, steps_per_epoch=steps_per_epoch)
+        check_at_least(0, num_workers=num_workers)
+        check_option("predict_on", predict_on, get_args(SplitName))
         self.seed = seed
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -73,15 +69,15 @@ class PairedDataModule(LightningDataModule, ABC):
 
     @property
     def fixed_modalities(self) -> tuple[str, ...]:
-        """The modalities whose training samples are the same in every epoch, so that a teacher need see them once.
+        """The modalities whose training samples are the same in every epoch, so that a teacher's responses can be kept.
 
-        None where that is not known: a data module whose data set does not lie in memory says so itself.
+        Without a data set in memory there are none, unless a subclass names them.
         """
         return self.modalities if isinstance(self.splits.train, TensorPairs) else ()
 
     @abstractmethod
     def make_splits(self) -> Splits:
-        """Makes the data sets, the same ones whenever it is called."""
+        """Makes the data sets; every call makes the same ones."""
 
     @property
     def splits(self) -> Splits:
@@ -117,7 +113,7 @@ class PairedDataModule(LightningDataModule, ABC):
         return self._loader(self.splits.test, sampler=self._share("test"))
 
     def predict_dataloader(self) -> DataLoader[Batch]:
-        """Batches of the split ``predict_on`` as it is, in order."""
+        """Batches of the split ``predict_on``, in order."""
         dataset = self.predict_dataset
         if self._predict_positions is not None:
             dataset = Subset(dataset, self._predict_positions)
@@ -125,21 +121,21 @@ class PairedDataModule(LightningDataModule, ABC):
 
     @property
     def predict_dataset(self) -> Dataset[Batch]:
-        """The split that ``predict`` sees, whole."""
+        """The whole split that ``predict_on`` names."""
         return cast(Dataset[Batch], getattr(self.splits, self.predict_on))
 
     def predict_only(self, positions: Sequence[int] | None) -> None:
-        """Limits ``predict`` to the samples at these positions of its split; ``index`` keeps counting in the split.
+        """Limits ``predict`` to the samples at these positions of its split; ``index`` still counts in the whole split.
 
         Args:
-            positions: In the order to predict in; ``None`` means all again.
+            positions: In the order of the predictions; ``None`` means all samples.
         """
         self._predict_positions = None if positions is None else tuple(positions)
 
     def _share(self, split: SplitName) -> Sampler[Any] | None:
-        """What of a split to evaluate on is this process's; ``None`` leaves it whole.
+        """A sampler of this process's share of a split to evaluate on; ``None`` where one process takes the whole.
 
-        Lightning's own sampler would give all processes equally many samples by giving some twice.
+        Lightning's own sampler repeats samples, so that all processes get the same number.
         """
         trainer = self.trainer
         if trainer is None or not trainer._accelerator_connector.use_distributed_sampler:
@@ -150,8 +146,8 @@ class PairedDataModule(LightningDataModule, ABC):
             return None
         if 0 < len(dataset) < share["num_replicas"]:
             raise ValueError(
-                f"the {len(dataset)} samples to {split} on cannot be shared by {share['num_replicas']} processes, each "
-                "of which needs one: use fewer devices or a larger split"
+                f"the {len(dataset)} samples to {split} on cannot be shared by {share['num_replicas']} processes: "
+                "each process needs one, so use fewer devices or a larger split"
             )
         return UnrepeatedDistributedSampler(dataset, **share, shuffle=False)
 

@@ -16,20 +16,22 @@ from datamodules.reading.cityscapes_classes import CLASS_NAMES, PALETTE, read_tr
 from datamodules.reading.frame import Camera, Frames
 from datamodules.reading.frame_files import FileFrames, FrameFiles
 from datamodules.reading.image_files import check_paired, find_folder, list_files, read_uint16, subfolders
-from datamodules.serving.transforms import disparity_to_depth
+from datamodules.serving.geometry import disparity_to_depth
+from datamodules.serving.splitting import held_out_groups
+from distill.checks import check_at_least
 
 
 class Cityscapes(FrameDataModule):
-    """Street scenes of 21 cities: 2,975 images in 18 for training and 500 in three others to test on.
+    """Street scenes of 21 cities: 2,975 images of 18 cities to train on, and 500 images of three others to test on.
 
     Source: Cordts et al., "The Cityscapes Dataset for Semantic Urban Scene Understanding", CVPR 2016. The labels of its
-    own test images are not published, so **the test split is its validation set**, as in LIX, Sec. IV-E. To choose the
-    epoch by the images of the test, as is usual, makes the result too good: by default validation therefore takes whole
-    training cities, drawn by the seed, as many as that set has. ``val_cities=0`` is the usual protocol, with all 2,975
-    images to train on, and validation and test on the same 500.
+    own test images are not published, so **the test split is its validation set**, as in LIX, Sec. IV-E. Many papers
+    also choose the epoch on these images, which makes their scores too good. By default, validation therefore takes
+    three whole training cities, drawn by the seed. ``val_cities=0`` is the usual protocol: all 2,975 images to train
+    on, and the same 500 images to validate and to test on.
 
-    What ``leftImg8bit_trainvaltest.zip``, ``gtFine_trainvaltest.zip``, ``disparity_trainvaltest.zip`` and
-    ``camera_trainvaltest.zip`` unpack to, in the splits ``train`` and ``val``::
+    The root holds the unpacked ``leftImg8bit_trainvaltest.zip``, ``gtFine_trainvaltest.zip``,
+    ``disparity_trainvaltest.zip`` and ``camera_trainvaltest.zip``, with the splits ``train`` and ``val``::
 
         root/leftImg8bit/train/aachen/aachen_000000_000019_leftImg8bit.png      RGB, 1024 x 2048
         root/gtFine/train/aachen/aachen_000000_000019_gtFine_labelIds.png       one byte a pixel, label ids
@@ -41,14 +43,14 @@ class Cityscapes(FrameDataModule):
 
     Args:
         root: Holds the four folders.
-        val_cities: How many training cities to validate on; 0 validates on the test split.
+        val_cities: The number of training cities to validate on; 0 validates on the test split.
         **kwargs: Arguments of :class:`~datamodules.frames.FrameDataModule`.
 
     Raises:
-        ValueError: An argument is out of its range. From ``setup``: files of one image differ in size, the header of
-            one or a camera file is damaged, or no city is left to train on. When an image is read: a file is damaged
-            or holds an unknown label.
-        FileNotFoundError: From ``setup``: a folder or the partner of a file is not there.
+        ValueError: An argument is out of its range. From ``setup``: files of one image differ in size, a header or a
+            camera file is damaged, or no city is left to train on. When an image is read: a file is damaged or holds
+            an unknown label.
+        FileNotFoundError: From ``setup``: a folder or the partner of a file is missing.
     """
 
     class_names = CLASS_NAMES
@@ -56,20 +58,15 @@ class Cityscapes(FrameDataModule):
 
     def __init__(self, root: str | Path, val_cities: int = 3, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if val_cities < 0:
-            raise ValueError(f"val_cities must not be negative, got {val_cities}")
+        check_at_least(0, val_cities=val_cities)
         self.root = Path(root)
         self.val_cities = val_cities
 
     def make_frames(self) -> tuple[Frames, Frames, Frames]:
         """Pairs the files and holds out training cities for validation."""
         cities, held_out = self._find_cities("train"), self._find_cities("val")
-        if len(cities) <= self.val_cities:
-            raise ValueError(
-                f"val_cities {self.val_cities} must be less than the {len(cities)} cities of "
-                f"{self.root / 'leftImg8bit' / 'train'}, or none is left to train on"
-            )
-        validation = set(np.random.default_rng(self.seed).permutation(sorted(cities))[: self.val_cities].tolist())
+        kind = f"cities of {self.root / 'leftImg8bit' / 'train'}"
+        validation = held_out_groups(cities, self.val_cities, self.seed, "val_cities", kind)
         train = self._frames(files for city, files in cities.items() if city not in validation)
         test = self._frames(held_out.values())
         val = self._frames(cities[city] for city in sorted(validation)) if validation else test
@@ -120,5 +117,5 @@ def _read_camera(path: Path) -> Camera:
 
 def _read_depth(path: Path, camera: Camera) -> NDArray[np.float32]:
     stored = read_uint16(path).astype(np.float32)
-    # a stored 0 becomes negative and so counts as not measured
+    # a stored 0 becomes negative, which counts as not measured
     return disparity_to_depth((stored - 1) / np.float32(256), camera.fx, camera.baseline)

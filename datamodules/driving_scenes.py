@@ -1,4 +1,4 @@
-"""Street scenes that need no download: they are rendered when they are asked for."""
+"""Street scenes that need no download: each is rendered when it is read."""
 
 from __future__ import annotations
 
@@ -11,43 +11,42 @@ from datamodules.reading.frame import Frame
 from datamodules.scenes.rendering import Canvas
 from datamodules.scenes.street import CLASSES, SKY, Street, place_camera
 from datamodules.scenes.street_looks import Looks
-from datamodules.serving.datasets import SplitName, check_counts
+from datamodules.serving.datasets import SplitName
+from distill.checks import check_at_least, check_share
 
 
 class DrivingScenes(FrameDataModule):
     """Driving scenes, rendered in numpy, with exact depth and labels.
 
-    A bending street of two to four lanes, its sidewalks, and what stands along and on it, seen by a pinhole camera that
-    differs a little from scene to scene in height, pitch and focal length (stereo baseline 0.54 m). Light, shadows,
-    haze and the sensor's noise differ too. The classes, with their share of the pixels in percent (400 scenes):
+    A scene is a bending street of two to four lanes with sidewalks, buildings, trees, poles, signs, cars and people. A
+    pinhole camera sees it; its height, pitch and focal length differ a little between scenes (stereo baseline 0.54 m).
+    Light, shadows, haze and the sensor's noise differ too. The classes are:
 
-    - ``road`` 21.7, with repairs; ``lane mark`` 1.5, lines and zebra crossings; ``sidewalk`` 4.6;
-      ``terrain`` 5.5, everything else that is flat. These lie in one plane: depth does not tell them apart;
-    - ``building`` 31.1, with what is painted on its walls; ``tree`` 4.0, trunks, crowns and bushes; ``pole`` 1.2;
-      ``sign`` 1.4, the plate; ``car`` 11.8, vans included; ``person`` 2.1;
-    - ``sky`` 15.0. Its depth is 0, as from a sensor, which measures none there. All else has a depth, the ground up to
-      the horizon.
+    - ``road``, with its repairs; ``lane mark``, lines and zebra crossings; ``sidewalk``; ``terrain``, all other ground.
+      These four lie in one plane, so depth does not distinguish them;
+    - ``building``, with the pictures on its walls; ``tree``, trunks, crowns and bushes; ``pole``; ``sign``, the plate;
+      ``car``, vans included; ``person``;
+    - ``sky``. Its depth is 0, because a sensor measures none there. All other pixels have a depth, the ground up to the
+      horizon.
 
-    Colour alone is made ambiguous, and depth is not: things wear the asphalt, paving, grass, foliage, walls and sky of
-    their scene; walls carry life-size silhouettes of people, cars, trees and signs; patches of any of these
-    lie on the ground. Outlines, shading, shadows, perspective and what stands where remain, so there is something to
-    learn in the image.
+    Colours are ambiguous, and depth is not: an object may have the material of the road, sidewalk, grass, leaves, walls
+    or sky of its scene; walls show life-size silhouettes of people, cars, trees and signs; patches of these materials
+    lie on the ground. The image still shows outlines, shading, shadows, perspective and the places of objects, so that
+    a network can learn from the image alone. ``docs/data.md`` shows how much the depth adds.
 
-    A U-Net of 16 to 128 channels (64 x 208, 300 scenes, 700 steps of AdamW, batches of 8, mean of seeds 0 and 1) has
-    57.4 % mIoU on 100 validation scenes from RGB and 72.8 % from RGB and depth.
-
-    The seed and its number in a split fix a scene: it is the same whatever the sizes of the splits, the number of
-    workers and the image size, and no two splits share one. Stored responses lie under seed, ambiguity, split and
-    number, as ``seed_0_ambiguity_0.3/train/000012.png``.
+    The seed, the split and the scene's number in the split fix a scene. It does not depend on the sizes of the splits,
+    the number of workers or the image size, and no scene is in two splits. A stored response is named by seed,
+    ambiguity, split and number, as ``seed_0_ambiguity_0.3/train/000012.png``.
 
     Args:
-        n_train: Scenes to train on.
-        n_val: Scenes to validate on.
-        n_test: Scenes to test on.
-        ambiguity: From 0 to 1: the probability that a thing wears a material of its scene and not one typical of its
-            class, and that a wall carries a silhouette. It changes colours alone, never depth or target.
-        size: ``(H, W)`` to render at.
-        cache: Whether rendered frames stay in memory (8 bytes a pixel, 0.4 MB a frame at 128 x 416; in every worker).
+        n_train: The number of scenes to train on.
+        n_val: The number of scenes to validate on.
+        n_test: The number of scenes to test on.
+        ambiguity: The probability, from 0 to 1, that an object has a material of its scene instead of one that is
+            typical of its class, and that a wall shows a silhouette. It changes colours only, never depth or target.
+        size: ``(H, W)`` of the rendered images.
+        cache: Whether rendered frames stay in the memory of each process (8 bytes a pixel, 0.4 MB a frame at
+            128 x 416).
         **kwargs: Arguments of :class:`~datamodules.frames.FrameDataModule`.
 
     Raises:
@@ -68,16 +67,15 @@ class DrivingScenes(FrameDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(size=size, **kwargs)
-        check_counts(n_train=n_train, n_val=n_val, n_test=n_test)
-        if not 0 <= ambiguity <= 1:
-            raise ValueError(f"ambiguity must be from 0 to 1, got {ambiguity}")
+        check_at_least(1, n_train=n_train, n_val=n_val, n_test=n_test)
+        check_share(ambiguity=ambiguity)
         self.n_train, self.n_val, self.n_test = n_train, n_val, n_test
         self.ambiguity = ambiguity
         self.render_size = size[0], size[1]
         self.cache = cache
 
     def make_frames(self) -> tuple[RenderedFrames, RenderedFrames, RenderedFrames]:
-        """Scenes 0, 1, 2 and so on of three series that have none in common."""
+        """Scenes 0, 1, 2 and so on of three series, which share no scene."""
         train, val, test = (
             RenderedFrames(self.seed, split, count, self.render_size, self.ambiguity, self.cache)
             for split, count in enumerate((self.n_train, self.n_val, self.n_test))
@@ -86,12 +84,12 @@ class DrivingScenes(FrameDataModule):
 
 
 class RenderedFrames:
-    """The scenes of one split by their number, each rendered when it is first asked for.
+    """The scenes of one split by number, each rendered when it is first read.
 
     Args:
         seed: The data module's.
         split: 0, 1 or 2.
-        count: How many scenes there are.
+        count: The number of scenes.
         size: ``(H, W)``.
         ambiguity: As in :class:`DrivingScenes`.
         cache: Whether frames stay in memory.
@@ -102,7 +100,7 @@ class RenderedFrames:
         self.size = size
         self.ambiguity = ambiguity
         self.cache = cache
-        # all that decides what a scene looks like, but for its size, so that stored responses fit no other scene
+        # all that a scene depends on, except its size, so that a stored response fits no other scene
         series = f"seed_{seed}_ambiguity_{float(ambiguity)}/{get_args(SplitName)[split]}"
         self.names = [f"{series}/{number:06d}" for number in range(count)]
         self._rendered: dict[int, Frame] = {}
@@ -122,12 +120,12 @@ class RenderedFrames:
 
 
 def render_scene(key: tuple[int, ...], size: tuple[int, int], ambiguity: float) -> Frame:
-    """Renders the scene of a key.
+    """Renders one scene.
 
-    What is in a scene does not depend on the size, and where it is not on the ambiguity either.
+    Its objects do not depend on the size, and their places depend neither on the size nor on the ambiguity.
 
     Args:
-        key: Non-negative numbers that stand for the scene.
+        key: Non-negative numbers that identify the scene.
         size: ``(H, W)``.
         ambiguity: As in :class:`DrivingScenes`.
 

@@ -3,73 +3,71 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-from numpy.typing import NDArray
-
 from datamodules.frames import FrameDataModule
-from datamodules.reading.depth_lists import Listed, find_listed, read_list
-from datamodules.reading.frame import Camera, Frames
-from datamodules.reading.frame_files import FileFrames, FrameFiles
-from datamodules.reading.image_files import find_folder, list_files, read_uint16, subfolders
+from datamodules.reading.depth_lists import ListedFrame, both_lists, find_listed, read_list
+from datamodules.reading.frame import Frames
+from datamodules.reading.frame_files import FileFrames, FrameFiles, read_scaled_depth
+from datamodules.reading.image_files import find_folder, list_files, subfolders
 from datamodules.reading.kitti_calibration import KITTI_CAMERA
-from datamodules.serving.transforms import Geometry
+from datamodules.serving.geometry import Geometry
+from datamodules.serving.splitting import held_out_groups
+from distill.checks import check_at_least
 
 KB_CROP = (352, 1216)
-"""The benchmark's crop, height and width: what the images of all drives have in common."""
+"""Height and width of the benchmark's crop, which fits into the images of all drives."""
 
 
 class KITTIDepth(FrameDataModule):
-    """KITTI's raw images, with lidar depth gathered over eleven scans as the ground truth.
+    """KITTI's raw images; the ground truth is lidar depth, accumulated over eleven scans.
 
     Source: Geiger et al., "Vision meets Robotics: The KITTI Dataset", IJRR 2013 (images); Uhrig et al., "Sparsity
     Invariant CNNs", 3DV 2017 (annotated depth); Eigen, Puhrsch and Fergus, "Depth Map Prediction from a Single Image
-    using a Multi-Scale Deep Network", NIPS 2014 (split). TIE-KD, Sec. 4.1, and the estimators that it compares with
-    train and test so. As there, **the test split is the validation split** unless ``val_drives`` holds some out, so a
-    score at the best epoch is a little too good.
+    using a Multi-Scale Deep Network", NIPS 2014 (split). TIE-KD, Sec. 4.1, and the methods in its tables use the same
+    data. As there, **the test split is the validation split**, so a score at the best epoch is a little too good.
+    ``val_drives`` validates on training drives instead.
 
-    The raw drives ("synced+rectified data") and ``data_depth_annotated.zip``, unpacked into a folder each::
+    Two folders hold the unpacked raw drives ("synced+rectified data") and ``data_depth_annotated.zip``::
 
         raw_dir/2011_09_26/2011_09_26_drive_0002_sync/image_02/data/0000000069.png      RGB, about 375 x 1242
         depth_dir/2011_09_26_drive_0002_sync/proj_depth/groundtruth/image_02/0000000069.png
                                                         16 bits, 256 times the depth in metres, 0: not measured
 
-    Images may be ``.jpg`` instead, whatever the list says, and drives of depth may lie under ``depth_dir/train`` and
-    ``depth_dir/val``, as they do in the archive. The lists are those of the published code of BTS, AdaBins and the
-    monocular depth toolbox, ``eigen_train_files_with_gt.txt`` and ``eigen_test_files_with_gt.txt``; a line reads
-    ``2011_09_26/2011_09_26_drive_0002_sync/image_02/data/0000000069.png
-    2011_09_26_drive_0002_sync/proj_depth/groundtruth/image_02/0000000069.png 721.5377``, with the focal length at the
-    end and ``None`` in place of the depth where there is none. BTS leaves out the date in front, which is found, too.
-    Of the 697 test images of the split, the 652 with ground truth are taken.
+    Images may also be ``.jpg`` files, even where a list says ``.png``. The drives of depth may also lie in
+    ``depth_dir/train`` and ``depth_dir/val``, as in the archive. The lists are those of the published code of BTS,
+    AdaBins and the monocular depth toolbox, ``eigen_train_files_with_gt.txt`` and ``eigen_test_files_with_gt.txt``,
+    with lines such as ``2011_09_26/2011_09_26_drive_0002_sync/image_02/data/0000000069.png
+    2011_09_26_drive_0002_sync/proj_depth/groundtruth/image_02/0000000069.png 721.5377``. The number is the focal
+    length; ``None`` replaces the depth of an image without ground truth. The lists of BTS lack the date in front, and
+    can be read, too. Of the 697 test images of the split, 652 have ground truth and are used.
 
-    Without lists, the drives of the left camera are split as the depth benchmark does, by the folders ``train`` and
-    ``val``; scores on this split are not to be compared with the papers'.
+    Without lists, the drives of the left camera are split as in the depth benchmark, by the folders ``train`` and
+    ``val``. Scores on this split cannot be compared with the papers' scores.
 
-    Of the modalities, geometry is as sparse as the depth, and so ``geometry`` is empty unless asked for. Stored
-    responses lie under the image's path below ``raw_dir``,
-    ``2011_09_26/2011_09_26_drive_0002_sync/image_02/data/0000000069.png``, and have the image's size or that of the
-    crop.
+    Geometry is as sparse as the depth, so by default ``geometry`` is empty. A stored response has the name of the
+    image's path below ``raw_dir``, ``2011_09_26/2011_09_26_drive_0002_sync/image_02/data/0000000069.png``, and the size
+    of the image or of the crop.
 
-    The papers' training: ``augmentation`` with ``scale=(1, 1)`` and ``crop=(352, 704)``.
+    The papers train with an ``augmentation`` with ``scale=(1, 1)`` and ``crop=(352, 704)``.
 
     Args:
         raw_dir: Holds the days of the raw drives, ``2011_09_26`` and so on.
-        depth_dir: Holds the drives of annotated depth, or ``train`` and ``val`` with them.
-        train_list: Which images to train on; goes with ``test_list``.
-        test_list: Which images to test on; goes with ``train_list``.
-        train_without_depth: Whether to train on images without ground truth, too, which a method without hard labels
-            can.
-        val_drives: How many of the training drives to validate on, drawn by the seed; 0 validates on the test split.
-        kb_crop: Whether to keep only the lowest 352 rows and the 1216 columns in the middle, of all splits.
+        depth_dir: Holds the drives of annotated depth, or the folders ``train`` and ``val`` with them.
+        train_list: A list of the images to train on; needs ``test_list``.
+        test_list: A list of the images to test on; needs ``train_list``.
+        train_without_depth: Whether to train on images without ground truth, too. The method must need no hard labels.
+        val_drives: The number of training drives to validate on, drawn by the seed; 0 validates on the test split.
+        kb_crop: Whether to keep only the lowest 352 rows and the middle 1216 columns, in all splits.
         geometry: As in :class:`~datamodules.frames.FrameDataModule`.
         **kwargs: Further arguments of :class:`~datamodules.frames.FrameDataModule`.
 
     Raises:
         ValueError: An argument is out of its range. From ``setup``: a line of a list is something else, files of one
-            image differ in size, or the header of one is damaged. When an image is read: a file is damaged.
-        FileNotFoundError: From ``setup``: a folder, a list or a listed file is not there.
+            image differ in size, or a header is damaged. When an image is read: a file is damaged.
+        FileNotFoundError: From ``setup``: a folder, a list or a listed file is missing.
     """
 
     def __init__(
@@ -85,24 +83,20 @@ class KITTIDepth(FrameDataModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(geometry=geometry, target="depth", **kwargs)
-        if (train_list is None) != (test_list is None):
-            raise ValueError(f"train_list and test_list go together, got {train_list} and {test_list}")
-        if val_drives < 0:
-            raise ValueError(f"val_drives must not be negative, got {val_drives}")
+        check_at_least(0, val_drives=val_drives)
         self.raw_dir, self.depth_dir = Path(raw_dir), Path(depth_dir)
-        self.train_list = None if train_list is None else Path(train_list)
-        self.test_list = None if test_list is None else Path(test_list)
+        self.train_list, self.test_list = both_lists(train_list, test_list)
         self.train_without_depth = train_without_depth
         self.val_drives = val_drives
         self.kb_crop = kb_crop
 
     @property
     def fixed_crop(self) -> tuple[int, int] | None:
-        """The benchmark's, if asked for."""
+        """The benchmark's crop, if ``kb_crop`` is true."""
         return KB_CROP if self.kb_crop else None
 
     def make_frames(self) -> tuple[Frames, Frames, Frames]:
-        """Finds the files of both lists and holds out training drives for validation."""
+        """Finds the files of both lists and draws the training drives to validate on."""
         for name, folder in {"raw_dir": self.raw_dir, "depth_dir": self.depth_dir}.items():
             if not folder.is_dir():
                 raise FileNotFoundError(f"{name} {folder} is not a folder")
@@ -117,32 +111,27 @@ class KITTIDepth(FrameDataModule):
         test_frames = self._frames(test)
         return self._frames(train), self._frames(val) if val else test_frames, test_frames
 
-    def _listed(self, path: Path | None, folder: str) -> list[Listed]:
+    def _listed(self, path: Path | None, folder: str) -> list[ListedFrame]:
         return list(self._benchmark_split(folder)) if path is None else read_list(path)
 
-    def _benchmark_split(self, folder: str) -> Iterator[Listed]:
-        """What the list of this part of the annotated depth would say."""
+    def _benchmark_split(self, folder: str) -> Iterator[ListedFrame]:
+        """The frames of a folder of the annotated depth, as lines of a list."""
         advice = "unpack data_depth_annotated.zip there, or give train_list and test_list"
         for drive in subfolders(find_folder(self.depth_dir, folder, advice)):
             depths = list_files(drive / "proj_depth" / "groundtruth" / "image_02", "", ".png")
             for key, depth in depths.items():
                 image = f"{drive.name[:10]}/{drive.name}/image_02/data/{key}.png"
-                yield Listed(image, depth.relative_to(self.depth_dir).as_posix(), KITTI_CAMERA.fx)
+                yield ListedFrame(image, depth.relative_to(self.depth_dir).as_posix(), KITTI_CAMERA.fx)
 
-    def _split_by_drive(self, lines: list[Listed]) -> tuple[list[Listed], list[Listed]]:
-        drives = sorted({_drive(line) for line in lines})
-        if len(drives) <= self.val_drives:
-            raise ValueError(
-                f"val_drives {self.val_drives} must be less than the {len(drives)} training drives, or none is left "
-                "to train on"
-            )
-        held_out = set(np.random.default_rng(self.seed).permutation(drives)[: self.val_drives].tolist())
+    def _split_by_drive(self, lines: list[ListedFrame]) -> tuple[list[ListedFrame], list[ListedFrame]]:
+        drives = {_drive(line) for line in lines}
+        held_out = held_out_groups(drives, self.val_drives, self.seed, "val_drives", "training drives")
         train = [line for line in lines if _drive(line) not in held_out]
         return train, [line for line in lines if _drive(line) in held_out]
 
-    def _frames(self, lines: Sequence[Listed]) -> FileFrames:
-        images = find_listed((line.image for line in lines), self._image_places, "images")
-        depths = find_listed((line.depth for line in lines if line.depth), self._depth_places, "depth maps")
+    def _frames(self, lines: Sequence[ListedFrame]) -> FileFrames:
+        images = find_listed((line.image for line in lines), self._image_candidates, "images")
+        depths = find_listed((line.depth for line in lines if line.depth), self._depth_candidates, "depth maps")
         files = [
             FrameFiles(
                 images[line.image],
@@ -152,22 +141,17 @@ class KITTIDepth(FrameDataModule):
             )
             for line in lines
         ]
-        return FileFrames(files, self.raw_dir, None, _read_depth)
+        return FileFrames(files, self.raw_dir, None, partial(read_scaled_depth, units_per_metre=256))
 
-    def _image_places(self, listed: str) -> Iterable[Path]:
+    def _image_candidates(self, listed: str) -> Iterable[Path]:
         for path in (self.raw_dir / listed, self.raw_dir / listed[:10] / listed):
             yield path
             yield path.with_suffix(".jpg" if path.suffix == ".png" else ".png")
 
-    def _depth_places(self, listed: str) -> Iterable[Path]:
+    def _depth_candidates(self, listed: str) -> Iterable[Path]:
         return (self.depth_dir / folder / listed for folder in ("", "train", "val"))
 
 
-def _drive(line: Listed) -> str:
-    """The folder above ``image_02/data/0000000069.png``."""
+def _drive(line: ListedFrame) -> str:
+    """The drive of a line: the name of the folder above ``image_02/data/0000000069.png``."""
     return Path(line.image).parts[-4] if line.image.count("/") >= 3 else ""
-
-
-def _read_depth(path: Path, camera: Camera) -> NDArray[np.float32]:
-    metres: NDArray[np.float32] = read_uint16(path).astype(np.float32) / np.float32(256)
-    return metres

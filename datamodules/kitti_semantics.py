@@ -11,42 +11,45 @@ from numpy.typing import NDArray
 from datamodules.frames import FrameDataModule
 from datamodules.reading.cityscapes_classes import CLASS_NAMES, PALETTE, read_train_ids
 from datamodules.reading.frame import Camera, Frames
-from datamodules.reading.frame_files import FileFrames, FrameFiles, split_at_random
+from datamodules.reading.frame_files import FileFrames, FrameFiles
 from datamodules.reading.image_files import check_paired, find_folder, list_files, read_float_map, read_uint16
 from datamodules.reading.kitti_calibration import KITTI_CAMERA, read_matrices, stereo_camera
-from datamodules.serving.transforms import disparity_to_depth
+from datamodules.serving.geometry import disparity_to_depth
+from datamodules.serving.splitting import split_by_shares
 
 
 class KITTISemantics(FrameDataModule):
     """The 200 labelled images of KITTI's semantics benchmark, each with the disparity of its stereo pair.
 
     Source: Alhaija et al., "Augmented Reality Meets Computer Vision", IJCV 2018 (labels); Menze and Geiger, "Object
-    Scene Flow for Autonomous Vehicles", CVPR 2015 (images, disparity). Split as in LIX, Sec. IV-A: 7:3 into training
-    and validation, at random by the seed. The benchmark publishes no labels for its own test images, so **the test
-    split is the validation split**, and a score at the best epoch is a little too good, as in the paper.
+    Scene Flow for Autonomous Vehicles", CVPR 2015 (images, disparity). As in LIX, Sec. IV-A, the images are split at
+    random 7:3 into training and validation; the seed fixes the split. The benchmark publishes no labels of its own test
+    images, so **the test split is the validation split**. As in the paper, a score at the best epoch is therefore a
+    little too good.
 
-    What ``data_semantics.zip`` and ``data_scene_flow.zip`` unpack to, with ``data_scene_flow_calib.zip`` as an option::
+    The root holds the unpacked ``data_semantics.zip``, ``data_scene_flow.zip`` and, optionally,
+    ``data_scene_flow_calib.zip``::
 
         root/training/image_2/000000_10.png             RGB, about 375 x 1242, sizes vary by a few pixels
         root/training/semantic/000000_10.png            one byte a pixel, Cityscapes' label ids
         root/training/disp_occ_0/000000_10.png          16 bits, 256 times the disparity in pixels, 0: not measured
         root/training/calib_cam_to_cam/000000.txt       P_rect_02 and P_rect_03
 
-    The measured disparity is sparse, from a rotating lidar. The paper's is dense, predicted by a stereo network
-    (CREStereo): put such predictions into a folder and name it as ``disparity_dir``. Surface normals and HHA need it:
-    they are made of neighbours in the row and the column, which sparse points lack. ``target`` holds the 19 classes
-    under Cityscapes' train ids. Without calibration files the camera is the one of most drives.
+    The measured disparity comes from a rotating lidar and is sparse. The paper's disparity is dense; a stereo network
+    (CREStereo) predicted it. To use such predictions, give their folder as ``disparity_dir``. Surface normals and HHA
+    need dense disparity, because they are computed from neighbouring pixels. ``target`` holds the 19 classes under
+    Cityscapes' train ids. Without calibration files, the camera is that of most drives.
 
     Args:
         root: Holds ``training``.
-        disparity_dir: Disparity to use instead, by the images' names: ``000000_10.png`` as above, or
-            ``000000_10.npy``, floats ``(H, W)`` in pixels, which goes first where both are there.
+        disparity_dir: A folder of disparity to use instead, by the images' names: ``000000_10.png`` as above, or
+            ``000000_10.npy``, floats ``(H, W)`` in pixels. If both exist, the ``.npy`` file is read.
         **kwargs: Arguments of :class:`~datamodules.frames.FrameDataModule`.
 
     Raises:
-        ValueError: An argument is out of its range. From ``setup``: files of one image differ in size, the header of
-            one is damaged, or there are too few. When an image is read: a file is damaged or holds an unknown label.
-        FileNotFoundError: From ``setup``: a folder or the partner of a file is not there.
+        ValueError: An argument is out of its range. From ``setup``: files of one image differ in size, a header is
+            damaged, or there are too few images. When an image is read: a file is damaged or holds an unknown label.
+        FileNotFoundError: From ``setup``: a folder or the partner of a file is missing.
     """
 
     class_names = CLASS_NAMES
@@ -58,8 +61,8 @@ class KITTISemantics(FrameDataModule):
         self.disparity_dir = None if disparity_dir is None else Path(disparity_dir)
 
     def make_frames(self) -> tuple[Frames, Frames, Frames]:
-        """Pairs the files and splits them 7:3; the third split is the second."""
-        parts = split_at_random(self._find_files(), (7, 3), self.seed)
+        """Pairs the files and splits them 7:3; the test split is the validation split."""
+        parts = split_by_shares(self._find_files(), (7, 3), self.seed)
         read_target = read_train_ids if self.target == "classes" else None
         train, val = (FileFrames(part, self.root, read_target, _read_depth) for part in parts)
         return train, val, val
@@ -67,7 +70,7 @@ class KITTISemantics(FrameDataModule):
     def _find_files(self) -> list[FrameFiles]:
         image_folder = find_folder(self.root, "training/image_2", "unpack data_semantics.zip there")
         label_folder = find_folder(self.root, "training/semantic", "unpack data_semantics.zip there")
-        # the scene flow benchmark puts the next image of every drive, _11, beside it
+        # the folder also holds the next image of every drive, _11
         images = list_files(image_folder, "", "_10.png")
         labels = list_files(label_folder, "", "_10.png")
         if not images:

@@ -1,4 +1,4 @@
-"""Any paired data without some features of one modality (NTDH, Algorithm 1)."""
+"""The data of another data module, with some features masked (NTDH, Algorithm 1)."""
 
 from __future__ import annotations
 
@@ -15,34 +15,35 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from datamodules.base import PairedDataModule
-from datamodules.serving.datasets import Batch, Splits
+from datamodules.serving.datasets import Splits
+from distill.checks import check_option, check_share
+from distill.outputs import Batch
 
 MaskMode = Literal["true", "false", "random"]
 
 
 class MaskedFeatures(PairedDataModule):
-    """The batches of another data module, in which some features of the teacher's modalities are ``fill``.
+    """The batches of another data module, with some features of the teacher's modalities replaced by ``fill``.
 
-    Source: "Non-target Divergence Hypothesis" (NTDH, Chen et al.), Algorithm 1, Figs. 8 to 10, Tables II and III. Which
-    features says a ``salience.npz``, as a fit of :class:`~distill.FeatureMask` writes it: ``round(ratio * D)`` of its D
-    features, those of all its modalities together. All splits are masked alike, the other modalities are as they were,
-    and all else, loaders included, is the other data module's. Where teacher and student see one modality, it is masked
-    for both.
+    Source: "Non-target Divergence Hypothesis" (NTDH, Chen et al.), Algorithm 1, Figs. 8 to 10, Tables II and III. A
+    file ``salience.npz``, which a fit of :class:`~distill.FeatureMask` writes, gives each feature its salience. Of the
+    D features of all modalities in the file, ``round(ratio * D)`` are masked, the same ones in all splits. All else,
+    loaders included, is that of the other data module. A modality that teacher and student share is masked for both.
 
     Args:
         data: The data module; with its own ``batch_size`` and ``num_workers``.
         salience: The file; not needed where the ratio is 0.
         ratio: The share of the features to mask, in [0, 1]; the papers take 0.1 to 0.9.
-        mode: ``"true"`` masks the features of the highest salience, and its controls ``"false"`` those of the lowest
-            and ``"random"`` any.
-        modalities: The modalities to mask, if not all that the file has.
-        fill: The value in place of masked ones.
-        seed: Of the random mask.
+        mode: ``true`` masks the features with the highest salience. Its two controls are ``false``, which masks those
+            with the lowest, and ``random``, which masks any.
+        modalities: The modalities to mask; ``None`` masks all that are in the file.
+        fill: The value of a masked feature.
+        seed: Fixes the random mask.
 
     Raises:
-        ValueError: An argument is out of its range. From ``setup``: the file is something else, or made for features
-            that these data have not.
-        FileNotFoundError: From ``setup``: there is no such file.
+        ValueError: An argument is out of its range. From ``setup``: the file is damaged, or is for other features than
+            these data have.
+        FileNotFoundError: From ``setup``: the file does not exist.
     """
 
     def __init__(
@@ -56,10 +57,8 @@ class MaskedFeatures(PairedDataModule):
         seed: int = 0,
     ) -> None:
         super().__init__(seed, data.batch_size, data.num_workers, data.predict_on)
-        if not 0 <= ratio <= 1:
-            raise ValueError(f"ratio must lie in [0, 1], got {ratio}")
-        if mode not in get_args(MaskMode):
-            raise ValueError(f"mode must be one of {', '.join(get_args(MaskMode))}, got {mode!r}")
+        check_share(ratio=ratio)
+        check_option("mode", mode, get_args(MaskMode))
         if ratio and salience is None:
             raise ValueError(f"ratio={ratio} needs the salience of the features, a file that FeatureMask writes")
         self.data = data
@@ -86,16 +85,16 @@ class MaskedFeatures(PairedDataModule):
         return self.data.fixed_modalities
 
     def make_splits(self) -> Splits:
-        """The data sets of the data, which are masked batch by batch."""
+        """The data sets of the data; the loaders mask their batches."""
         return self.data.splits
 
     def setup(self, stage: str | None = None) -> None:
-        """Sets up the data, then makes the masks and compares them with a sample."""
+        """Sets up the data, makes the masks, and checks that they fit a sample."""
         self.data.trainer = self.trainer
         self.data.setup(stage)
         super().setup(stage)
         if self.ratio and self.salience is not None and not self.masks:
-            salience = _read(self.salience, self.masked_modalities)
+            salience = read_salience(self.salience, self.masked_modalities)
             self._check(salience, self.splits.train[0])
             self.masks = feature_masks(salience, self.ratio, self.mode, self.seed)
 
@@ -124,7 +123,7 @@ class MaskedFeatures(PairedDataModule):
         self.data.predict_only(positions)
 
     def __getattr__(self, name: str) -> Any:
-        """What else the data say of themselves, such as ``class_names``."""
+        """Any other attribute of the data, such as ``class_names``."""
         if name.startswith("_") or "data" not in self.__dict__:
             raise AttributeError(name)
         return getattr(self.data, name)
@@ -151,16 +150,16 @@ class MaskedFeatures(PairedDataModule):
 def feature_masks(
     salience: Mapping[str, NDArray[np.floating]], ratio: float, mode: MaskMode, seed: int = 0
 ) -> dict[str, Tensor]:
-    """Which features to mask: ``round(ratio * D)`` of all D, of equal ones the first.
+    """The masks of ``round(ratio * D)`` of all D features; ties in salience are broken by position.
 
     Args:
         salience: By modality, in the shape of its features.
-        ratio: The share, in [0, 1].
-        mode: ``"true"`` the highest, ``"false"`` the lowest, ``"random"`` any.
-        seed: Of the random mode.
+        ratio: The share to mask, in [0, 1].
+        mode: ``true`` masks the highest salience, ``false`` the lowest, ``random`` any features.
+        seed: Fixes the random mask.
 
     Returns:
-        By modality, in the same shapes, true where masked.
+        By modality, in the same shapes; true where a feature is masked.
     """
     flat = np.concatenate([values.ravel() for values in salience.values()])
     order = {
@@ -180,7 +179,17 @@ def _masked_batch(samples: Any, *, collate: Callable[[Any], Batch], masks: dict[
     return batch | {name: batch[name].masked_fill(mask, fill) for name, mask in masks.items()}
 
 
-def _read(path: Path, modalities: Sequence[str] | None) -> dict[str, NDArray[np.floating]]:
+def read_salience(path: Path, modalities: Sequence[str] | None = None) -> dict[str, NDArray[np.floating]]:
+    """Reads a ``salience.npz``: by modality, in the shape of its features.
+
+    Args:
+        path: The file.
+        modalities: The modalities to read; ``None`` reads all.
+
+    Raises:
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is damaged, or lacks a modality.
+    """
     if not path.is_file():
         raise FileNotFoundError(f"there is no salience file {path}: a fit of FeatureMask writes it")
     try:
@@ -189,7 +198,7 @@ def _read(path: Path, modalities: Sequence[str] | None) -> dict[str, NDArray[np.
     except (BadZipFile, EOFError, OSError, ValueError, AttributeError):
         salience = {}
     if not salience:
-        raise ValueError(f"{path} is no whole salience file, an npz with one array a modality")
+        raise ValueError(f"{path} is no whole salience file, an npz with one array for each modality")
     lacking = [name for name in modalities or () if name not in salience]
     if lacking:
         raise ValueError(f"{path} has no salience of {lacking[0]!r}; it has {', '.join(map(repr, salience))}")

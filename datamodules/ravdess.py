@@ -1,4 +1,4 @@
-"""RAVDESS: actors who say a sentence in one of eight emotions, heard and seen (NTDH, Sec. IV)."""
+"""RAVDESS: sound and video of actors who say or sing a sentence in one of eight emotions (NTDH, Sec. IV)."""
 
 from __future__ import annotations
 
@@ -6,73 +6,74 @@ import re
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Literal, NamedTuple, get_args
+from typing import Any, Literal, NamedTuple, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from datamodules.drawn import DrawnDataModule
 from datamodules.reading.sound import SAMPLE_RATE, log_mel, mel_filterbank, middle, read_wav
 from datamodules.reading.video_files import read_frames
-from datamodules.serving.datasets import Batch, BatchedDataset, SplitName, Splits, check_counts
-from datamodules.serving.sampling import SeededIndex, as_floats, flipped, split_seeds, uniform_numbers
-from datamodules.serving.unreadable import OnError
+from datamodules.seeded import SeededDataModule
+from datamodules.serving.datasets import Splits, pixels_to_floats
+from datamodules.serving.sampling import SeededDataset, flip_where, uniform_numbers
+from datamodules.serving.splitting import check_disjoint, check_groups
 from distill.atomic import atomic_write
+from distill.checks import check_at_least, check_option
+from distill.outputs import Batch
 
 CLASS_NAMES = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 ACTORS = 24
+NAME_PATTERN = re.compile(r"0[1-3]-0[12]-0[1-8]-0[12]-0[12]-0[12]-(0[1-9]|1\d|2[0-4])")
 
 Vocal = Literal["speech", "song", "all"]
 
 
-class RAVDESS(DrawnDataModule):
+class RAVDESS(SeededDataModule):
     """The sound of an utterance for the teacher, and frames of the face for the student.
 
     Source: Livingstone and Russo, "The Ryerson Audio-Visual Database of Emotional Speech and Song (RAVDESS)", PLoS ONE
-    13(5), 2018: 24 actors, 60 utterances each of speech, 44 of song (actor 18 sang none), which have six emotions.
+    13(5), 2018: 24 actors with 60 utterances of speech each, in eight emotions, and 44 of song (none of actor 18), in
+    six emotions.
 
     - ``audio`` ``(N, 1, M, 100 seconds)``, the teacher's: power in mel bands every 10 ms, from -1 (-80 dB of full scale
-      or less) to 1 (:func:`~datamodules.reading.sound.log_mel`), of the middle of the utterance, with silence around a
-      shorter one;
-    - ``video`` ``(N, 3, F, H, W)``, the student's: evenly spaced frames, the middle square, in which the face is, from
-      -1 to 1;
+      or less) to 1 (:func:`~datamodules.reading.sound.log_mel`), of the middle of the utterance; a shorter utterance
+      has silence on both sides;
+    - ``video`` ``(N, 3, F, H, W)``, the student's: the middle squares of evenly spaced frames, which hold the face,
+      from -1 to 1;
     - ``target`` ``(N,)``: the emotion, 0 to 7 in the order of the file names.
 
-    What the archives unpack to, such as ``Audio_Speech_Actors_01-24.zip`` and ``Video_Speech_Actor_01.zip``, at any
-    depth below the root. Names are of modality, channel, emotion, intensity, statement, repetition and actor, and those
-    of one utterance differ in the first alone::
+    The root holds, at any depth, the unpacked archives, such as ``Audio_Speech_Actors_01-24.zip`` and
+    ``Video_Speech_Actor_01.zip``. A file name gives modality, channel, emotion, intensity, statement, repetition and
+    actor; the names of one utterance differ in the modality only::
 
-        root/Actor_01/02-01-06-01-02-01-12.mp4      02: frames without sound; taken from 01, with sound, where 02 is not
-        root/Actor_01/03-01-06-01-02-01-12.wav      03: sound without frames, 48 kHz
+        root/Actor_01/02-01-06-01-02-01-12.mp4      02: video without sound; 01, with sound, is read if 02 is missing
+        root/Actor_01/03-01-06-01-02-01-12.wav      03: sound, 48 kHz
 
-    The data are split by actor, so that nobody is heard in training and tested on: men have odd numbers, women even
-    ones. NTDH, which tells of 1440 files, and so of speech, does not say how it split them. Training mirrors every
-    other video, drawn anew in every epoch.
+    The splits are by actor, so that no actor is in two splits; men have odd numbers, women even ones. NTDH counts 1440
+    files, which is the number of the speech files, and does not describe its split. In every epoch, training flips a
+    video with probability 1/2.
 
-    To decode a video takes a good part of a second. With ``cache_dir``, what was decoded once is stored, a
-    file an utterance, and read from then on; a recording that changes its size is decoded again.
+    Decoding a video takes several tenths of a second. With ``cache_dir``, each decoded utterance is stored in a file
+    and read from there later; a recording that changes its size is decoded again.
 
     Args:
         root: Holds the recordings.
         vocal: ``speech``, ``song`` or ``all``.
-        val_actors: Whom to validate on.
-        test_actors: Whom to test on; all others are trained on.
-        mels: M, how many mel bands.
-        seconds: How much of an utterance is heard.
-        frames: F, how many frames of an utterance are seen.
+        val_actors: The numbers of the actors to validate on.
+        test_actors: The numbers of the actors to test on; all other actors are trained on.
+        mels: M, the number of mel bands.
+        seconds: The length of the sound.
+        frames: F, the number of frames of a video.
         size: Height and width of a frame.
-        cache_dir: Where to store what was decoded; ``None`` decodes it each time.
-        seed: Without effect, as nothing is random but the order and the mirroring in training.
-        batch_size: ``None`` trains on the full batch.
-        num_workers: Processes that load data.
-        predict_on: The split that ``predict`` sees, not mirrored.
-        on_error: Whether a damaged training file ends a fit (``raise``) or the next readable sample takes its place
-            (``skip``).
+        cache_dir: Where to store decoded utterances; ``None`` decodes them each time.
+        batch_size: Samples in a batch; ``None`` puts the whole split into one batch.
+        **kwargs: Further arguments of :class:`~datamodules.seeded.SeededDataModule`. ``seed`` has no effect: the splits
+            are not random.
 
     Raises:
-        ValueError: An argument is out of its range. From ``setup``: a name has not the seven fields, a recording is
-            there twice, or an actor is not there. From a loader: a file is damaged.
+        ValueError: An argument is out of its range. From ``setup``: a file name lacks the seven fields, a recording
+            exists twice, or an actor has no recordings. From a loader: a file is damaged.
         FileNotFoundError: From ``setup``: there are no recordings, or one has no partner.
     """
 
@@ -89,22 +90,16 @@ class RAVDESS(DrawnDataModule):
         frames: int = 8,
         size: int = 112,
         cache_dir: str | Path | None = None,
-        seed: int = 0,
         batch_size: int | None = 32,
-        num_workers: int = 0,
-        predict_on: SplitName = "test",
-        on_error: OnError = "raise",
+        **kwargs: Any,
     ) -> None:
-        super().__init__(seed, batch_size, num_workers, predict_on, on_error)
-        if vocal not in get_args(Vocal):
-            raise ValueError(f"vocal must be one of {', '.join(get_args(Vocal))}, got {vocal!r}")
-        check_counts(mels=mels, frames=frames, size=size)
-        if not 0.01 <= seconds < float("inf"):
-            raise ValueError(f"seconds must be at least 0.01, got {seconds}")
+        super().__init__(batch_size=batch_size, **kwargs)
+        check_option("vocal", vocal, get_args(Vocal))
+        check_at_least(1, mels=mels, frames=frames, size=size)
+        check_at_least(0.01, seconds=seconds)
         for name, actors in {"val_actors": val_actors, "test_actors": test_actors}.items():
-            _check_actors(name, actors)
-        if both := set(val_actors) & set(test_actors):
-            raise ValueError(f"actor {min(both)} is in val_actors and in test_actors")
+            check_groups(name, actors, "actors", 1, ACTORS)
+        check_disjoint("actor", val_actors=val_actors, test_actors=test_actors)
         self.root = Path(root)
         self.vocal: Vocal = vocal
         self.val_actors = tuple(val_actors)
@@ -122,18 +117,18 @@ class RAVDESS(DrawnDataModule):
         return ("audio", "video")
 
     def make_splits(self) -> Splits:
-        """Pairs the recordings and splits them by actor; only training's are mirrored."""
+        """Pairs the recordings and splits them by actor."""
         recordings = find_recordings(self.root, self.vocal)
         held_out = (self.val_actors, self.test_actors)
-        train = sorted({one.actor for one in recordings} - {actor for part in held_out for actor in part})
+        train = sorted({recording.actor for recording in recordings} - {actor for part in held_out for actor in part})
         if not train:
             raise ValueError(f"val_actors and test_actors leave no actor of {self.root} to train on")
         parts = {"train_actors": train, "val_actors": self.val_actors, "test_actors": self.test_actors}
-        return Splits(*(Recordings(_of(name, part, recordings), self.decoder) for name, part in parts.items()))
+        return Splits(*(Recordings(_by_actors(name, part, recordings), self.decoder) for name, part in parts.items()))
 
 
 class Recording(NamedTuple):
-    """An utterance: both files, the emotion from 0, the actor from 1, and what the names have in common."""
+    """An utterance: both files, the emotion from 0, the actor from 1, and the common part of the file names."""
 
     video: Path
     audio: Path
@@ -143,14 +138,14 @@ class Recording(NamedTuple):
 
 
 class Decoder:
-    """Reads utterances, and stores what it read.
+    """Reads utterances, and stores the decoded ones.
 
     Args:
-        mels: How many mel bands.
-        seconds: How much of an utterance is heard.
-        frames: How many frames are seen.
-        size: Their height and width.
-        cache_dir: Where to store; ``None`` stores nothing.
+        mels: The number of mel bands.
+        seconds: The length of the sound.
+        frames: The number of frames.
+        size: Height and width of a frame.
+        cache_dir: Where to store decoded utterances; ``None`` stores none.
 
     Raises:
         ValueError: There are too many mel bands.
@@ -161,9 +156,9 @@ class Decoder:
         self.length = round(seconds * SAMPLE_RATE)
         self.frames = frames
         self.size = size
-        # what was decoded in another way lies in another folder
-        way = f"mels{mels}_samples{self.length}_frames{frames}_size{size}"
-        self.folder = None if cache_dir is None else cache_dir / way
+        # each setting has a folder of its own
+        setting = f"mels{mels}_samples{self.length}_frames{frames}_size{size}"
+        self.folder = None if cache_dir is None else cache_dir / setting
 
     def read(self, recording: Recording) -> tuple[NDArray[np.float32], NDArray[np.uint8]]:
         """The sound, ``(M, T)``, and the frames, ``(F, 3, H, W)``.
@@ -180,7 +175,7 @@ class Decoder:
                 if stored["sizes"].tolist() == sizes:
                     return stored["audio"], stored["video"]
         except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
-            pass  # not there, or damaged: it is written below
+            pass  # the file is missing or damaged, and is written below
         audio, video = self._decode(recording)
         with atomic_write(path) as draft:
             np.savez(draft, audio=audio, video=video, sizes=sizes)
@@ -191,11 +186,11 @@ class Decoder:
         return log_mel(sound, self.filters), read_frames(recording.video, self.frames, self.size)
 
 
-class Recordings(BatchedDataset):
+class Recordings(SeededDataset):
     """A split: ``audio``, ``video``, ``target`` and ``index``.
 
-    A plain position gives the utterance as it is, a :class:`~datamodules.serving.sampling.SeededIndex` that draw's
-    augmentation.
+    A plain position gives the utterance without augmentation, a
+    :class:`~datamodules.serving.sampling.SeededIndex` gives it with the flip of its seed.
 
     Args:
         recordings: One entry an utterance.
@@ -205,45 +200,40 @@ class Recordings(BatchedDataset):
     def __init__(self, recordings: Sequence[Recording], decoder: Decoder) -> None:
         self.recordings = recordings
         self.decoder = decoder
-        self.labels = torch.tensor([one.emotion for one in recordings])
+        self.labels = torch.tensor([recording.emotion for recording in recordings])
 
     def __len__(self) -> int:
         return len(self.labels)
 
-    def __getitems__(self, indices: Sequence[int | SeededIndex]) -> Batch:
-        """A batch of draws, or one of plain positions.
-
-        Raises:
-            ValueError: A file is damaged.
-        """
-        index, draws = split_seeds(indices)
-        audio, video = map(np.stack, zip(*(self.decoder.read(self.recordings[at]) for at in index), strict=True))
-        if draws:
-            mirror = uniform_numbers([[seed] for seed in draws], 1)[:, 0]
-            video = flipped(video.reshape(len(video), -1, *video.shape[-2:]), mirror).reshape(video.shape)
+    def read_batch(self, positions: NDArray[np.int64], seeds: Sequence[int]) -> Batch:
+        """Reads the utterances and flips their videos."""
+        recordings = [self.recordings[position] for position in positions]
+        audio, video = map(np.stack, zip(*map(self.decoder.read, recordings), strict=True))
+        if seeds:
+            numbers = uniform_numbers([[seed] for seed in seeds], 1)[:, 0]
+            video = flip_where(numbers, video.reshape(len(video), -1, *video.shape[-2:])).reshape(video.shape)
         return {
             "audio": torch.from_numpy(audio)[:, None],
-            "video": as_floats(np.ascontiguousarray(video.swapaxes(1, 2))),
-            "target": self.labels[index],
-            "index": torch.from_numpy(index),
+            "video": pixels_to_floats(torch.from_numpy(np.ascontiguousarray(video.swapaxes(1, 2)))),
+            "target": self.labels[positions],
         }
 
 
 def find_recordings(root: Path, vocal: Vocal = "speech") -> list[Recording]:
-    """All utterances below a folder, sorted by their names' fields.
+    """All utterances below a folder, sorted by the fields of their names.
 
     Args:
         root: The folder.
-        vocal: Which to take.
+        vocal: ``speech``, ``song`` or ``all``.
 
     Raises:
-        ValueError: A name has not the seven fields, or a recording is there twice.
-        FileNotFoundError: There are none, or one has no partner.
+        ValueError: A file name lacks the seven fields, or a recording exists twice.
+        FileNotFoundError: There is no recording, or one has no partner.
     """
     if not root.is_dir():
         raise FileNotFoundError(f"root {root} is not a folder")
-    sounds, silent, sounding = (_find(root, modality, vocal) for modality in ("03", "02", "01"))
-    videos = sounding | silent
+    sounds, videos_only, videos_with_sound = (_find(root, modality, vocal) for modality in ("03", "02", "01"))
+    videos = videos_with_sound | videos_only
     if not sounds and not videos:
         raise FileNotFoundError(f"{root} holds no recordings of {vocal}, such as 03-01-06-01-02-01-12.wav")
     for files, partners, partner in ((videos, sounds, "sound (03-*.wav)"), (sounds, videos, "video (02-*.mp4)")):
@@ -258,16 +248,13 @@ def find_recordings(root: Path, vocal: Vocal = "speech") -> list[Recording]:
     ]
 
 
-FIELDS = re.compile(r"0[1-3]-0[12]-0[1-8]-0[12]-0[12]-0[12]-(0[1-9]|1\d|2[0-4])")
-
-
 def _find(root: Path, modality: str, vocal: Vocal) -> dict[str, Path]:
-    """The files of a modality by the other fields of their names."""
+    """The files of a modality, by the other six fields of their names."""
     found: dict[str, Path] = {}
     for path in sorted(root.rglob("*.wav" if modality == "03" else "*.mp4")):
         if path.name.startswith("."):
             continue
-        if not FIELDS.fullmatch(path.stem):
+        if not NAME_PATTERN.fullmatch(path.stem):
             raise ValueError(
                 f"{path} is not named by modality, channel, emotion, intensity, statement, repetition and actor, as "
                 "03-01-06-01-02-01-12.wav"
@@ -281,17 +268,9 @@ def _find(root: Path, modality: str, vocal: Vocal) -> dict[str, Path]:
     return found
 
 
-def _of(name: str, actors: Sequence[int], recordings: Sequence[Recording]) -> list[Recording]:
-    there = {one.actor for one in recordings}
+def _by_actors(name: str, actors: Sequence[int], recordings: Sequence[Recording]) -> list[Recording]:
+    recorded = {recording.actor for recording in recordings}
     for actor in actors:
-        if actor not in there:
-            raise ValueError(f"{name} has actor {actor}, of whom there is no recording")
-    return [one for one in recordings if one.actor in actors]
-
-
-def _check_actors(name: str, actors: Sequence[int]) -> None:
-    if not actors or len(set(actors)) < len(actors):
-        raise ValueError(f"{name} must be one or more different actors, got {list(actors)}")
-    strange = [actor for actor in actors if not 1 <= actor <= ACTORS]
-    if strange:
-        raise ValueError(f"{name} must be of 1 to {ACTORS}, got {strange[0]}")
+        if actor not in recorded:
+            raise ValueError(f"{name} has actor {actor}, but there is no recording of this actor")
+    return [recording for recording in recordings if recording.actor in actors]

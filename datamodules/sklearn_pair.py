@@ -2,49 +2,49 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import torch
 from sklearn.datasets import make_classification
 
 from datamodules.base import PairedDataModule
-from datamodules.serving.datasets import Splits, TensorPairs, check_counts
+from datamodules.serving.datasets import Splits, TensorPairs
+from distill.checks import check_at_least, check_share
 
 CLASSES = 8
-DECISIVE = 20
-SEEN = 10
-NOISE = 15
+INFORMATIVE_DIMS = 20
+VIEW_DIMS = 10  # informative features in each modality
+NOISE_DIMS = 15  # in each modality
 
 
 class SklearnPair(PairedDataModule):
-    """Two views of the features that :func:`sklearn.datasets.make_classification` makes for eight classes.
+    """Two views of features that :func:`sklearn.datasets.make_classification` makes for eight classes.
 
     Source: "Investigating the Impact of Data Distribution Shifts on Cross-Modal Knowledge Distillation" (PSSM),
-    Sec. 4.3 and App. B.2; "Non-target Divergence Hypothesis" (NTDH, Chen et al.), Sec. IV-A. Of 20 informative
-    features, standardised by the training samples:
+    Sec. 4.3 and App. B.2; "Non-target Divergence Hypothesis" (NTDH, Chen et al.), Sec. IV-A. There are 20
+    informative features, standardised by the training samples:
 
     - ``x_b`` ``(N, 25)``, the student's: ten features, drawn by the seed, and 15 values of standard normal noise;
-    - ``x_a`` ``(N, 25)``, the teacher's: ten features, the share ``1 - gamma`` of them ``x_b``'s and the others ones
-      that ``x_b`` lacks, and 15 noise values of its own;
+    - ``x_a`` ``(N, 25)``, the teacher's: ten features and 15 noise values of its own. It shares the part ``1 - gamma``
+      of its features with ``x_b``; ``x_b`` lacks the others;
     - ``target`` ``(N,)``: 0 to 7.
 
-    For one seed gamma changes columns of ``x_a`` and nothing else. The papers have training and test samples only; the
-    validation samples are more of the same draw, so that other sizes give other samples. Nothing is read or downloaded.
+    With one seed, gamma changes columns of ``x_a`` and nothing else. The papers have training and test samples only.
+    All samples come from one call of ``make_classification``, so other sizes give other samples. Nothing is read or
+    downloaded.
 
-    The papers leave the other arguments of ``make_classification`` open. Here no feature is redundant or repeated, a
-    class is one cluster, ``class_sep`` is 1 and ``flip_y`` 0.01 (scikit-learn's defaults). A network of 1,368
-    parameters (25-40-8; SGD 0.1, 200 full-batch steps, mean of 20 seeds) then reaches 39.4 % on ``x_b`` and 39.4 to
-    39.8 % on ``x_a`` at any gamma; the papers have 39.6 %. Two clusters a class give 27 %, ``class_sep=0.5`` 22 %.
+    The papers do not give the other arguments of ``make_classification``. Here no feature is redundant or repeated, a
+    class is one cluster, ``class_sep`` is 1 and ``flip_y`` 0.01 (scikit-learn's defaults). ``docs/data.md`` shows
+    that a small network then has the papers' accuracy.
 
     Args:
-        gamma: 0 (the modalities share all ten features) to 1 (none). ``10 * gamma`` is rounded to whole features,
-            halves to even: 0.25 replaces two, 0.75 eight.
+        gamma: From 0 (the modalities share all ten features) to 1 (they share none). ``10 * gamma`` is rounded to whole
+            features, halves to even: 0.25 replaces two features, 0.75 replaces eight.
         train_size: Training samples; the papers' 500.
         val_size: Validation samples.
         test_size: Test samples; the papers' 1000.
-        seed: Fixes all samples and which features are seen.
-        batch_size: ``None`` trains on the full batch.
-        num_workers: Processes that load data.
-        steps_per_epoch: After how many batches an epoch ends, instead of after one pass.
+        **kwargs: Arguments of :class:`~datamodules.base.PairedDataModule`.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -56,15 +56,11 @@ class SklearnPair(PairedDataModule):
         train_size: int = 500,
         val_size: int = 1000,
         test_size: int = 1000,
-        seed: int = 0,
-        batch_size: int | None = None,
-        num_workers: int = 0,
-        steps_per_epoch: int | None = None,
+        **kwargs: Any,
     ) -> None:
-        super().__init__(seed, batch_size, num_workers, steps_per_epoch=steps_per_epoch)
-        if not 0 <= gamma <= 1:
-            raise ValueError(f"gamma must be from 0 to 1, got {gamma}")
-        check_counts(train_size=train_size, val_size=val_size, test_size=test_size)
+        super().__init__(**kwargs)
+        check_share(gamma=gamma)
+        check_at_least(1, train_size=train_size, val_size=val_size, test_size=test_size)
         self.gamma = gamma
         self.train_size = train_size
         self.val_size = val_size
@@ -81,29 +77,29 @@ class SklearnPair(PairedDataModule):
         return ("x_a", "x_b")
 
     def make_splits(self) -> Splits:
-        """Draws all samples at once, since ``make_classification`` has no other way to draw from one distribution."""
+        """Draws all samples at once: two calls of ``make_classification`` draw from two distributions."""
         count = self.train_size + self.val_size + self.test_size
         features, target = make_classification(
             count,
-            n_features=DECISIVE,
-            n_informative=DECISIVE,
+            n_features=INFORMATIVE_DIMS,
+            n_informative=INFORMATIVE_DIMS,
             n_redundant=0,
             n_classes=CLASSES,
             n_clusters_per_class=1,
             random_state=self.seed,
         )
-        seen_in_training = features[: self.train_size]
-        features = (features - seen_in_training.mean(axis=0)) / seen_in_training.std(axis=0)
+        train_features = features[: self.train_size]
+        features = (features - train_features.mean(axis=0)) / train_features.std(axis=0)
 
         rng = np.random.default_rng(self.seed)
-        order = rng.permutation(DECISIVE)
-        noise_b, noise_a = rng.standard_normal((2, count, NOISE))
-        replaced = round(self.gamma * SEEN)
-        seen_by_a = np.r_[order[: SEEN - replaced], order[SEEN : SEEN + replaced]]
+        order = rng.permutation(INFORMATIVE_DIMS)
+        noise_b, noise_a = rng.standard_normal((2, count, NOISE_DIMS))
+        replaced = round(self.gamma * VIEW_DIMS)
+        columns_a = np.r_[order[: VIEW_DIMS - replaced], order[VIEW_DIMS : VIEW_DIMS + replaced]]
         pairs = TensorPairs(
             {
-                "x_a": torch.tensor(np.hstack([features[:, seen_by_a], noise_a])).float(),
-                "x_b": torch.tensor(np.hstack([features[:, order[:SEEN]], noise_b])).float(),
+                "x_a": torch.tensor(np.hstack([features[:, columns_a], noise_a])).float(),
+                "x_b": torch.tensor(np.hstack([features[:, order[:VIEW_DIMS]], noise_b])).float(),
                 "target": torch.tensor(target).long(),
             }
         )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -11,9 +12,10 @@ from numpy.typing import NDArray
 
 from datamodules.frames import FrameDataModule
 from datamodules.reading.frame import Camera, Frames
-from datamodules.reading.frame_files import FileFrames, FrameFiles, split_at_random
-from datamodules.reading.image_files import check_paired, find_folder, list_files, read_color, read_uint16
-from datamodules.serving.datasets import check_counts
+from datamodules.reading.frame_files import FileFrames, FrameFiles, read_scaled_depth
+from datamodules.reading.image_files import check_paired, find_folder, list_files, read_color
+from datamodules.serving.splitting import split_by_shares
+from distill.checks import check_at_least, check_option
 
 SCENES = ("Scene01", "Scene02", "Scene06", "Scene18", "Scene20")
 VARIATIONS = (
@@ -28,8 +30,8 @@ VARIATIONS = (
     "30-deg-left",
     "30-deg-right",
 )
-# as in the colors.txt of every sequence
-COLORS = {
+# the colors.txt of every sequence
+CLASS_COLORS = {
     "Terrain": (210, 0, 200),
     "Sky": (90, 200, 255),
     "Tree": (0, 199, 0),
@@ -46,10 +48,10 @@ COLORS = {
     "Van": (0, 139, 139),
     "Undefined": (0, 0, 0),
 }
-# the intrinsics are those of every intrinsic.txt; the height, which no file states, is that of the cloned KITTI camera
+# the intrinsics of every intrinsic.txt; no file gives the height: this is that of the KITTI camera
 VKITTI2_CAMERA = Camera(fx=725.0087, fy=725.0087, cx=620.5, cy=187.0, baseline=0.532725, height=1.65)
 
-_CODES = np.array([red << 16 | green << 8 | blue for red, green, blue in COLORS.values()], np.uint32)
+_CODES = np.array([red << 16 | green << 8 | blue for red, green, blue in CLASS_COLORS.values()], np.uint32)
 _CODE_ORDER = _CODES.argsort().astype(np.uint8)
 _SORTED_CODES = _CODES[_CODE_ORDER]
 
@@ -58,41 +60,41 @@ class VirtualKITTI2(FrameDataModule):
     """Rendered street scenes with exact depth and semantics.
 
     Source: Cabon, Murray and Humenberger, "Virtual KITTI 2", 2020; Gaidon et al., "Virtual Worlds as Proxy for
-    Multi-Object Tracking Analysis", CVPR 2016. As in LIX, Sec. IV-A: 1,500 images drawn at random and split at random
-    6:1:3 into training, validation and test, both by the seed. Images of one drive resemble each other, so the test
-    measures less than it would on a drive of its own.
+    Multi-Object Tracking Analysis", CVPR 2016. As in LIX, Sec. IV-A, 1,500 images are drawn at random and split at
+    random 6:1:3 into training, validation and test; the seed fixes both. Images of one drive resemble each other, so
+    the test is easier than a test on another drive.
 
-    The archives ``vkitti_2.0.3_rgb.tar``, ``..._depth.tar``, ``..._classSegmentation.tar`` and, as an option,
-    ``..._textgt.tar.gz``, unpacked into one folder::
+    The root holds the unpacked archives ``vkitti_2.0.3_rgb.tar``, ``..._depth.tar``, ``..._classSegmentation.tar`` and,
+    optionally, ``..._textgt.tar.gz``::
 
         root/Scene01/clone/frames/rgb/Camera_0/rgb_00000.jpg
         root/Scene01/clone/frames/depth/Camera_0/depth_00000.png                    16 bits, centimetres
         root/Scene01/clone/frames/classSegmentation/Camera_0/classgt_00000.png      RGB, a colour a class
         root/Scene01/clone/intrinsic.txt, root/Scene01/clone/colors.txt
 
-    ``Camera_0`` is the left camera. The sky's depth is the largest there is, 655.35 m. ``target`` holds the paper's 15
-    classes, in the order of ``colors.txt``: its 14 categories and, as number 14, ``Undefined``, without which there
-    are no 15. A ``colors.txt`` that gives other colours is refused; without ``intrinsic.txt`` the camera is the one
-    that all scenes have.
+    ``Camera_0`` is the left camera. The sky's depth is 655.35 m, the largest number that the files hold. ``target``
+    holds the paper's 15 classes in the order of ``colors.txt``: its 14 categories and, as number 14, ``Undefined``.
+    A ``colors.txt`` with other colours is refused. All scenes have the same camera, which is used where
+    ``intrinsic.txt`` is missing.
 
     Args:
         root: Holds ``Scene01``, ``Scene02``, ``Scene06``, ``Scene18`` and ``Scene20``.
-        variations: Which renderings to take, of ``clone``, ``fog``, ``morning``, ``overcast``, ``rain``, ``sunset``,
-            ``15-deg-left``, ``15-deg-right``, ``30-deg-left`` and ``30-deg-right``. The paper does not say which it
-            drew from. With ``clone`` alone, which has 2,126 images, no moment of a drive is in two splits under
-            different skies.
-        n_images: How many images to draw; ``None`` takes all.
+        variations: The renderings to draw from: ``clone``, ``fog``, ``morning``, ``overcast``, ``rain``, ``sunset``,
+            ``15-deg-left``, ``15-deg-right``, ``30-deg-left`` and ``30-deg-right``. The paper does not give its choice.
+            ``clone`` has 2,126 images. With ``clone`` alone, no moment of a drive is in two splits in different
+            weather.
+        n_images: The number of images to draw; ``None`` takes all.
         **kwargs: Arguments of :class:`~datamodules.frames.FrameDataModule`.
 
     Raises:
-        ValueError: An argument is out of its range. From ``setup``: files of one image differ in size, the header of
-            one is damaged, a text file says something else, or there are too few images. When an image is read: a file
-            is damaged or holds a colour of no class.
-        FileNotFoundError: From ``setup``: a folder or the partner of a file is not there.
+        ValueError: An argument is out of its range. From ``setup``: files of one image differ in size, a header is
+            damaged, a text file holds something else, or there are too few images. When an image is read: a file is
+            damaged or holds a colour of no class.
+        FileNotFoundError: From ``setup``: a folder or the partner of a file is missing.
     """
 
-    class_names = tuple(COLORS)
-    palette = tuple(COLORS.values())
+    class_names = tuple(CLASS_COLORS)
+    palette = tuple(CLASS_COLORS.values())
 
     def __init__(
         self,
@@ -103,12 +105,10 @@ class VirtualKITTI2(FrameDataModule):
     ) -> None:
         super().__init__(**kwargs)
         for variation in variations:
-            if variation not in VARIATIONS:
-                raise ValueError(f"variations must be of {', '.join(VARIATIONS)}, got {variation!r}")
+            check_option("variations", variation, VARIATIONS)
         if not variations or len(set(variations)) < len(variations):
             raise ValueError(f"variations must name at least one, and each once, got {list(variations)}")
-        if n_images is not None:
-            check_counts(n_images=n_images)
+        check_at_least(1, n_images=n_images)
         self.root = Path(root)
         self.variations = tuple(variations)
         self.n_images = n_images
@@ -117,9 +117,10 @@ class VirtualKITTI2(FrameDataModule):
         """Pairs the files, draws ``n_images`` of them and splits these 6:1:3."""
         sequences = [f"{scene}/{variation}" for scene in SCENES for variation in sorted(self.variations)]
         files = [files for sequence in sequences for files in self._find_files(sequence)]
-        parts = split_at_random(files, (6, 1, 3), self.seed, self.n_images)
+        parts = split_by_shares(files, (6, 1, 3), self.seed, self.n_images)
         read_target = _read_classes if self.target == "classes" else None
-        train, val, test = (FileFrames(part, self.root, read_target, _read_depth) for part in parts)
+        read_depth = partial(read_scaled_depth, units_per_metre=100)
+        train, val, test = (FileFrames(part, self.root, read_target, read_depth) for part in parts)
         return train, val, test
 
     def _find_files(self, sequence: str) -> Iterator[FrameFiles]:
@@ -149,12 +150,12 @@ def _check_colors(path: Path) -> None:
         return
     for line in path.read_text().splitlines()[1:]:
         name, *color = line.split() or [""]
-        if name and [str(value) for value in COLORS.get(name, ())] != color:
+        if name and [str(value) for value in CLASS_COLORS.get(name, ())] != color:
             raise ValueError(f"{path} says {line.strip()!r}, which is no class of version 2.0.3 or has another colour")
 
 
 def _read_cameras(path: Path, images: dict[str, Path]) -> dict[str, Camera]:
-    """The left camera at every image, from lines of frame, camera, fx, fy, cx and cy below a heading."""
+    """The left camera of every image; the file has a heading and lines of frame, camera, fx, fy, cx and cy."""
     if not path.is_file():
         return dict.fromkeys(images, VKITTI2_CAMERA)
     try:
@@ -180,11 +181,6 @@ def _read_classes(path: Path) -> NDArray[np.uint8]:
     unknown = codes[_SORTED_CODES[position] != codes]
     if unknown.size:
         color = tuple(int(unknown[0]) >> shift & 255 for shift in (16, 8, 0))
-        raise ValueError(f"{path} holds the colour {color} in {unknown.size} pixels, which is that of no class")
+        raise ValueError(f"{path} holds the colour {color} in {unknown.size} pixels, which belongs to no class")
     classes: NDArray[np.uint8] = _CODE_ORDER[position]
     return classes
-
-
-def _read_depth(path: Path, camera: Camera) -> NDArray[np.float32]:
-    metres: NDArray[np.float32] = read_uint16(path).astype(np.float32) / np.float32(100)
-    return metres

@@ -88,7 +88,9 @@ def test_fewer_samples_than_processes_are_one_sentence() -> None:
     data = Uneven()
     data.setup()
     data.trainer = Processes()  # type: ignore[assignment]
-    with pytest.raises(ValueError, match="the 5 samples to test on cannot be shared by 8 processes, each of"):
+    with pytest.raises(
+        ValueError, match="5 samples to test on cannot be shared by 8 processes: each process needs one"
+    ):
         data.test_dataloader()
 
 

@@ -1,1 +1,1 @@
-"""Files and formats: what lies on disk, read with errors that name the file."""
+"""Reads files and formats from disk; every error names the file."""

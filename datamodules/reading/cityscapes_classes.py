@@ -11,11 +11,11 @@ from numpy.typing import NDArray
 from datamodules.reading.frame import IGNORED
 from datamodules.reading.image_files import read_labels
 
-LABEL_IDS = 34
+LABEL_IDS = 34  # 0 to 33, of evaluated and other classes
 
 
 class StreetClass(NamedTuple):
-    """A class that counts: its id in label files, its name and its official colour. Its position is its train id."""
+    """An evaluated class: its id in label files, its name and its official colour. Its position is its train id."""
 
     label_id: int
     name: str
@@ -55,10 +55,10 @@ def read_train_ids(path: Path) -> NDArray[np.uint8]:
     """Reads a PNG of label ids as train ids.
 
     Args:
-        path: One byte a pixel: 0 to 33, or 255, which is what the licence plate's id of -1 becomes in a byte.
+        path: An image of one byte a pixel: 0 to 33, or 255, which stands for the licence plate's id of -1.
 
     Returns:
-        ``(H, W)``: 0 to 18, and 255 where the label does not count.
+        ``(H, W)``: 0 to 18, and 255 where the label is not evaluated.
 
     Raises:
         ValueError: The file is damaged or holds another number.

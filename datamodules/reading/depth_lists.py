@@ -1,4 +1,4 @@
-"""The lists of files that depth estimators are trained and tested by."""
+"""Lists of frames, which name the images and depth maps to train or to test on."""
 
 from __future__ import annotations
 
@@ -7,23 +7,36 @@ from pathlib import Path
 from typing import NamedTuple
 
 
-class Listed(NamedTuple):
-    """A line of a list: paths as it gives them, ``depth`` ``None`` without ground truth, and the focal length."""
+class ListedFrame(NamedTuple):
+    """A line of a list: the paths of image and depth (``None`` if there is none), and the focal length in pixels."""
 
     image: str
     depth: str | None
     focal_length: float
 
 
-def read_list(path: Path) -> list[Listed]:
-    """Reads lines of an image, a depth map or ``None``, and a focal length in pixels.
-
-    This is the format of ``eigen_train_files_with_gt.txt`` and its like, which the published code of BTS (Lee et al.,
-    2019) introduced and that of AdaBins and of the monocular depth toolbox keeps. Slashes before a path are left out.
+def both_lists(train_list: str | Path | None, test_list: str | Path | None) -> tuple[Path | None, Path | None]:
+    """The paths of the lists to train and to test on; both are ``None`` where neither is given.
 
     Raises:
-        FileNotFoundError: The list is not there.
-        ValueError: It is empty, or a line holds something else.
+        ValueError: Only one is given.
+    """
+    if train_list is None and test_list is None:
+        return None, None
+    if train_list is None or test_list is None:
+        raise ValueError(f"train_list and test_list go together, got {train_list} and {test_list}")
+    return Path(train_list), Path(test_list)
+
+
+def read_list(path: Path) -> list[ListedFrame]:
+    """Reads lines of an image, a depth map or ``None``, and a focal length in pixels.
+
+    ``eigen_train_files_with_gt.txt`` and similar lists have this format. The published code of BTS (Lee et al., 2019)
+    introduced it; the code of AdaBins and of the monocular depth toolbox keeps it. A slash before a path is left out.
+
+    Raises:
+        FileNotFoundError: The list does not exist.
+        ValueError: The list is empty, or a line holds something else.
     """
     if not path.is_file():
         raise FileNotFoundError(f"the list {path} is not a file")
@@ -33,13 +46,13 @@ def read_list(path: Path) -> list[Listed]:
     return lines
 
 
-def _parsed(path: Path) -> Iterator[Listed]:
+def _parsed(path: Path) -> Iterator[ListedFrame]:
     for number, line in enumerate(path.read_text().splitlines(), start=1):
         if not line.strip():
             continue
         try:
             image, depth, focal_length = line.split()
-            yield Listed(image.lstrip("/"), None if depth == "None" else depth.lstrip("/"), float(focal_length))
+            yield ListedFrame(image.lstrip("/"), None if depth == "None" else depth.lstrip("/"), float(focal_length))
         except ValueError:
             raise ValueError(
                 f"line {number} of {path} should be an image, a depth map or None, and a focal length, as in "
@@ -48,19 +61,22 @@ def _parsed(path: Path) -> Iterator[Listed]:
 
 
 def find_listed(paths: Iterable[str], candidates: Callable[[str], Iterable[Path]], kind: str) -> dict[str, Path]:
-    """Where the files of a list lie.
+    """Finds the files of a list.
 
     Args:
-        paths: As the list gives them.
-        candidates: All the places where one may be.
-        kind: What they are, in the plural.
+        paths: The paths that the list gives.
+        candidates: Returns all places where the file of a path may lie.
+        kind: What the files are, in the plural.
+
+    Returns:
+        The file of each path.
 
     Raises:
-        FileNotFoundError: Names the first that is in none of its places, and how many are not.
+        FileNotFoundError: Names the first missing file, and how many are missing.
     """
-    found = {path: next((place for place in candidates(path) if place.is_file()), None) for path in paths}
-    missing = [path for path, place in found.items() if place is None]
+    found = {path: next((file for file in candidates(path) if file.is_file()), None) for path in paths}
+    missing = [path for path, file in found.items() if file is None]
     if missing:
         first = next(iter(candidates(missing[0])))
         raise FileNotFoundError(f"{len(missing)} of {len(found)} listed {kind} are not there, the first is {first}")
-    return {path: place for path, place in found.items() if place is not None}
+    return {path: file for path, file in found.items() if file is not None}

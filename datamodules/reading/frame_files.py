@@ -4,19 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import NamedTuple, TypeVar
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.reading.arrays import Floats
 from datamodules.reading.frame import IGNORED, Camera, Frame
-from datamodules.reading.image_files import image_size, read_color
-
-T = TypeVar("T")
+from datamodules.reading.image_files import image_size, read_color, read_uint16
 
 
 class FrameFiles(NamedTuple):
-    """Where a frame lies. ``depth`` holds depth or disparity, as the data set has it; ``None`` where there is none."""
+    """The files of a frame. ``depth`` holds depth or disparity, as the data set stores it, or is ``None``."""
 
     image: Path
     target: Path | None
@@ -25,17 +24,16 @@ class FrameFiles(NamedTuple):
 
 
 class FileFrames:
-    """A split of frames that are read when they are asked for.
+    """A split whose frames are read when they are needed.
 
     Args:
         files: One entry a frame.
-        root: The folder that the images lie in, at any depth; their paths below it are the frames' names.
-        read_target: Reads class indices, ``(H, W)`` ``uint8``; ``None`` where nobody needs them.
+        root: The folder that holds the images, at any depth; their paths below it are the frames' names.
+        read_target: Reads class indices, ``(H, W)`` ``uint8``; ``None`` reads none.
         read_depth: Reads metres, ``(H, W)`` ``float32``, 0 where nothing was measured.
 
     Raises:
-        ValueError: The files of a frame differ in size, or a header cannot be read, which is all that is read of them
-            until a frame is asked for.
+        ValueError: The files of a frame differ in size, or a header cannot be read. Only headers are read here.
     """
 
     def __init__(
@@ -45,10 +43,10 @@ class FileFrames:
         read_target: Callable[[Path], NDArray[np.uint8]] | None,
         read_depth: Callable[[Path, Camera], NDArray[np.float32]],
     ) -> None:
-        for one in files:
-            _check_sizes(one)
+        for frame in files:
+            _check_sizes(frame)
         self.files = files
-        self.names = [one.image.relative_to(root).with_suffix("").as_posix() for one in files]
+        self.names = [frame_name(frame.image, root) for frame in files]
         self.read_target = read_target
         self.read_depth = read_depth
 
@@ -69,27 +67,24 @@ class FileFrames:
         return Frame(image, depth, target, files.camera)
 
 
-def split_at_random(items: Sequence[T], shares: Sequence[int], seed: int, count: int | None = None) -> list[list[T]]:
-    """Splits items at random, keeping their order within the parts.
+def frame_name(image: Path, root: Path) -> str:
+    """The name of a frame: its image's path below the root, with slashes and without a suffix."""
+    return image.relative_to(root).with_suffix("").as_posix()
+
+
+def read_scaled_depth(path: Path, camera: Camera, *, units_per_metre: int) -> Floats:
+    """Reads depth that a 16-bit image stores in a fixed unit, in metres ``(H, W)``; 0 where nothing was measured.
 
     Args:
-        items: In an order that does not depend on the file system.
-        shares: The parts' shares, as 7 and 3.
-        seed: Fixes who goes where.
-        count: How many items to draw first; ``None`` takes all.
+        path: The file.
+        camera: Not used; other data sets need it to turn disparity into depth.
+        units_per_metre: The number that stands for one metre.
 
     Raises:
-        ValueError: There are fewer than ``count`` items, or a part would be empty.
+        ValueError: The file is damaged or has other pixels.
     """
-    if count is not None and count > len(items):
-        raise ValueError(f"{count} images cannot be drawn from the {len(items)} there are; None takes all")
-    drawn = np.random.default_rng(seed).permutation(len(items))[:count]
-    ends = len(drawn) * np.cumsum(shares)[:-1] // sum(shares)
-    parts = np.split(drawn, ends)
-    if not all(map(len, parts)):
-        ratio = ":".join(map(str, shares))
-        raise ValueError(f"a split {ratio} leaves a part empty: there are too few images, {len(drawn)}")
-    return [[items[position] for position in sorted(part)] for part in parts]
+    metres: Floats = read_uint16(path).astype(np.float32) / np.float32(units_per_metre)
+    return metres
 
 
 def _check_sizes(files: FrameFiles) -> None:

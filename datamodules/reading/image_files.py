@@ -1,4 +1,4 @@
-"""Folders, images and 16-bit maps on disk: found by name, and read with errors that name the file."""
+"""Finds folders and files by name, and reads images and maps; every error names the file."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
-# Pillow's modes; until 10.3 it read 16-bit PNG files as 32-bit integers, "I", which holds the same values
+# Pillow's modes; before version 10.3 it read 16-bit PNG files as 32-bit integers, "I", with the same values
 _MODES = {
     "colour": ("RGB", "RGBA", "P"),
     "8-bit single-channel": ("L", "P"),
@@ -23,25 +23,25 @@ class UnreadableError(ValueError):
     """A file is damaged or holds something else."""
 
 
-def find_folder(root: Path, inside: str, advice: str) -> Path:
-    """The folder ``root/inside``.
+def find_folder(root: Path, name: str, advice: str) -> Path:
+    """The folder ``root/name``.
 
     Args:
-        root: What the user gave.
-        inside: The folder's path below the root, with slashes.
-        advice: How to get it, for the error.
+        root: The folder that the user gave.
+        name: The folder's path below the root, with slashes.
+        advice: How to get the folder, for the error.
 
     Raises:
-        FileNotFoundError: It is not there; where the root's parent or one of its subfolders has it, the error says so.
+        FileNotFoundError: The folder is missing. If the root's parent or a subfolder holds it, the error says so.
     """
-    if (root / inside).is_dir():
-        return root / inside
+    if (root / name).is_dir():
+        return root / name
     if not root.is_dir():
         raise FileNotFoundError(f"root {root} is not a folder")
     for candidate in (root.absolute().parent, *subfolders(root)):
-        if (candidate / inside).is_dir():
-            raise FileNotFoundError(f"{root} holds no {inside}, but {candidate} does: give that as root")
-    raise FileNotFoundError(f"{root} holds no {inside}: {advice}")
+        if (candidate / name).is_dir():
+            raise FileNotFoundError(f"{root} holds no {name}, but {candidate} does: give that as root")
+    raise FileNotFoundError(f"{root} holds no {name}: {advice}")
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -58,17 +58,17 @@ def list_files(folder: Path, prefix: str, suffix: str) -> dict[str, Path]:
 
 
 def check_paired(files: Mapping[str, Path], kind: str, partners: Mapping[str, Path], partner: str, place: Path) -> None:
-    """Refuses files without a partner of the same key.
+    """Checks that each file has a partner with the same key.
 
     Args:
         files: Paths by key.
-        kind: What they are, in the plural.
-        partners: The other paths by key.
-        partner: What one of those is.
-        place: Where it should be.
+        kind: What the files are, in the plural.
+        partners: The paths of the partners by key.
+        partner: What a partner is, in the singular.
+        place: The folder of the partners.
 
     Raises:
-        FileNotFoundError: Names the first file without a partner, and how many there are.
+        FileNotFoundError: Names the first file without a partner, and how many files have none.
     """
     alone = [path for key, path in files.items() if key not in partners]
     if alone:
@@ -78,15 +78,15 @@ def check_paired(files: Mapping[str, Path], kind: str, partners: Mapping[str, Pa
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width in pixels, from the header alone; of a ``.npy`` array, its shape.
+    """Height and width in pixels of an image or a ``.npy`` map; only the header is read.
 
     Raises:
-        ValueError: The file cannot be read or its array is no map.
+        ValueError: The file cannot be read, or its array is no map.
     """
     if path.suffix == ".npy":
         height, width = _open_map(path).shape
         return height, width
-    with _opened(path) as image:
+    with open_image(path) as image:
         return image.height, image.width
 
 
@@ -96,7 +96,7 @@ def read_color(path: Path) -> NDArray[np.uint8]:
     Raises:
         ValueError: The file is damaged or has no colours.
     """
-    with _opened(path, "colour") as image:
+    with open_image(path, "colour") as image:
         return np.array(image.convert("RGB"))
 
 
@@ -106,7 +106,7 @@ def read_labels(path: Path) -> NDArray[np.uint8]:
     Raises:
         ValueError: The file is damaged or has other pixels.
     """
-    with _opened(path, "8-bit single-channel") as image:
+    with open_image(path, "8-bit single-channel") as image:
         return np.array(image)
 
 
@@ -116,7 +116,7 @@ def read_uint16(path: Path) -> NDArray[np.uint16]:
     Raises:
         ValueError: The file is damaged or has other pixels.
     """
-    with _opened(path, "16-bit single-channel") as image:
+    with open_image(path, "16-bit single-channel") as image:
         return np.array(image).astype(np.uint16)
 
 
@@ -130,13 +130,23 @@ def read_float_map(path: Path) -> NDArray[np.float32]:
 
 
 @contextmanager
-def _opened(path: Path, kind: str | None = None) -> Iterator[Image.Image]:
+def open_image(path: Path, kind: str | None = None) -> Iterator[Image.Image]:
+    """Opens an image for the body of a ``with`` statement.
+
+    Args:
+        path: The file.
+        kind: The kind of pixels it must have, a key of ``_MODES``; ``None`` allows all.
+
+    Raises:
+        UnreadableError: The file is damaged, here or when the body decodes its pixels, or its pixels are of another
+            kind.
+    """
     try:
         with Image.open(path) as image:
             if kind is not None and image.mode not in _MODES[kind]:
                 raise ValueError(f"its pixels are of mode {image.mode}, not {kind}")
             yield image
-    # Pillow reports damage by all of these, in the body of the with statement, too, which decodes the pixels
+    # Pillow reports damage by all of these, also in the body of the with statement, which decodes the pixels
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise UnreadableError(f"{path} cannot be read ({error})") from None
 

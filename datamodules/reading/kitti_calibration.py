@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from datamodules.reading.frame import Camera
 
-# the drives of 26 September 2011, from which most of the images are; the height is that of the sensor setup
+# the drives of 26 September 2011, which most images come from; the height is that of the sensor setup
 KITTI_CAMERA = Camera(fx=721.5377, fy=721.5377, cx=609.5593, cy=172.854, baseline=0.532725, height=1.65)
 
 
@@ -19,10 +19,10 @@ def read_matrices(path: Path, names: Sequence[str]) -> list[NDArray[np.float64]]
 
     Args:
         path: The file.
-        names: What stands before the colons.
+        names: The words before the colons.
 
     Raises:
-        ValueError: A line is missing or has not 12 numbers.
+        ValueError: A line is missing or does not hold 12 numbers.
     """
     try:
         lines = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)

@@ -1,4 +1,4 @@
-"""Lidar scans as KITTI stores them, and what a camera beside the lidar sees of their points."""
+"""Lidar scans in KITTI's format, and their projection into a camera's image."""
 
 from __future__ import annotations
 
@@ -8,24 +8,23 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.reading.arrays import Floats
 from datamodules.reading.frame import IGNORED
 from datamodules.reading.image_files import UnreadableError
 
 FEATURES = ("range", "x", "y", "z", "intensity")
 
-# of these features over all scans of SemanticKITTI; RangeNet++ (Milioto et al., IROS 2019), also in PMF's released code
-MEAN = (12.12, 10.88, 0.23, -1.04, 0.21)
-STD = (12.32, 11.47, 6.91, 0.86, 0.16)
-
-Floats = NDArray[np.float32]
+# the features over all scans of SemanticKITTI: RangeNet++ (Milioto et al., IROS 2019), also in PMF's released code
+FEATURE_MEANS = (12.12, 10.88, 0.23, -1.04, 0.21)
+FEATURE_STDS = (12.32, 11.47, 6.91, 0.86, 0.16)
 
 
-class View(NamedTuple):
-    """The points of a scan that a camera sees, at most one a pixel.
+class ScanView(NamedTuple):
+    """The points of a scan that a camera sees, at most one in each pixel.
 
     ``lidar``: range in metres, x, y, z in metres (forward, left, up from the lidar) and the intensity of the echo from
-    0 to 1, ``(H, W, 5)``; ``depth``: metres along the camera's optical axis, ``(H, W)``; both 0 where no point is;
-    ``target``: the points' classes, ``(H, W)``, 255 where no point is.
+    0 to 1, ``(H, W, 5)``; ``depth``: metres along the camera's optical axis, ``(H, W)``; both are 0 where there is no
+    point. ``target``: the points' classes, ``(H, W)``, 255 where there is no point.
     """
 
     lidar: Floats
@@ -37,7 +36,7 @@ def read_scan(path: Path) -> Floats:
     """Reads a ``.bin`` file of little-endian floats, ``(N, 4)``: x, y, z in metres and intensity.
 
     Raises:
-        ValueError: The file is not made of points, or holds a number that is not finite.
+        ValueError: The file has a wrong length, or holds a number that is not finite.
     """
     values = np.fromfile(path, "<f4")
     if not values.size or path.stat().st_size % 16:
@@ -48,14 +47,14 @@ def read_scan(path: Path) -> Floats:
 
 
 def read_semantics(path: Path, points: int) -> NDArray[np.uint16]:
-    """Reads a ``.label`` file, ``(N,)``: the lower 16 bits of each number; the upper ones count instances.
+    """Reads the labels ``(N,)`` of a ``.label`` file: the lower 16 bits of each number; the upper 16 number instances.
 
     Args:
         path: The file.
-        points: How many points the scan has.
+        points: The number of points of the scan.
 
     Raises:
-        ValueError: There are more or fewer labels.
+        ValueError: The file holds more or fewer labels.
     """
     if path.stat().st_size != 4 * points:
         raise UnreadableError(
@@ -64,41 +63,43 @@ def read_semantics(path: Path, points: int) -> NDArray[np.uint16]:
     return (np.fromfile(path, "<u4") & 0xFFFF).astype(np.uint16)
 
 
-def view_scan(scan: Floats, classes: NDArray[np.uint8], projection: NDArray[np.float64], size: tuple[int, int]) -> View:
-    """What a camera sees: of the points in front of it and inside the image, the nearest one in each pixel.
+def view_scan(
+    scan: Floats, classes: NDArray[np.uint8], projection: NDArray[np.float64], size: tuple[int, int]
+) -> ScanView:
+    """Projects a scan into an image; of the points in one pixel, the nearest one is kept.
 
     Args:
         scan: x, y, z and intensity, ``(N, 4)``.
         classes: The class of each point, ``(N,)``.
-        projection: From metres of the lidar to homogeneous pixels, ``(3, 4)``.
+        projection: From lidar coordinates in metres to homogeneous pixels, ``(3, 4)``.
         size: ``(H, W)`` of the image; the centre of the upper left pixel is (0, 0).
 
-    Source: the perspective projection of Zhuang et al., PMF, ICCV 2021, whose released code drops the fractions of
-        pixels, instead of rounding them, and keeps any of the points in one pixel.
+    Source: the perspective projection of Zhuang et al., PMF, ICCV 2021. Their released code cuts off the fractions of
+        pixels instead of rounding, and keeps any of the points in one pixel.
     """
     height, width = size
     homogeneous = scan[:, :3].astype(np.float64) @ projection[:, :3].T + projection[:, 3]
     ahead = np.flatnonzero(homogeneous[:, 2] > 0)
     columns, rows = np.rint(homogeneous[ahead, :2] / homogeneous[ahead, 2:]).T
     inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-    seen = ahead[inside]
-    # a later assignment replaces an earlier one: the nearest points come last
-    order = np.argsort(-homogeneous[seen, 2], kind="stable")
-    seen = seen[order]
+    visible = ahead[inside]
+    # a later assignment replaces an earlier one, so the nearest points come last
+    order = np.argsort(-homogeneous[visible, 2], kind="stable")
+    visible = visible[order]
     pixels = rows[inside][order].astype(np.intp), columns[inside][order].astype(np.intp)
-    points = scan[seen]
-    view = View(
+    points = scan[visible]
+    view = ScanView(
         np.zeros((*size, len(FEATURES)), np.float32), np.zeros(size, np.float32), np.full(size, IGNORED, np.uint8)
     )
     view.lidar[pixels] = np.column_stack([np.linalg.norm(points[:, :3], axis=1), points])
-    view.depth[pixels] = homogeneous[seen, 2]
-    view.target[pixels] = classes[seen]
+    view.depth[pixels] = homogeneous[visible, 2]
+    view.target[pixels] = classes[visible]
     return view
 
 
 def normalised_points(lidar: Floats) -> Floats:
-    """Features ``(H, W, 5)`` less :data:`MEAN` over :data:`STD`; 0 where no point is."""
-    seen = lidar[..., 0] > 0
+    """Features ``(H, W, 5)`` less :data:`FEATURE_MEANS`, divided by :data:`FEATURE_STDS`; 0 where there is no point."""
+    measured = lidar[..., 0] > 0
     normalised = np.zeros_like(lidar)
-    normalised[seen] = (lidar[seen] - np.array(MEAN, np.float32)) / np.array(STD, np.float32)
+    normalised[measured] = (lidar[measured] - np.array(FEATURE_MEANS, np.float32)) / np.array(FEATURE_STDS, np.float32)
     return normalised

@@ -1,4 +1,4 @@
-"""The 40 classes on which segmentation of NYU Depth V2 is scored, and the file that maps its labels to them."""
+"""The 40 classes of segmentation of NYU Depth V2, and the file that maps its labels to them."""
 
 from __future__ import annotations
 
@@ -6,10 +6,9 @@ from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.io import loadmat
-from scipy.io.matlab import MatReadError
 
 from datamodules.reading.frame import IGNORED
+from datamodules.reading.matlab_files import read_integers
 
 MAPPING = "classMapping40.mat"
 
@@ -24,7 +23,7 @@ CLASS_NAMES = (
 
 
 def _voc_colour(label: int) -> tuple[int, int, int]:
-    """The colour of a label in PASCAL VOC's map: its bits in turn to red, green and blue, the highest first."""
+    """The colour of a label in PASCAL VOC's colour map; the label's bits go to red, green and blue in turn."""
     channels = [sum((label >> 3 * bit + channel & 1) << 7 - bit for bit in range(3)) for channel in range(3)]
     return channels[0], channels[1], channels[2]
 
@@ -33,18 +32,15 @@ PALETTE = tuple(_voc_colour(label) for label in range(1, len(CLASS_NAMES) + 1))
 
 
 def read_mapping(path: Path) -> NDArray[np.uint8]:
-    """Reads ``classMapping40.mat``, whose ``mapClass`` has the class, 1 to 40, of each of the labels from 1 on.
+    """Reads ``classMapping40.mat``; its ``mapClass`` gives each label, counted from 1, a class from 1 to 40.
 
     Returns:
-        The class by label, ``(L + 1,)``: 0 to 39, and 255 for the label 0, which is of pixels without one.
+        The class of each label, ``(L + 1,)``: 0 to 39, and 255 for label 0, the label of unlabelled pixels.
 
     Raises:
         ValueError: The file is damaged or holds something else.
     """
-    try:
-        classes = loadmat(path)["mapClass"].ravel().astype(int)
-    except (OSError, ValueError, KeyError, TypeError, NotImplementedError, MatReadError) as error:
-        raise ValueError(f"{path} should hold mapClass and cannot be read ({error})") from None
+    (classes,) = read_integers(path, "mapClass")
     if not classes.size or classes.min() < 1 or classes.max() > len(CLASS_NAMES):
         raise ValueError(f"{path} should hold mapClass with classes from 1 to {len(CLASS_NAMES)}")
     return np.concatenate([[IGNORED], classes - 1]).astype(np.uint8)

@@ -11,9 +11,9 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
-SUFFIXES = (".jpg", ".jpeg", ".png")
-# skimage.data would look into its download cache and the network; these lie in the wheels
-BUNDLED = {
+PHOTOGRAPH_SUFFIXES = (".jpg", ".jpeg", ".png")
+# files of the wheels; skimage.data would look into its download cache and ask the network
+BUNDLED_PHOTOGRAPHS = {
     "sklearn": ["datasets/images/china.jpg", "datasets/images/flower.jpg"],
     "skimage": [
         f"data/{name}" for name in ("astronaut.png", "chelsea.png", "coffee.png", "rocket.jpg", "motorcycle_left.png")
@@ -27,7 +27,7 @@ def bundled_photographs() -> list[Path]:
     Raises:
         FileNotFoundError: An installed package lacks one of them.
     """
-    paths = [Path(str(files(package))) / name for package, names in BUNDLED.items() for name in names]
+    paths = [Path(str(files(package))) / name for package, names in BUNDLED_PHOTOGRAPHS.items() for name in names]
     for path in paths:
         if not path.is_file():
             raise FileNotFoundError(
@@ -40,28 +40,28 @@ def find_photographs(folder: Path) -> list[Path]:
     """All JPEG and PNG files below a folder, sorted; hidden files are left out.
 
     Raises:
-        FileNotFoundError: There is no such folder, or none in it.
+        FileNotFoundError: The folder does not exist, or holds no photograph.
     """
     if not folder.is_dir():
         raise FileNotFoundError(f"patches_dir {folder} is not a folder")
     found = [
         path
         for path in folder.rglob("*")
-        if path.suffix.lower() in SUFFIXES and path.is_file() and not path.name.startswith(".")
+        if path.suffix.lower() in PHOTOGRAPH_SUFFIXES and path.is_file() and not path.name.startswith(".")
     ]
     if not found:
-        raise FileNotFoundError(f"patches_dir {folder} holds no photographs ({', '.join(SUFFIXES)})")
+        raise FileNotFoundError(f"patches_dir {folder} holds no photographs ({', '.join(PHOTOGRAPH_SUFFIXES)})")
     return sorted(found)
 
 
 def random_crops(paths: Sequence[Path], count: int, side: int, rng: Generator) -> NDArray[np.uint8]:
-    """Square crops at random positions, all positions of all photographs being equally likely.
+    """Square crops at random positions; all positions of all photographs have the same probability.
 
-    No position is taken twice, unless there are fewer than ``count``.
+    No position is used twice, unless there are fewer positions than ``count``.
 
     Args:
-        paths: The photographs; grey ones become coloured.
-        count: How many crops.
+        paths: The photographs; grey ones become RGB.
+        count: The number of crops.
         side: Their height and width in pixels.
         rng: Draws the positions.
 
@@ -80,9 +80,9 @@ def random_crops(paths: Sequence[Path], count: int, side: int, rng: Generator) -
 
     crops = np.empty((count, 3, side, side), np.uint8)
     for number in np.unique(photograph):
-        here = photograph == number
+        in_photograph = photograph == number
         windows = np.lib.stride_tricks.sliding_window_view(_pixels(paths[number]), (side, side), axis=(0, 1))
-        crops[here] = windows[row[here], column[here]]
+        crops[in_photograph] = windows[row[in_photograph], column[in_photograph]]
     return crops
 
 

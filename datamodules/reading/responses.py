@@ -1,4 +1,4 @@
-"""A teacher's stored responses: one depth map a frame, in a folder of its own."""
+"""A teacher's stored responses: a folder with one depth map for each frame."""
 
 from __future__ import annotations
 
@@ -11,28 +11,28 @@ from typing import Any, Literal
 
 import numpy as np
 
-from datamodules.reading.frame import Floats
+from datamodules.reading.arrays import Floats
 from datamodules.reading.image_files import UnreadableError, read_uint16
 
 ResponseFormat = Literal["png", "npz"]
 
 DESCRIPTION = "responses.json"
-"""Describes a folder of responses; ``metres_per_unit`` is what 1 in its PNG files stands for."""
+"""Describes a folder of responses; its ``metres_per_unit`` is the unit of the PNG files."""
 
 
 class StoredResponses:
     """Reads a folder of stored responses.
 
     The response to a frame is ``<folder>/<name of the frame>.npz``, whose array ``depth`` holds metres, or
-    ``<folder>/<name of the frame>.png``, 16 bits in a unit that ``<folder>/responses.json`` gives, as
-    ``{"metres_per_unit": 0.001}`` for millimetres. 0 means that there is no response to a pixel. Where there are both
-    files, the array goes first.
+    ``<folder>/<name of the frame>.png``, with 16 bits. ``<folder>/responses.json`` gives the unit of the PNG files, as
+    ``{"metres_per_unit": 0.001}`` for millimetres. 0 means that a pixel has no response. If both files exist, the
+    ``.npz`` file is read.
 
     Args:
-        folder: As :class:`~callbacks.ResponseWriter` or another program has written it.
+        folder: Written by :class:`~callbacks.ResponseWriter` or another program.
 
     Raises:
-        FileNotFoundError: The folder is not there.
+        FileNotFoundError: The folder does not exist.
         ValueError: ``responses.json`` does not give the unit.
     """
 
@@ -51,10 +51,11 @@ class StoredResponses:
             self.metres_per_unit = float(unit)
 
     def check(self, names: Sequence[str]) -> None:
-        """Sees to it that there is a response to every frame of these names, and that its unit is known.
+        """Checks that there is a response to every frame of these names, and that its unit is known.
 
         Raises:
-            FileNotFoundError: Names the first one that is not there, and how many are not, or what says its unit.
+            FileNotFoundError: Names the first missing response, and how many are missing, or the missing file with the
+                unit.
         """
         paths = {name: self._find(name) for name in names}
         missing = [name for name, path in paths.items() if path is None]
@@ -65,7 +66,7 @@ class StoredResponses:
             )
         if self.metres_per_unit is None and any(path is not None and path.suffix == ".png" for path in paths.values()):
             raise FileNotFoundError(
-                f"{self.folder} holds no {DESCRIPTION} to say what its PNG files count: write one that holds "
+                f"{self.folder} holds no {DESCRIPTION} to give the unit of its PNG files: write one that holds "
                 f'{{"metres_per_unit": 0.001}} for millimetres, or {80 / 65535!r} for the 80/65535 m of the maps that '
                 "TIE-KD's released code writes"
             )
@@ -78,12 +79,12 @@ class StoredResponses:
         """The response to a frame in metres, ``(H, W)``.
 
         Args:
-            name: The frame's.
-            sizes: The ``(H, W)`` that it may have.
+            name: The name of the frame.
+            sizes: The sizes ``(H, W)`` that a response may have.
 
         Raises:
-            FileNotFoundError: It is not there.
-            ValueError: It is damaged, has another size, or holds what is no depth.
+            FileNotFoundError: The response is missing.
+            ValueError: The response is damaged, has another size, or holds values that are no depth.
         """
         path = self._find(name)
         if path is None:
@@ -107,15 +108,15 @@ class StoredResponses:
 
 
 def response_path(folder: Path, name: str, suffix: ResponseFormat) -> Path:
-    """Where the response to the frame of this name lies."""
+    """The file of the response to the frame of this name."""
     return folder / f"{name}.{suffix}"
 
 
 def read_description(folder: Path) -> dict[str, Any] | None:
-    """What ``responses.json`` says; ``None`` where there is none.
+    """The content of ``responses.json``; ``None`` if the file does not exist.
 
     Raises:
-        ValueError: It is no JSON object.
+        ValueError: The file holds no JSON object.
     """
     path = folder / DESCRIPTION
     if not path.is_file():

@@ -13,20 +13,20 @@ from datamodules.reading.lidar import read_semantics
 
 
 class ScanClass(NamedTuple):
-    """A class that counts: its name, the labels in the files that belong to it, and its colour."""
+    """An evaluated class: its name, the labels in the files that belong to it, and its colour."""
 
     name: str
     labels: tuple[int, ...]
     color: tuple[int, int, int]
 
 
-# Behley et al., "SemanticKITTI", ICCV 2019, and the published configuration; labels from 252 on are moving things
+# Behley et al., "SemanticKITTI", ICCV 2019, and its published configuration; labels from 252 on are moving objects
 SCAN_CLASSES = (
     ScanClass("car", (10, 252), (100, 150, 245)),
     ScanClass("bicycle", (11,), (100, 230, 245)),
     ScanClass("motorcycle", (15,), (30, 60, 150)),
     ScanClass("truck", (18, 258), (80, 30, 180)),
-    # buses and what runs on rails are other vehicles
+    # with buses and rail vehicles
     ScanClass("other-vehicle", (20, 13, 16, 256, 257, 259), (0, 0, 255)),
     ScanClass("person", (30, 254), (255, 30, 30)),
     ScanClass("bicyclist", (31, 253), (255, 40, 200)),
@@ -45,13 +45,13 @@ SCAN_CLASSES = (
     ScanClass("traffic-sign", (81,), (255, 0, 0)),
 )
 # unlabelled, outlier, other structure, other object
-NOT_COUNTED = (0, 1, 52, 99)
+IGNORED_LABELS = (0, 1, 52, 99)
 CLASS_NAMES = tuple(scan_class.name for scan_class in SCAN_CLASSES)
 PALETTE = tuple(scan_class.color for scan_class in SCAN_CLASSES)
 
 _UNKNOWN = 254
 _CLASSES = np.full(2**16, _UNKNOWN, np.uint8)
-_CLASSES[list(NOT_COUNTED)] = IGNORED
+_CLASSES[list(IGNORED_LABELS)] = IGNORED
 for _position, _scan_class in enumerate(SCAN_CLASSES):
     _CLASSES[list(_scan_class.labels)] = _position
 
@@ -61,17 +61,17 @@ def read_classes(path: Path, points: int) -> NDArray[np.uint8]:
 
     Args:
         path: The file.
-        points: How many points the scan has.
+        points: The number of points of the scan.
 
     Returns:
-        ``(N,)``: 0 to 18, and 255 where the label does not count.
+        ``(N,)``: 0 to 18, and 255 where the label is not evaluated.
 
     Raises:
-        ValueError: There are more or fewer labels than points, or one is none of SemanticKITTI's.
+        ValueError: There are more or fewer labels than points, or a label is unknown.
     """
     labels = read_semantics(path, points)
     classes = _CLASSES[labels]
     unknown = labels[classes == _UNKNOWN]
     if unknown.size:
-        raise ValueError(f"{path} holds the label {unknown[0]} of {unknown.size} points, which SemanticKITTI has not")
+        raise ValueError(f"{path} holds the label {unknown[0]} of {unknown.size} points, which is not SemanticKITTI's")
     return classes

@@ -14,25 +14,24 @@ from numpy.typing import NDArray
 from scipy.io import wavfile
 from scipy.signal import resample_poly
 
+from datamodules.reading.arrays import Floats
 from datamodules.reading.image_files import UnreadableError
 
-SAMPLE_RATE = 16000  # in Hz; speech has next to nothing above 8 kHz
-WINDOW = 400  # samples, 25 ms
-HOP = 160  # samples, 10 ms
+SAMPLE_RATE = 16000  # Hz; speech has hardly any power above 8 kHz
+WINDOW_LENGTH = 400  # samples, 25 ms
+HOP_LENGTH = 160  # samples, 10 ms
 N_FFT = 512
-FLOOR = -80.0  # decibels
+DECIBEL_FLOOR = -80.0
 
-# what SciPy reports damage by
+# SciPy reports damage by all of these
 DAMAGE = (
     *(OSError, ValueError, EOFError, LookupError, TypeError, NameError, ArithmeticError),
     *(struct.error, wavfile.WavFileWarning),
 )
 
-Floats = NDArray[np.float32]
-
 
 def read_wav(path: Path) -> Floats:
-    """Reads a WAV file, as one channel at :data:`SAMPLE_RATE`, ``(L,)``, full scale from -1 to 1.
+    """Reads a WAV file as one channel at :data:`SAMPLE_RATE`, ``(L,)``, from -1 to 1.
 
     Several channels are averaged.
 
@@ -41,7 +40,7 @@ def read_wav(path: Path) -> Floats:
     """
     try:
         with warnings.catch_warnings():
-            # of an end that comes too early; but chunks beside the sound do no harm
+            # a warning that the file ends early becomes an error; further chunks in the file do no harm
             warnings.simplefilter("error", wavfile.WavFileWarning)
             warnings.filterwarnings("ignore", "Chunk \\(non-data\\)", wavfile.WavFileWarning)
             rate, samples = wavfile.read(path)
@@ -56,7 +55,7 @@ def read_wav(path: Path) -> Floats:
 
 
 def middle(sound: Floats, length: int) -> Floats:
-    """The ``length`` samples in the middle; silence on both sides of a shorter sound."""
+    """The ``length`` samples in the middle; a shorter sound gets silence on both sides."""
     missing = max(0, length - len(sound))
     padded = np.pad(sound, (missing // 2, missing - missing // 2))
     start = (len(padded) - length) // 2
@@ -64,20 +63,20 @@ def middle(sound: Floats, length: int) -> Floats:
 
 
 def mel_filterbank(bands: int, sample_rate: int = SAMPLE_RATE, n_fft: int = N_FFT) -> Floats:
-    """Triangles over frequency, of height 1, each from the peak of one neighbour to that of the other.
+    """Triangles over frequency, of height 1; each spans the range between the peaks of its neighbours.
 
     The peaks are evenly spaced in mel, ``2595 log10(1 + f / 700)``, between 0 Hz and half the sample rate.
 
     Args:
-        bands: M, how many triangles.
+        bands: M, the number of triangles.
         sample_rate: In Hz.
-        n_fft: Length of the Fourier transform.
+        n_fft: The length of the Fourier transform in samples.
 
     Returns:
         ``(M, n_fft // 2 + 1)``.
 
     Raises:
-        ValueError: A band is so narrow that no frequency of the transform lies in it.
+        ValueError: A band is so narrow that it holds no frequency of the transform.
 
     Source: the scale of O'Shaughnessy, "Speech communication", 1987, as in HTK.
     """
@@ -92,26 +91,28 @@ def mel_filterbank(bands: int, sample_rate: int = SAMPLE_RATE, n_fft: int = N_FF
 
 
 def log_mel(sound: Floats, filters: Floats) -> Floats:
-    """Power in mel bands every 10 ms: 1 is 0 dB, about that of a sine of full scale, and -1 is -80 dB or less.
+    """Power in mel bands every 10 ms: 1 is 0 dB, about the power of a sine of full scale; -1 is -80 dB or less.
 
     Args:
         sound: At :data:`SAMPLE_RATE`, from -1 to 1, ``(L,)``.
-        filters: As of :func:`mel_filterbank`, ``(M, N_FFT // 2 + 1)``.
+        filters: From :func:`mel_filterbank`, ``(M, N_FFT // 2 + 1)``.
 
     Returns:
-        ``(M, L // HOP)``.
+        ``(M, L // HOP_LENGTH)``.
     """
-    window = torch.hann_window(WINDOW)
-    spectrum = torch.stft(torch.from_numpy(sound), N_FFT, HOP, WINDOW, window, pad_mode="constant", return_complex=True)
-    # a sine of amplitude 1 has half the window's sum in its bin
-    amplitude = spectrum[:, : len(sound) // HOP].abs() / (window.sum() / 2)
+    window = torch.hann_window(WINDOW_LENGTH)
+    spectrum = torch.stft(
+        torch.from_numpy(sound), N_FFT, HOP_LENGTH, WINDOW_LENGTH, window, pad_mode="constant", return_complex=True
+    )
+    # a sine of amplitude 1 has an amplitude of half the window's sum in its bin
+    amplitude = spectrum[:, : len(sound) // HOP_LENGTH].abs() / (window.sum() / 2)
     power = torch.from_numpy(filters) @ amplitude.square()
-    decibels = 10 * power.clamp(min=10 ** (FLOOR / 10)).log10()
-    return (1 - 2 * decibels / FLOOR).clamp(max=1).numpy()
+    decibels = 10 * power.clamp(min=10 ** (DECIBEL_FLOOR / 10)).log10()
+    return (1 - 2 * decibels / DECIBEL_FLOOR).clamp(max=1).numpy()
 
 
 def _scaled(samples: NDArray[Any]) -> NDArray[np.float64]:
-    """Samples as WAV files hold them, from -1 to 1; bytes have their zero at 128."""
+    """Samples of any type of a WAV file, scaled to -1 to 1; 128 is the zero of bytes."""
     if samples.dtype == np.uint8:
         return samples.astype(np.float64) / 128 - 1
     full = -float(np.iinfo(samples.dtype).min) if samples.dtype.kind == "i" else 1.0

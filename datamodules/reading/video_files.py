@@ -13,12 +13,14 @@ from datamodules.reading.image_files import UnreadableError
 
 
 def read_frames(path: Path, count: int, side: int) -> NDArray[np.uint8]:
-    """Reads evenly spaced frames, those in the middle of ``count`` equal parts: their middle squares, resized.
+    """Reads evenly spaced frames, and resizes their middle squares.
+
+    The video is divided into ``count`` equal parts; the frame in the middle of each part is read.
 
     Args:
-        path: Anything that OpenCV decodes.
-        count: F, how many frames; a shorter video repeats some.
-        side: Height and width of what comes back, in pixels.
+        path: A file that OpenCV decodes.
+        count: F, the number of frames; a shorter video repeats some.
+        side: Height and width of the frames that are returned, in pixels.
 
     Returns:
         RGB, ``(F, 3, side, side)``.
@@ -34,11 +36,11 @@ def read_frames(path: Path, count: int, side: int) -> NDArray[np.uint8]:
         wanted = ((np.arange(count) + 0.5) * length / count).astype(int)
         frames = {}
         for position in range(wanted[-1] + 1):
-            # a frame is decoded from those before it, but only those wanted need be converted to colours
-            there = video.grab()
-            if there and position in wanted:
-                there, pixels = video.retrieve()
-            if not there:
+            # decoding a frame needs all frames before it; only the wanted ones are converted to colours
+            decoded = video.grab()
+            if decoded and position in wanted:
+                decoded, pixels = video.retrieve()
+            if not decoded:
                 raise UnreadableError(f"{path} ends at frame {position} of {length}")
             if position in wanted:
                 frames[position] = _square(pixels, side)

@@ -1,4 +1,4 @@
-"""Data sets that hand out whole batches, and one that lives in memory."""
+"""Data sets that return whole batches, and one whose samples lie in memory."""
 
 from __future__ import annotations
 
@@ -10,33 +10,36 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
-Batch = dict[str, Tensor]
+from distill.outputs import Batch
+
 SplitName = Literal["train", "val", "test"]
 
 
 class BatchedDataset(Dataset[Batch], ABC):
-    """Samples that are read a batch at a time, as :class:`~torch.utils.data.DataLoader` does where it can."""
+    """Base of the data sets that read a whole batch at once; :class:`~torch.utils.data.DataLoader` asks them for one.
+
+    :func:`collate` then leaves the batch as it is.
+    """
 
     def __getitem__(self, index: Any) -> Batch:
         return {name: values[0] for name, values in self.__getitems__([index]).items()}
 
     @abstractmethod
     def __getitems__(self, indices: Sequence[Any]) -> Batch:
-        """The samples at these positions, as one batch; :func:`collate` passes it through."""
+        """The samples at these positions, as one batch."""
 
 
 class TensorPairs(BatchedDataset):
     """The modalities and targets of a split, in memory.
 
-    A batch costs one index operation a tensor, however many samples it has: :class:`~torch.utils.data.DataLoader`
-    asks ``__getitems__`` for whole batches, and :func:`collate` passes them through.
+    A batch costs one index operation for each tensor, whatever its size.
 
     Args:
         tensors: Modalities and ``target`` by name, ``(N, *)`` each. ``uint8`` tensors are images: they stay bytes in
-            memory and come back as ``float32`` from -1 (black) to 1 (white).
+            memory, and a batch holds them as ``float32`` from -1 (black) to 1 (white).
 
     Raises:
-        ValueError: The tensors have different lengths, or one is called ``index``, which is added to every batch.
+        ValueError: The tensors differ in length, or one is called ``index``, a name that every batch uses itself.
     """
 
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
@@ -52,28 +55,23 @@ class TensorPairs(BatchedDataset):
 
     def __getitems__(self, indices: Sequence[int]) -> Batch:
         positions = torch.tensor(indices, dtype=torch.int64)
-        batch = {name: _as_stored_or_float(tensor[positions]) for name, tensor in self.tensors.items()}
+        samples = {name: tensor[positions] for name, tensor in self.tensors.items()}
+        batch = {name: pixels_to_floats(x) if x.dtype == torch.uint8 else x for name, x in samples.items()}
         return {**batch, "index": positions}
 
     def select(self, positions: Tensor) -> TensorPairs:
-        """A data set of the samples at ``positions``, ``(M,)`` ``int64``, whose ``index`` counts from 0 again."""
+        """A data set of the samples at ``positions``, ``(M,)`` ``int64``; its ``index`` counts from 0."""
         return TensorPairs({name: tensor[positions] for name, tensor in self.tensors.items()})
 
 
+def pixels_to_floats(pixels: Tensor) -> Tensor:
+    """Bytes as ``float32``, from -1 (black, 0) to 1 (white, 255)."""
+    return pixels.float().div_(127.5).sub_(1)
+
+
 def collate(samples: Batch | list[Batch]) -> Batch:
-    """Stacks samples into a batch; what is a batch already, as from :class:`TensorPairs`, passes through."""
+    """Stacks samples into a batch; a batch, as a :class:`BatchedDataset` returns it, stays as it is."""
     return samples if isinstance(samples, dict) else cast(Batch, default_collate(samples))
-
-
-def check_counts(**counts: int) -> None:
-    """Refuses the first of the named counts that is below 1.
-
-    Raises:
-        ValueError: Names the argument and its value.
-    """
-    for name, count in counts.items():
-        if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
 
 
 class Splits(NamedTuple):
@@ -82,7 +80,3 @@ class Splits(NamedTuple):
     train: Dataset[Batch]
     val: Dataset[Batch]
     test: Dataset[Batch]
-
-
-def _as_stored_or_float(values: Tensor) -> Tensor:
-    return values.float().div_(127.5).sub_(1) if values.dtype == torch.uint8 else values

@@ -12,42 +12,43 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from datamodules.augmentation import PairedAugmentation
-from datamodules.reading.frame import IGNORED, Floats, Frame, Frames
+from datamodules.reading.arrays import Floats
+from datamodules.reading.frame import IGNORED, Frame, Frames
 from datamodules.reading.lidar import normalised_points
 from datamodules.reading.responses import StoredResponses
-from datamodules.serving.datasets import Batch, collate
-from datamodules.serving.sampling import SeededIndex
-from datamodules.serving.transforms import Geometry, depth_to_hha, depth_to_normals, relative_disparity
+from datamodules.serving.datasets import collate
+from datamodules.serving.geometry import Geometry, depth_to_hha, depth_to_normals, relative_disparity
+from datamodules.serving.sampling import SeededIndex, position_of
+from distill.outputs import Batch
 
 Target = Literal["classes", "depth"]
 Scalar = TypeVar("Scalar", np.uint8, np.float32)
 
-# of ImageNet's RGB values from 0 to 1: what timm's pretrained encoders were trained with
-MEAN = (0.485, 0.456, 0.406)
-STD = (0.229, 0.224, 0.225)
+# ImageNet's RGB values from 0 to 1, with which timm's pretrained encoders were trained
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 class FramePairs(Dataset[Batch]):
-    """Frames as tensors: the modalities that :class:`FrameDataModule` lists, ``target`` and ``index``.
+    """Frames as tensors: the modalities of :class:`~datamodules.frames.FrameDataModule`, ``target`` and ``index``.
 
-    A plain position gives the frame as it is, a :class:`~datamodules.serving.sampling.SeededIndex` its augmentation by
-    that draw.
+    A plain position gives the frame without augmentation, a :class:`~datamodules.serving.sampling.SeededIndex` gives it
+    with the augmentation of its seed.
 
-    Geometry is computed from the depth as it was measured, in its own resolution and with its own camera, and moved to
-    the new size by taking the nearest pixel, as are the target and the stored responses: across a hole or an edge there
-    is no value between two others, and the differences that make normals need the measured pixels, of which resizing
-    repeats or leaves out some.
+    Geometry is computed from the measured depth, in its own resolution and with its own camera. Geometry, target and
+    stored responses are then resized by taking the nearest pixel, because a value between both sides of an edge or a
+    hole does not exist in the scene. Resized depth cannot give normals: it repeats or drops measured pixels.
 
     Args:
-        frames: What is on disk.
-        num_classes: How many classes there are; ``None`` makes the depth the target.
-        geometry: The modalities to make of the depth.
-        size: ``(H, W)`` to resize to; ``None`` keeps the frames' own.
+        frames: The frames on disk.
+        num_classes: The number of classes; ``None`` makes the depth the target.
+        geometry: The modalities to compute from the depth.
+        size: ``(H, W)`` to resize to; ``None`` keeps the frames' sizes.
         max_depth: The depth in metres that becomes 1.
-        augmentation: Applied to draws.
-        crop: ``(H, W)`` to cut out of every frame, the lowest rows and the columns in the middle, before anything else;
-            ``None`` keeps the whole.
-        responses: Gives ``teacher_prediction``, for frames that have names; ``None`` gives none.
+        augmentation: Applied to samples with a seed.
+        crop: ``(H, W)`` of the lowest rows and middle columns, which are cut out of every frame first; ``None`` keeps
+            whole frames.
+        responses: Holds ``teacher_prediction`` of each frame by its name; ``None`` gives none.
     """
 
     def __init__(
@@ -75,15 +76,15 @@ class FramePairs(Dataset[Batch]):
 
     @property
     def names(self) -> Sequence[str]:
-        """The frames' names by position; none of them has one in a data set that names no frames."""
+        """The frames' names by position; empty where the frames have no names."""
         return getattr(self.frames, "names", ())
 
     def check_responses(self, *, required: bool) -> None:
-        """Sees to it that there is a response to every frame, or, where none is required, to every frame or to none.
+        """Checks that every frame has a response; unless ``required``, it is also right that no frame has one.
 
         Raises:
-            FileNotFoundError: One is missing.
-            ValueError: The frames have no names to look for it by.
+            FileNotFoundError: A response is missing.
+            ValueError: The frames have no names.
         """
         if self.responses is None:
             return
@@ -98,10 +99,10 @@ class FramePairs(Dataset[Batch]):
         """One sample.
 
         Raises:
-            ValueError: The frame's image, depth and target differ in size, or a label is not one of the classes; its
+            ValueError: The frame's image, depth and target differ in size, or a label is not one of the classes. Its
                 response is damaged or has another size.
         """
-        position = index.position if isinstance(index, SeededIndex) else index
+        position = position_of(index)
         frame = self.frames[position]
         self._check(frame, position)
         full = frame.image.shape[:2]
@@ -156,8 +157,8 @@ class FramePairs(Dataset[Batch]):
             )
         if self.crop is not None and (self.crop[0] > shapes[0][0] or self.crop[1] > shapes[0][1]):
             raise ValueError(
-                f"{self._described(position)} has {_extent(shapes[0])} pixels, of which {_extent(self.crop)} cannot be "
-                "cut out"
+                f"{self._described(position)} has {_extent(shapes[0])} pixels, too few for a crop of "
+                f"{_extent(self.crop)}"
             )
         if self.num_classes is None:
             return
@@ -174,7 +175,7 @@ class FramePairs(Dataset[Batch]):
     def _response(
         self, responses: StoredResponses, position: int, full: tuple[int, int], cropped: tuple[int, int]
     ) -> Floats:
-        """The response, cropped as its frame is, unless it was stored in the size after the crop or the resizing."""
+        """The stored response; one in the size of the whole frame is cropped like the frame."""
         sizes = [full, cropped] if self.size is None else [full, cropped, self.size]
         depth = responses.read(self.names[position], sizes)
         return _bottom(depth, cropped) if depth.shape == full else depth
@@ -191,7 +192,7 @@ class FramePairs(Dataset[Batch]):
 
 
 def _bottom(values: NDArray[Scalar], size: tuple[int, int]) -> NDArray[Scalar]:
-    """The lowest rows and the columns in the middle."""
+    """The lowest rows and the middle columns."""
     top, left = _corner(values.shape, size)
     return values[top:, left : left + size[1]]
 
@@ -212,11 +213,11 @@ def _cropped(frame: Frame, size: tuple[int, int]) -> Frame:
 
 
 def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
-    """Shrunk by the mean over areas, which does not alias, and enlarged between the nearest four pixels."""
+    """The image in another size: averaged over areas where it shrinks, interpolated bilinearly where it grows."""
     if image.shape[:2] == size:
         return image
     height, width = size
-    # one step for both would shift the pixels where one side shrinks and the other grows
+    # if one side shrinks and the other grows, a single step would shift the pixels
     least = min(width, image.shape[1]), min(height, image.shape[0])
     resized = cv2.resize(cv2.resize(image, least, interpolation=cv2.INTER_AREA), (width, height))
     return cast(NDArray[np.uint8], resized)
@@ -226,12 +227,12 @@ def _resized_nearest(values: NDArray[Scalar], size: tuple[int, int]) -> NDArray[
     if values.shape[:2] == size:
         return values
     height, width = size
-    # INTER_NEAREST rounds down, and so is half a pixel beside the image
+    # INTER_NEAREST rounds down, which shifts the map by half a pixel
     return cast(NDArray[Scalar], cv2.resize(values, (width, height), interpolation=cv2.INTER_NEAREST_EXACT))
 
 
 def _normalised(image: NDArray[np.uint8]) -> Floats:
-    mean, std = (np.float32(255) * np.array(values, dtype=np.float32) for values in (MEAN, STD))
+    mean, std = (np.float32(255) * np.array(values, dtype=np.float32) for values in (IMAGENET_MEAN, IMAGENET_STD))
     normalised: Floats = (image - mean) / std
     return normalised
 
@@ -242,7 +243,7 @@ def _channels_first(values: Floats) -> Floats:
 
 
 def _channels_last(batch: torch.Tensor) -> torch.Tensor:
-    """Maps with their channels innermost, from which convolutions run up to a third faster."""
+    """Maps with their channels innermost, on which convolutions are faster."""
     return batch.contiguous(memory_format=torch.channels_last) if batch.ndim == 4 else batch
 
 

@@ -1,9 +1,10 @@
-"""Images of one modality with a class each: in memory, or in files that are read when they are asked for."""
+"""Images with a class each, in memory or in files."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
@@ -12,18 +13,18 @@ from numpy.typing import NDArray
 from PIL import Image
 from torchvision.datasets import CIFAR10, CIFAR100, STL10, ImageFolder
 
+from datamodules.reading.arrays import Bytes, Floats
 from datamodules.reading.digits import bundled_digits
-from datamodules.reading.frame import Floats
-from datamodules.reading.image_files import UnreadableError, find_folder
-from datamodules.serving.sampling import Bytes, flipped
+from datamodules.reading.image_files import find_folder, open_image
+from datamodules.serving.sampling import flip_where
 
 DatasetName = Literal["digits", "cifar10", "cifar100", "stl10", "tiny_imagenet", "image_folder"]
 
-NUMBERS = 5
+AUGMENTATION_NUMBERS = 5
 """How many random numbers the augmentation of an image takes."""
 
-CENTRE = 0.875
-"""The part of an ImageNet image's shorter side that evaluation sees: 224 of 256 pixels."""
+CENTRE_CROP = 0.875
+"""The part of an ImageNet image's shorter side that is used in validation and test: 224 of 256 pixels."""
 
 
 class ImagesInMemory:
@@ -49,10 +50,11 @@ class ImagesInMemory:
 
         Args:
             positions: ``(M,)``.
-            numbers: From 0 to 1, ``(M, NUMBERS)``: what the augmentation is made from; ``None`` leaves it out.
+            numbers: Random numbers of the augmentation, from 0 to 1, ``(M, AUGMENTATION_NUMBERS)``; ``None`` leaves
+                the augmentation out.
         """
         images = self.pixels[positions]
-        return images if numbers is None or not self.augmented else shifted_and_flipped(images, numbers)
+        return images if numbers is None or not self.augmented else shift_and_flip(images, numbers)
 
 
 class ImageFiles:
@@ -60,14 +62,14 @@ class ImageFiles:
 
     Args:
         paths: One file an image.
-        side: Height and width of what is read, in pixels.
-        zoom: Whether to cut out windows as is usual for ImageNet: the middle square, 7/8 of the shorter side, or
-            for augmentation 8 to 100 % of the area at an aspect ratio of 3:4 to 4:3. Else the whole image is read, and
-            augmentation shifts it.
+        side: Height and width of the images that are returned, in pixels.
+        zoom: Whether to cut out windows as is usual for ImageNet: the middle square, with 7/8 of the shorter side, and
+            for augmentation a window of 8 to 100 % of the area with an aspect ratio of 3:4 to 4:3. If false, the whole
+            image is read, and augmentation shifts it.
     """
 
     def __init__(self, paths: Sequence[str | Path], side: int, zoom: bool) -> None:
-        # one array of strings, which workers share, where a list is copied as its elements are counted
+        # an array of strings: workers share its memory, but would copy a list's, whose elements count references
         self.paths = np.array([str(path) for path in paths])
         self.side = side
         self.zoom = zoom
@@ -78,7 +80,7 @@ class ImageFiles:
         return self.side, self.side
 
     def read(self, positions: NDArray[np.int64], numbers: Floats | None) -> Bytes:
-        """The images at these positions, as :meth:`ImagesInMemory.read` does.
+        """The images at these positions, as :meth:`ImagesInMemory.read` returns them.
 
         Raises:
             ValueError: A file is damaged.
@@ -87,7 +89,7 @@ class ImageFiles:
         images = np.stack([self._read(self.paths[at], row) for at, row in zip(positions, rows, strict=True)])
         if numbers is None:
             return images
-        return flipped(images, numbers[:, 2]) if self.zoom else shifted_and_flipped(images, numbers)
+        return flip_where(numbers[:, 2], images) if self.zoom else shift_and_flip(images, numbers)
 
     def _read(self, path: str, numbers: Floats | None) -> Bytes:
         def window(width: int, height: int) -> Box:
@@ -99,7 +101,7 @@ class ImageFiles:
 
 
 class LabelledImages(NamedTuple):
-    """A data set of images, classes ``(N,)``, and the classes' names; the last ``own_test`` are its test set."""
+    """Images, classes ``(N,)`` and the classes' names of a data set; its last ``own_test`` images are its test set."""
 
     images: ImagesInMemory | ImageFiles
     labels: NDArray[np.int64]
@@ -112,41 +114,38 @@ Box = tuple[float, float, float, float]
 
 
 def read_rgb(path: Path, side: int, window: Callable[[int, int], Box] | None = None) -> Bytes:
-    """Reads an image as RGB, ``(3, side, side)``; pixels are averaged where it shrinks.
+    """Reads an image as RGB, ``(3, side, side)``; where it shrinks, pixels are averaged.
 
     Args:
         path: The file.
         side: Height and width to resize to.
-        window: Called with width and height, says what part to read; ``None`` reads all.
+        window: Returns the part to read from the image's width and height; ``None`` reads the whole image.
 
     Raises:
         ValueError: The file is damaged or is no image.
     """
-    try:
-        with Image.open(path) as image:
-            box = None if window is None else window(image.width, image.height)
-            resized = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR, box)
-            pixels = np.array(resized, np.uint8)
-    # Pillow reports damage by all of these
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
-        raise UnreadableError(f"{path} cannot be read ({error})") from None
+    with open_image(path) as image:
+        box = None if window is None else window(image.width, image.height)
+        resized = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR, box)
+        pixels: Bytes = np.array(resized, np.uint8)
     return np.moveaxis(pixels, -1, 0)
 
 
 def middle_square(width: int, height: int) -> Box:
-    """The square in the middle whose side is 7/8 of the shorter side."""
-    side = CENTRE * min(width, height)
+    """The square in the middle with 7/8 of the shorter side."""
+    side = CENTRE_CROP * min(width, height)
     left, top = (width - side) / 2, (height - side) / 2
     return left, top, left + side, top + side
 
 
 def random_window(width: int, height: int, numbers: Floats) -> Box:
-    """A window of 8 to 100 % of the area and of an aspect ratio of 3:4 to 4:3, but no larger than the image.
+    """A window of 8 to 100 % of the area with an aspect ratio of 3:4 to 4:3, inside the image.
 
     Args:
         width: In pixels.
         height: In pixels.
-        numbers: Five from 0 to 1, which place it and give its size; the third is not used.
+        numbers: Random numbers from 0 to 1, ``(AUGMENTATION_NUMBERS,)``: place, size and aspect ratio; the third is not
+            used.
     """
     right, down, _, size, aspect = numbers.tolist()
     area = (0.08 + 0.92 * size) * width * height
@@ -156,31 +155,31 @@ def random_window(width: int, height: int, numbers: Floats) -> Box:
     return left, top, left + inner_width, top + inner_height
 
 
-def shifted_and_flipped(images: Bytes, numbers: Floats) -> Bytes:
-    """Shifts by up to an eighth of the side along both axes, black flowing in, and mirrors every other image.
+def shift_and_flip(images: Bytes, numbers: Floats) -> Bytes:
+    """Shifts images by up to an eighth of the side along both axes, filled with black, and flips about half of them.
 
     Args:
         images: ``(N, C, H, W)``.
-        numbers: From 0 to 1, ``(N, NUMBERS)``, of which the first three count.
+        numbers: Random numbers from 0 to 1, ``(N, AUGMENTATION_NUMBERS)``; the first three are used.
     """
     height, width = images.shape[2:]
     margin = width // 8
     padded = np.pad(images, ((0, 0), (0, 0), (margin, margin), (margin, margin)))
     windows = np.lib.stride_tricks.sliding_window_view(padded, (height, width), axis=(2, 3))
     left, top = (numbers[:, :2] * (2 * margin + 1)).astype(np.int64).T
-    return flipped(windows[np.arange(len(images)), :, top, left], numbers[:, 2])
+    return flip_where(numbers[:, 2], windows[np.arange(len(images)), :, top, left])
 
 
 def read_labelled_images(dataset: DatasetName, root: Path | None, side: int) -> LabelledImages:
-    """Finds a data set, reads its labels, and its images where they fit into memory.
+    """Finds a data set and reads its labels; images are read, too, if they fit into memory.
 
     Args:
         dataset: Its name.
-        root: Where it lies; not used for digits.
+        root: The folder that holds it; not used for digits.
         side: The size of the images of an image folder; the other data sets have their own.
 
     Raises:
-        FileNotFoundError: It is not there, or a part is missing or damaged.
+        FileNotFoundError: The data set or a part is missing or damaged.
         ValueError: Its parts do not belong together.
     """
     if dataset == "digits":
@@ -196,26 +195,22 @@ def read_labelled_images(dataset: DatasetName, root: Path | None, side: int) -> 
 
 
 def download_images(dataset: DatasetName, root: Path) -> None:
-    """Downloads a data set that torchvision can fetch, unless it is there."""
+    """Downloads a data set with torchvision, unless the folder holds it."""
     for part in _parts(dataset):
         part(root, download=True)
 
 
 def downloadable(dataset: DatasetName) -> bool:
-    """Whether torchvision can fetch it."""
+    """Whether torchvision can download the data set."""
     return dataset in ("cifar10", "cifar100", "stl10")
 
 
 def _parts(dataset: DatasetName) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    """What makes the training set, and what makes the test set."""
-
-    def part(**chosen: Any) -> Callable[..., Any]:
-        make = {"cifar10": CIFAR10, "cifar100": CIFAR100, "stl10": STL10}[dataset]
-        return lambda root, download: make(root, download=download, **chosen)
-
+    """Constructors of the training set and the test set, called with ``root`` and ``download``."""
+    make: Callable[..., Any] = {"cifar10": CIFAR10, "cifar100": CIFAR100, "stl10": STL10}[dataset]
     if dataset == "stl10":
-        return part(split="train"), part(split="test")
-    return part(train=True), part(train=False)
+        return partial(make, split="train"), partial(make, split="test")
+    return partial(make, train=True), partial(make, train=False)
 
 
 def _torchvision_images(dataset: DatasetName, root: Path) -> LabelledImages:
@@ -237,12 +232,12 @@ def _tiny_imagenet(root: Path) -> LabelledImages:
     folder = find_folder(
         root, "tiny-imagenet-200", "unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip in this folder"
     )
-    train = ImageFolder(find_folder(folder, "train", "unpack tiny-imagenet-200.zip anew"))
+    train = ImageFolder(find_folder(folder, "train", "unpack tiny-imagenet-200.zip again"))
     annotations = folder / "val" / "val_annotations.txt"
     if not annotations.is_file():
         raise FileNotFoundError(
-            f"{annotations} is not there: unpack tiny-imagenet-200.zip anew, or read a tree whose val has a folder a "
-            "class as image_folder"
+            f"{annotations} is not there: unpack tiny-imagenet-200.zip again, or choose image_folder if val has one "
+            "folder for each class"
         )
     lines = [line.split("\t") for line in annotations.read_text().splitlines()]
     strange = sorted({line[1] for line in lines} - set(train.classes))
@@ -261,7 +256,7 @@ def _tiny_imagenet(root: Path) -> LabelledImages:
 
 
 def _first_words(path: Path) -> dict[str, str]:
-    """The first of the words that WordNet has for each synset: ``n01443537<tab>goldfish, Carassius auratus``."""
+    """The first word of each WordNet synset, from lines such as ``n01443537<tab>goldfish, Carassius auratus``."""
     if not path.is_file():
         return {}
     lines = (line.split("\t") for line in path.read_text().splitlines())
@@ -270,7 +265,7 @@ def _first_words(path: Path) -> dict[str, str]:
 
 def _image_folder(root: Path, side: int) -> LabelledImages:
     train, val = (
-        ImageFolder(find_folder(root, part, "train and val must be folders there, with a folder of images a class"))
+        ImageFolder(find_folder(root, part, "train and val must be there, with one folder of images for each class"))
         for part in ("train", "val")
     )
     if train.classes != val.classes:

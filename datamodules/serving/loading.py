@@ -1,4 +1,4 @@
-"""Data loaders that take the same random numbers with workers as without, and go on in the middle of an epoch."""
+"""Data loaders that take the same random numbers with and without workers, and can resume within an epoch."""
 
 from __future__ import annotations
 
@@ -17,14 +17,14 @@ from torch.utils.data import DataLoader
 
 
 class Loader(DataLoader[dict[str, Tensor]]):
-    """Takes one random number for its workers in every epoch, also where there are none or they are there already.
+    """A data loader that takes one random number in every epoch, whether or not it starts workers.
 
-    Its workers leave ``SIGTERM`` and ``SIGUSR1``, which a cluster sends to all processes of a job, to the process that
-    trains, and end when that asks them to. What they start inherits that.
+    A cluster sends ``SIGTERM`` and ``SIGUSR1`` to all processes of a job. The workers ignore them, so that the training
+    process can react; they end when the training process tells them to. Processes that they start do the same.
     """
 
     def __iter__(self) -> Any:
-        if self._iterator is not None:  # workers that stay, and have taken theirs
+        if self._iterator is not None:  # persistent workers exist already, and take no number
             torch.empty((), dtype=torch.int64).random_(generator=self.generator)
         return super().__iter__()
 
@@ -38,12 +38,12 @@ class Loader(DataLoader[dict[str, Tensor]]):
 
 
 class ResumableLoader(Loader):
-    """Goes on in the middle of an epoch: its state is kept in Lightning's checkpoints.
+    """A data loader that resumes within an epoch: Lightning's checkpoints keep its state.
 
-    That is how many batches it has delivered of the epoch, and torch's random state from which their order was drawn.
-    A loader that is given it draws that order again and begins behind the delivered batches, without loading them and
-    without a trace in the present random state. Not for data sets that draw random numbers in workers, which start
-    anew with theirs.
+    The state is the number of batches that it has delivered in the epoch, and torch's random state before it drew their
+    order. A loader that loads this state draws the same order again and starts after the delivered batches. It does not
+    load these batches, and does not change the current random state. Not for data sets that draw random numbers in
+    workers: the random states of workers are not kept.
     """
 
     _delivered = 0
@@ -52,11 +52,11 @@ class ResumableLoader(Loader):
     _given: Mapping[str, Any] | None = None
 
     def state_dict(self) -> dict[str, Any]:
-        """How far the epoch is, in types that a checkpoint may hold."""
+        """The number of delivered batches and the random state, in types that a checkpoint may hold."""
         return {"delivered": self._delivered, "drawn_from": self._drawn_from}
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
-        """Goes on from there in the next iteration; where the epoch was at its end, a new one starts."""
+        """Resumes there in the next iteration; if the epoch was at its end, a new epoch starts."""
         self._given = state
 
     def __iter__(self) -> Any:
@@ -66,9 +66,9 @@ class ResumableLoader(Loader):
             return self._counting(super().__iter__())
         self._delivered = self._skipped = given["delivered"]
         self._drawn_from = given["drawn_from"]
-        present = torch.get_rng_state()
+        current = torch.get_rng_state()
         batches = super().__iter__()
-        torch.set_rng_state(present)
+        torch.set_rng_state(current)
         return self._counting(batches)
 
     def _counting(self, batches: Iterator[dict[str, Tensor]]) -> Iterator[dict[str, Tensor]]:
@@ -78,24 +78,24 @@ class ResumableLoader(Loader):
 
     @property
     def _index_sampler(self) -> Any:
-        return _Order(super()._index_sampler, self)
+        return _RemainingSampler(super()._index_sampler, self)
 
     def _remaining(self, order: Iterable[Any]) -> Iterator[Any]:
-        """What a sampler, or a sampler of batches, has left; samplers draw when they are asked for the first."""
-        present = torch.get_rng_state()
+        """The rest of a sampler, or of a sampler of batches; a sampler draws its order when the first is needed."""
+        current = torch.get_rng_state()
         if self._skipped:
             torch.set_rng_state(cast(Tensor, self._drawn_from))
         else:
-            self._drawn_from = present
+            self._drawn_from = current
         rest = islice(order, self._skipped, None)
         first = list(islice(rest, 1))
         if self._skipped:
-            torch.set_rng_state(present)
+            torch.set_rng_state(current)
         yield from first
         yield from rest
 
 
-class _Order:
+class _RemainingSampler:
     def __init__(self, sampler: Any, loader: ResumableLoader) -> None:
         self.sampler = sampler
         self.loader = loader

@@ -1,23 +1,24 @@
-"""Training samples of which something is drawn anew in every epoch: who draws, and what is made of a draw."""
+"""Random training samples: a sampler gives each one a seed, and a data set makes the sample from that seed."""
 
 from __future__ import annotations
 
 import os
+from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 from torch.utils.data import Sampler
 
-Bytes = NDArray[np.uint8]
-Floats = NDArray[np.float32]
+from datamodules.reading.arrays import Bytes, Floats
+from datamodules.serving.datasets import BatchedDataset
+from distill.outputs import Batch
 
 
 class SeededIndex(NamedTuple):
-    """A sample's position in its data set, and the seed of all that is random about it this time."""
+    """A sample's position in its data set, and the seed of all that is random about it in this epoch."""
 
     position: int
     seed: int
@@ -26,15 +27,15 @@ class SeededIndex(NamedTuple):
 class SeededSampler(Sampler[SeededIndex]):
     """All samples in random order, each with a seed for its augmentation.
 
-    Both are drawn here, in the main process, so neither depends on the number of workers. Lightning numbers the epochs
-    through :meth:`set_epoch`; order and seeds are then a function of ``seed_everything``'s seed (0 where it was not
-    called, as in Lightning's own distributed sampler) and that number. So processes that share an epoch agree on what
-    they share, whatever became of their random states, and a resumed run sees what one never stopped would. Before
-    any number was given, as in a plain loop over a loader, they follow torch's global random state.
+    Order and seeds are drawn in the main process, so they do not depend on the number of workers. Lightning numbers the
+    epochs through :meth:`set_epoch`. Order and seeds then follow from that number and the seed of ``seed_everything``
+    (0 where it was not called, as in Lightning's own distributed sampler). All processes of a run therefore draw the
+    same order, whatever their random states are, and a resumed run sees the samples of an uninterrupted one. Where no
+    number was given, as in a plain loop over a loader, order and seeds follow torch's global random state.
 
     Args:
         length: How many samples there are.
-        epoch: The number of the first epoch, where it is known; workers fetch ahead of ``set_epoch``.
+        epoch: The number of the first epoch, if it is known: workers fetch batches before ``set_epoch`` is called.
     """
 
     def __init__(self, length: int, epoch: int | None = None) -> None:
@@ -42,7 +43,7 @@ class SeededSampler(Sampler[SeededIndex]):
         self.epoch = epoch
 
     def set_epoch(self, epoch: int) -> None:
-        """Fixes what the next iteration draws."""
+        """Sets the number of the epoch that the next iteration draws."""
         self.epoch = epoch
 
     def __len__(self) -> int:
@@ -59,21 +60,42 @@ class SeededSampler(Sampler[SeededIndex]):
         return map(SeededIndex, order.tolist(), seeds.tolist())
 
 
-def split_seeds(indices: Sequence[int | SeededIndex]) -> tuple[NDArray[np.int64], list[int]]:
-    """The positions of a batch, and the seeds of its draws; no seeds where the samples are asked for as they are.
+class SeededDataset(BatchedDataset):
+    """Base of the data sets whose samples are random where they are asked for with a seed.
 
-    Args:
-        indices: Draws, or plain positions.
+    A plain position returns the sample as it is, a :class:`SeededIndex` the sample as its seed changes it. All indices
+    of a batch are of one kind. A subclass reads the batch; ``index`` is added to it.
     """
-    positions = [index.position if isinstance(index, SeededIndex) else index for index in indices]
-    return np.array(positions, np.int64), [index.seed for index in indices if isinstance(index, SeededIndex)]
+
+    @abstractmethod
+    def read_batch(self, positions: NDArray[np.int64], seeds: Sequence[int]) -> Batch:
+        """The samples at these positions.
+
+        Args:
+            positions: ``(N,)``.
+            seeds: One for each sample; empty where the samples are asked for as they are.
+        """
+
+    def __getitems__(self, indices: Sequence[int | SeededIndex]) -> Batch:
+        """The samples at these indices, as one batch.
+
+        Raises:
+            ValueError: A file is damaged.
+        """
+        positions = np.array([position_of(index) for index in indices], np.int64)
+        seeds = [index.seed for index in indices if isinstance(index, SeededIndex)]
+        return {**self.read_batch(positions, seeds), "index": torch.from_numpy(positions)}
+
+
+def position_of(index: int | SeededIndex) -> int:
+    """The position of a sample in its data set."""
+    return index.position if isinstance(index, SeededIndex) else index
 
 
 def uniform_numbers(seeds: Sequence[Sequence[int]], count: int) -> Floats:
-    """Random numbers from 0 to below 1 that depend on nothing but the seed of their row.
+    """Random numbers in [0, 1), ``(len(seeds), count)``; each row depends on its seed alone.
 
-    Returns:
-        ``(len(seeds), count)``; a smaller count gives the beginning of each row.
+    A row of fewer numbers is the beginning of a row of more numbers.
     """
     numbers = np.empty((len(seeds), count), np.float32)
     for row, seed in zip(numbers, seeds, strict=True):
@@ -81,11 +103,6 @@ def uniform_numbers(seeds: Sequence[Sequence[int]], count: int) -> Floats:
     return numbers
 
 
-def as_floats(images: Bytes) -> Tensor:
-    """Images as ``float32`` from -1 (black) to 1 (white)."""
-    return torch.from_numpy(images).float().div_(127.5).sub_(1)
-
-
-def flipped(images: Bytes, numbers: Floats) -> Bytes:
-    """Mirrors the images ``(N, C, H, W)`` whose number, from 0 to 1, is below one half."""
+def flip_where(numbers: Floats, images: Bytes) -> Bytes:
+    """Flips horizontally the images ``(N, C, H, W)`` whose number ``(N,)``, from 0 to 1, is below one half."""
     return np.where(numbers[:, None, None, None] < 0.5, images[..., ::-1], images)

@@ -10,8 +10,8 @@ from lightning import seed_everything
 from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from numpy.typing import NDArray
 
-from datamodules.augmentation import GREY, PairedAugmentation
-from datamodules.reading.frame import Floats
+from datamodules.augmentation import FILL_COLOUR, PairedAugmentation
+from datamodules.reading.arrays import Floats
 from datamodules.serving.sampling import SeededIndex, SeededSampler
 
 Bytes = NDArray[np.uint8]
@@ -141,7 +141,7 @@ def test_beyond_the_frame_is_grey_ignored_and_not_measured() -> None:
     # beside the frame its border shines through
     row, column = (int(where.mean()) for where in np.nonzero(~beyond))
     far = (np.abs(ROWS - row) > HEIGHT // 4 + 2) | (np.abs(COLUMNS - column) > WIDTH // 4 + 2)
-    assert (image[far] == GREY).all()
+    assert (image[far] == FILL_COLOUR).all()
 
 
 def test_colour_changes_the_image_alone() -> None:
@@ -242,13 +242,13 @@ def test_half_of_the_frames_are_flipped() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"flip": 1.5}, "flip must be from 0 to 1, got 1.5"),
-        ({"brightness": -0.1}, r"brightness must be from 0 to 1, got -0\.1"),
-        ({"hue": 0.6}, r"hue must be from 0 to 0\.5, got 0\.6"),
-        ({"saturation": float("nan")}, "saturation must be from 0 to 1, got nan"),
+        ({"flip": 1.5}, r"flip must lie in \[0, 1\], got 1\.5"),
+        ({"brightness": -0.1}, r"brightness must lie in \[0, 1\], got -0\.1"),
+        ({"hue": 0.6}, r"hue must lie in \[0, 0\.5\], got 0\.6"),
+        ({"saturation": float("nan")}, r"saturation must lie in \[0, 1\], got nan"),
         ({"scale": (2.0, 1.0)}, r"scale must be two zooms above 0, the smaller one first, got 2\.0 and 1\.0"),
-        ({"rotation": -1.0}, r"rotation must be from 0 to 180 degrees, got -1\.0"),
-        ({"crop": (0, 4)}, "crop must be a height and a width of at least 1, got 0 and 4"),
+        ({"rotation": -1.0}, r"rotation must lie in \[0, 180\], got -1\.0"),
+        ({"crop": (0, 4)}, "crop_height must be at least 1, got 0"),
         ({"scale": (0.0, 1.0)}, r"scale must be two zooms above 0, the smaller one first, got 0\.0 and 1\.0"),
     ],
 )

@@ -171,7 +171,7 @@ def test_no_city_left_to_train_on_is_refused(root: Path) -> None:
         ValueError, match=r"^val_cities 4 must be less than the 4 cities of .*leftImg8bit/train, or none"
     ):
         Cityscapes(root, val_cities=4).make_frames()
-    with pytest.raises(ValueError, match=r"^val_cities must not be negative, got -1$"):
+    with pytest.raises(ValueError, match=r"^val_cities must be at least 0, got -1$"):
         Cityscapes(root, val_cities=-1)
 
 

@@ -227,8 +227,8 @@ def test_cached_frames_are_rendered_once_and_cannot_be_written_to() -> None:
         ({"n_val": -1}, "n_val must be at least 1, got -1"),
         ({"n_test": 0}, "n_test must be at least 1, got 0"),
         ({"size": (0, 160)}, "height must be at least 1, got 0"),
-        ({"ambiguity": 1.5}, "ambiguity must be from 0 to 1, got 1.5"),
-        ({"ambiguity": float("nan")}, "ambiguity must be from 0 to 1, got nan"),
+        ({"ambiguity": 1.5}, r"ambiguity must lie in \[0, 1\], got 1\.5"),
+        ({"ambiguity": float("nan")}, r"ambiguity must lie in \[0, 1\], got nan"),
     ],
 )
 def test_impossible_arguments_are_refused(arguments: dict[str, object], message: str) -> None:

@@ -208,9 +208,9 @@ def test_loader_rebuilt_from_dataset_and_collate_fn_gives_batches(make: Make) ->
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"seed": -1}, r"seed must be from 0 to 2\*\*32 - 1, got -1"),
-        ({"batch_size": 0}, "batch_size must be at least 1, or None for the whole split, got 0"),
-        ({"num_workers": -1}, "num_workers must not be negative, got -1"),
+        ({"seed": -1}, r"seed must lie in \[0, 4294967295\], got -1"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
         ({"predict_on": "all"}, "predict_on must be one of train, val, test, got 'all'"),
     ],
 )

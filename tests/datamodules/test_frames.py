@@ -17,10 +17,11 @@ from datamodules.augmentation import PairedAugmentation
 from datamodules.frames import FrameDataModule
 from datamodules.reading.frame import Camera, Frame, Frames
 from datamodules.reading.responses import StoredResponses
-from datamodules.serving.datasets import Batch, collate
+from datamodules.serving.datasets import collate
 from datamodules.serving.frame_pairs import FramePairs
+from datamodules.serving.geometry import Geometry
 from datamodules.serving.sampling import SeededIndex
-from datamodules.serving.transforms import Geometry
+from distill.outputs import Batch
 
 CAMERA = Camera(fx=60.0, fy=50.0, cx=23.5, cy=12.0, baseline=0.5, height=1.5)
 ALL: tuple[Geometry, ...] = ("depth", "disparity", "normal", "hha")
@@ -430,11 +431,11 @@ def test_training_sees_the_same_pairs_with_workers_and_when_resumed(tmp_path: Pa
     ("arguments", "message"),
     [
         ({"target": "dept"}, "target must be one of classes, depth, got 'dept'"),
-        ({"geometry": ["depht"]}, "geometry must be of depth, disparity, normal, hha, got 'depht'"),
+        ({"geometry": ["depht"]}, "geometry must be one of depth, disparity, normal, hha, got 'depht'"),
         ({"size": (0, 20)}, "height must be at least 1, got 0"),
-        ({"max_depth": 0.0}, r"max_depth must be a finite number of metres above 0, got 0\.0"),
-        ({"max_depth": float("inf")}, "max_depth must be a finite number of metres above 0, got inf"),
-        ({"seed": -1}, "seed must be from 0"),
+        ({"max_depth": 0.0}, r"max_depth must be positive, got 0\.0"),
+        ({"max_depth": float("inf")}, "max_depth must be finite, got inf"),
+        ({"seed": -1}, r"seed must lie in \[0, 4294967295\], got -1"),
     ],
 )
 def test_arguments_out_of_range_are_refused(arguments: dict[str, Any], message: str) -> None:

@@ -291,9 +291,9 @@ def test_trainer_fits_and_tests_on_whole_splits() -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"seed": -1}, r"seed must be from 0 to 2\*\*32 - 1, got -1"),
-        ({"batch_size": 0}, "batch_size must be at least 1, or None for the whole split, got 0"),
-        ({"num_workers": -1}, "num_workers must not be negative, got -1"),
+        ({"seed": -1}, r"seed must lie in \[0, 4294967295\], got -1"),
+        ({"batch_size": 0}, "batch_size must be at least 1, got 0"),
+        ({"num_workers": -1}, "num_workers must be at least 0, got -1"),
         ({"val_size": 0}, "val_size must be at least 1, got 0"),
         ({"test_size": -5}, "test_size must be at least 1, got -5"),
     ],

@@ -127,7 +127,7 @@ def test_sizes_are_as_asked_and_stratified(val_size: int, test_size: int) -> Non
 
 def test_splits_that_leave_no_training_digit_are_refused() -> None:
     with pytest.raises(
-        ValueError, match="val_size 4000 and test_size 1000 must be less than the 5000 digits there are"
+        ValueError, match="val_size 4000 and test_size 1000 must be less than the 5000 images there are"
     ):
         MNISTM(val_size=4000).setup()
     MNISTM(val_size=3999).setup()
@@ -135,7 +135,7 @@ def test_splits_that_leave_no_training_digit_are_refused() -> None:
 
 @pytest.mark.parametrize("level", [-0.5, float("nan"), float("inf")])
 def test_an_impossible_noise_level_is_refused(level: float) -> None:
-    with pytest.raises(ValueError, match=f"noise_level must be a finite number of at least 0, got {level}"):
+    with pytest.raises(ValueError, match=f"noise_level must be (at least 0|finite), got {level}"):
         MNISTM(level)
 
 
@@ -170,7 +170,7 @@ def test_a_folder_given_as_text_serves_as_well(tmp_path: Path) -> None:
 def test_sizes_that_do_not_fit_the_original_files_are_refused(tmp_path: Path) -> None:
     write_mnist(tmp_path, "train", 60, seed=0)
     write_mnist(tmp_path, "t10k", 20, seed=1)
-    with pytest.raises(ValueError, match="val_size 5000 must be less than the 60 digits there are"):
+    with pytest.raises(ValueError, match="val_size 5000 must be less than the 60 images there are"):
         splits(data_dir=tmp_path)
     with pytest.raises(ValueError, match="test_size 10 cannot be chosen with data_dir"):
         MNISTM(data_dir=tmp_path, test_size=10)
@@ -178,7 +178,7 @@ def test_sizes_that_do_not_fit_the_original_files_are_refused(tmp_path: Path) ->
 
 def test_damaged_files_stop_setup(tmp_path: Path) -> None:
     write_mnist(tmp_path, "train", 60, seed=0)
-    with pytest.raises(FileNotFoundError, match="holds neither t10k-images-idx3-ubyte"):
+    with pytest.raises(FileNotFoundError, match="nor its MNIST/raw holds t10k-images-idx3-ubyte"):
         MNISTM(data_dir=tmp_path, val_size=5).setup()
 
 

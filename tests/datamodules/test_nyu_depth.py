@@ -84,7 +84,7 @@ def test_a_label_that_the_mapping_has_not_is_named_when_it_is_read(tmp_path: Pat
     savemat(tmp_path / "classMapping40.mat", {"mapClass": np.arange(1, 31)[None]})
     frames = ready(tmp_path, target="classes").splits.train.frames  # type: ignore[attr-defined]
     with pytest.raises(
-        ValueError, match=r"^image 0 of .* has the label 89\d, but classMapping40.mat maps those up to 30$"
+        ValueError, match=r"^image 0 of .* has the label 89\d, but classMapping40.mat maps the labels up to 30$"
     ):
         frames[0]
 

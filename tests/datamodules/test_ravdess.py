@@ -210,7 +210,7 @@ def test_damaged_files_are_named_when_they_are_read(tmp_path: Path) -> None:
     [
         ({"vocal": "spoken"}, "vocal must be one of speech, song, all, got 'spoken'"),
         ({"val_actors": []}, r"val_actors must be one or more different actors, got \[\]"),
-        ({"test_actors": [25]}, "test_actors must be of 1 to 24, got 25"),
+        ({"test_actors": [25]}, r"test_actors must lie in \[1, 24\], got 25"),
         ({"test_actors": [19]}, "actor 19 is in val_actors and in test_actors"),
         ({"seconds": 0}, "seconds must be at least 0.01, got 0"),
         ({"frames": 0}, "frames must be at least 1, got 0"),
@@ -223,7 +223,7 @@ def test_arguments_out_of_range_are_refused(arguments: dict[str, Any], message: 
 
 
 def test_actors_that_are_not_there_are_named(tree: Path) -> None:
-    with pytest.raises(ValueError, match=r"^test_actors has actor 22, of whom there is no recording$"):
+    with pytest.raises(ValueError, match=r"^test_actors has actor 22, but there is no recording of this actor$"):
         ready(tree, test_actors=[22])
     with pytest.raises(ValueError, match=f"^val_actors and test_actors leave no actor of {tree} to train on$"):
         ready(tree, test_actors=[1, 2, 21])

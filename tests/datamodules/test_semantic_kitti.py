@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from datamodules import PairedAugmentation, SemanticKITTI
-from datamodules.reading.lidar import MEAN, STD
+from datamodules.reading.lidar import FEATURE_MEANS, FEATURE_STDS
 from datamodules.reading.semantic_kitti_classes import CLASS_NAMES, PALETTE, read_classes
 from datamodules.semantic_kitti import read_calibration
 from tests.datamodules.trees import ODOMETRY_CALIBRATION, SCAN_LABELS, stored, write, write_semantic_kitti
@@ -109,7 +109,7 @@ def test_labels_become_the_19_classes_with_moving_ones_merged(tmp_path: Path) ->
 def test_a_label_that_the_data_set_has_not_is_named(tmp_path: Path) -> None:
     path = tmp_path / "000000.label"
     np.array([40, 12, 12], "<u4").tofile(path)
-    with pytest.raises(ValueError, match=f"^{path} holds the label 12 of 2 points, which SemanticKITTI has not$"):
+    with pytest.raises(ValueError, match=f"^{path} holds the label 12 of 2 points, which is not SemanticKITTI's$"):
         read_classes(path, 3)
 
 
@@ -159,9 +159,9 @@ def test_batches_hold_image_points_and_target_of_one_size(root: Path) -> None:
     frame = data.make_frames()[1][1]
     assert frame.lidar is not None
     cut = frame.lidar[2:, 3:93]
-    expected = np.where(cut[..., :1] > 0, (cut - np.array(MEAN, np.float32)) / np.array(STD, np.float32), 0).transpose(
-        2, 0, 1
-    )
+    expected = np.where(
+        cut[..., :1] > 0, (cut - np.array(FEATURE_MEANS, np.float32)) / np.array(FEATURE_STDS, np.float32), 0
+    ).transpose(2, 0, 1)
     np.testing.assert_allclose(batch["lidar"][1].numpy(), expected, atol=1e-6)
     assert np.array_equal(batch["target"][1].numpy(), frame.target[2:, 3:93])
 
@@ -189,7 +189,7 @@ def test_augmentation_keeps_points_and_labels_together(root: Path) -> None:
         assert batch["lidar"].any(1)[labelled].all()
         # the range, undone, is that of x, y and z
         features = batch["lidar"].permute(0, 2, 3, 1)[labelled].double()
-        distance, *place, _ = (features * torch.tensor(STD) + torch.tensor(MEAN)).T
+        distance, *place, _ = (features * torch.tensor(FEATURE_STDS) + torch.tensor(FEATURE_MEANS)).T
         torch.testing.assert_close(distance, torch.stack(place).norm(dim=0), rtol=1e-4, atol=1e-4)
 
 
@@ -207,7 +207,7 @@ def test_splits_are_the_sequences_asked_for_and_the_published_ones_by_default(tm
     [
         ({"train_sequences": []}, r"train_sequences must be one or more different sequences, got \[\]"),
         ({"val_sequences": [8, 8]}, r"val_sequences must be one or more different sequences, got \[8, 8\]"),
-        ({"test_sequences": [22]}, "test_sequences must be of 0 to 21, got 22"),
+        ({"test_sequences": [22]}, r"test_sequences must lie in \[0, 21\], got 22"),
         ({"test_sequences": [0]}, "sequence 0 is in train_sequences and in test_sequences"),
         ({"crop": (0, 8)}, "crop_height must be at least 1, got 0"),
     ],

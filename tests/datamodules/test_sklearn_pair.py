@@ -107,5 +107,5 @@ def test_a_small_network_reaches_the_papers_accuracy_on_either_modality(modality
 
 @pytest.mark.parametrize("gamma", [-0.1, 1.01, float("nan")])
 def test_gamma_outside_its_range_is_refused(gamma: float) -> None:
-    with pytest.raises(ValueError, match=f"gamma must be from 0 to 1, got {gamma}"):
+    with pytest.raises(ValueError, match=rf"gamma must lie in \[0, 1\], got {gamma}"):
         SklearnPair(gamma)

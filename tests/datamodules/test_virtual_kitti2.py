@@ -200,7 +200,7 @@ def test_a_colour_of_no_class_is_named_when_it_is_read(root: Path, color: tuple[
         save(path, pixels)
     frames = data(root).make_frames()[0]
     red, green, blue = color
-    message = rf"classgt_.*png holds the colour \({red}, {green}, {blue}\) in 2 pixels, which is that of no class$"
+    message = rf"classgt_.*png holds the colour \({red}, {green}, {blue}\) in 2 pixels, which belongs to no class$"
     with pytest.raises(ValueError, match=message):
         frames[0]
 
@@ -229,7 +229,7 @@ def test_intrinsics_that_do_not_fit_are_refused(root: Path, text: str, message: 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ({"variations": ["snow"]}, "variations must be of clone, fog, .*30-deg-right, got 'snow'"),
+        ({"variations": ["snow"]}, "variations must be one of clone, fog, .*30-deg-right, got 'snow'"),
         ({"variations": []}, r"variations must name at least one, and each once, got \[\]"),
         ({"variations": ["fog", "fog"]}, r"variations must name at least one, and each once, got \['fog', 'fog'\]"),
         ({"n_images": 0}, "n_images must be at least 1, got 0"),

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from PIL import Image
 from scipy.io import savemat
 
-from datamodules.virtual_kitti2 import COLORS, SCENES
+from datamodules.virtual_kitti2 import CLASS_COLORS, SCENES
 
 SIZE = (12, 40)
 # of 000000.txt, but for the lines of the other cameras
@@ -71,11 +71,11 @@ def write_virtual_kitti2(
 ) -> Path:
     """``count`` images for every scene and variation; camera 1 has a line in ``intrinsic.txt`` and no images."""
     rng = np.random.default_rng(0)
-    palette = np.array(list(COLORS.values()), np.uint8)
+    palette = np.array(list(CLASS_COLORS.values()), np.uint8)
     lines = [f"{frame} {camera} 725.0087 725.0087 620.5 187" for frame in range(count) for camera in range(2)]
     for sequence in (root / scene / variation for scene in SCENES for variation in variations):
         write(sequence / "intrinsic.txt", "\n".join(["frame cameraID K[0,0] K[1,1] K[0,2] K[1,2]", *lines, ""]))
-        colors = [f"{name} {red} {green} {blue}" for name, (red, green, blue) in COLORS.items()]
+        colors = [f"{name} {red} {green} {blue}" for name, (red, green, blue) in CLASS_COLORS.items()]
         write(sequence / "colors.txt", "\n".join(["Category r g b", *colors, ""]))
         frames = sequence / "frames"
         for number in range(count):

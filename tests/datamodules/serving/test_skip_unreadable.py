@@ -12,11 +12,11 @@ import torch
 from torch.utils.data import DataLoader, DistributedSampler
 
 from datamodules import Batch, KITTISemantics, NoisyPair, RadarOptical, SemanticKITTI
-from datamodules.drawn import DrawnDataModule
 from datamodules.noisy_pair import NoisyImages
 from datamodules.radar_optical import ImagePairs
 from datamodules.reading.frame_files import FileFrames
 from datamodules.reading.image_files import UnreadableError
+from datamodules.seeded import SeededDataModule
 from datamodules.semantic_kitti import ScanFrames
 from datamodules.serving.frame_pairs import FramePairs
 from datamodules.serving.labelled_images import ImageFiles
@@ -27,11 +27,11 @@ from tests.datamodules.trees import write_kitti_semantics, write_semantic_kitti
 class Kind(NamedTuple):
     """A data module, and the file that a training sample of it is read from."""
 
-    make: Callable[..., DrawnDataModule]
+    make: Callable[..., SeededDataModule]
     file: Callable[[Any, int], Path]
 
 
-def noisy(folder: Path, **arguments: Any) -> DrawnDataModule:
+def noisy(folder: Path, **arguments: Any) -> SeededDataModule:
     return NoisyPair("image_folder", write_image_folder(folder), image_size=8, **arguments)
 
 
@@ -39,7 +39,7 @@ def noisy_file(dataset: NoisyImages, position: int) -> Path:
     return Path(cast(ImageFiles, dataset.images.images).paths[dataset.positions[position]])
 
 
-def radar(folder: Path, **arguments: Any) -> DrawnDataModule:
+def radar(folder: Path, **arguments: Any) -> SeededDataModule:
     return RadarOptical(write_radar_optical(folder), size=8, **arguments)
 
 
@@ -47,7 +47,7 @@ def radar_file(dataset: ImagePairs, position: int) -> Path:
     return Path(dataset.paths["radar"][position])
 
 
-def frames(folder: Path, **arguments: Any) -> DrawnDataModule:
+def frames(folder: Path, **arguments: Any) -> SeededDataModule:
     return KITTISemantics(write_kitti_semantics(folder), size=(8, 16), **arguments)
 
 
@@ -55,7 +55,7 @@ def frame_file(dataset: FramePairs, position: int) -> Path:
     return cast(Path, cast(FileFrames, dataset.frames).files[position].depth)
 
 
-def scans(folder: Path, **arguments: Any) -> DrawnDataModule:
+def scans(folder: Path, **arguments: Any) -> SeededDataModule:
     sequences: dict[str, Any] = {"train_sequences": [0], "val_sequences": [8], "test_sequences": [8]}
     return SemanticKITTI(write_semantic_kitti(folder), crop=None, **sequences, **arguments)
 
@@ -67,7 +67,7 @@ def scan_file(dataset: FramePairs, position: int) -> Path:
 KINDS = [Kind(noisy, noisy_file), Kind(radar, radar_file), Kind(frames, frame_file), Kind(scans, scan_file)]
 
 
-def damaged(kind: Kind, folder: Path, *positions: int, **arguments: Any) -> DrawnDataModule:
+def damaged(kind: Kind, folder: Path, *positions: int, **arguments: Any) -> SeededDataModule:
     """A data module of whose training samples these cannot be read."""
     data = kind.make(folder, batch_size=2, **arguments)
     data.setup()
@@ -77,7 +77,7 @@ def damaged(kind: Kind, folder: Path, *positions: int, **arguments: Any) -> Draw
     return data
 
 
-def epoch_of(data: DrawnDataModule) -> tuple[DataLoader[Batch], list[Batch]]:
+def epoch_of(data: SeededDataModule) -> tuple[DataLoader[Batch], list[Batch]]:
     torch.manual_seed(0)
     loader = data.train_dataloader()
     return loader, list(loader)
@@ -138,4 +138,4 @@ def test_processes_of_a_distributed_run_take_equally_many_batches_beside_damaged
 
 def test_an_unknown_policy_is_refused() -> None:
     with pytest.raises(ValueError, match="on_error must be one of raise, skip, got 'ignore'"):
-        NoisyPair(on_error="ignore")  # type: ignore[arg-type]
+        NoisyPair(on_error="ignore")

@@ -5,7 +5,7 @@ import pytest
 from numpy.typing import NDArray
 
 from datamodules.reading.frame import Camera
-from datamodules.serving.transforms import (
+from datamodules.serving.geometry import (
     depth_to_disparity,
     depth_to_hha,
     depth_to_normals,

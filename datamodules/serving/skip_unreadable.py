@@ -1,4 +1,4 @@
-"""Damaged files among the training samples: found while a fit runs, replaced, counted and reported."""
+"""Damaged files among the training samples: found during a fit, replaced, counted and reported."""
 
 from __future__ import annotations
 
@@ -10,9 +10,10 @@ import torch
 from torch.utils.data import Dataset
 
 from datamodules.reading.image_files import UnreadableError
-from datamodules.serving.datasets import Batch, BatchedDataset
+from datamodules.serving.datasets import BatchedDataset
 from datamodules.serving.loading import ResumableLoader
-from datamodules.serving.sampling import SeededIndex
+from datamodules.serving.sampling import SeededIndex, position_of
+from distill.outputs import Batch
 
 OnError = Literal["raise", "skip"]
 
@@ -24,15 +25,15 @@ class _Batched(Protocol):
 
 
 class SkipUnreadable(BatchedDataset):
-    """A data set in which the next readable sample, after the last one the first again, replaces a damaged one.
+    """A data set that replaces each damaged sample by the next readable one; the first sample follows the last.
 
-    Batches keep their size, so the processes of a distributed run take equally many steps; which sample replaces which
-    depends on the files alone, not on workers or processes. The ``index`` in a batch is that of the replacement. What
-    is damaged is found once and not read again; all workers know of it.
+    Batches keep their size, so all processes of a distributed run take the same number of steps. The replacement
+    depends on the files alone, not on workers or processes. ``index`` in a batch is that of the replacement. A damaged
+    file is found once and not read again: all workers know of it.
 
     Args:
-        dataset: Gives whole batches through ``__getitems__`` and raises an :class:`UnreadableError` where one of their
-            files is damaged.
+        dataset: Returns whole batches from ``__getitems__``, and raises an :class:`UnreadableError` where a file of the
+            batch is damaged.
     """
 
     def __init__(self, dataset: Dataset[Batch]) -> None:
@@ -47,25 +48,25 @@ class SkipUnreadable(BatchedDataset):
         return len(self.damaged)
 
     def __getitems__(self, indices: Sequence[int | SeededIndex]) -> Batch:
-        """A batch.
+        """A batch of readable samples.
 
         Raises:
             UnreadableError: There is no readable sample.
         """
         while True:
-            chosen = [self._readable(index) for index in indices]
+            readable = [self._readable(index) for index in indices]
             try:
-                batch = self.dataset.__getitems__(chosen)
+                batch = self.dataset.__getitems__(readable)
                 break
             except UnreadableError:
-                if not sum(self._is_damaged(index) for index in chosen):
+                if not sum(self._is_damaged(index) for index in readable):
                     raise
-        for asked, given in zip(indices, chosen, strict=True):
-            self.replaced[_position(asked)] += _position(asked) != _position(given)
+        for requested, used in zip(indices, readable, strict=True):
+            self.replaced[position_of(requested)] += position_of(requested) != position_of(used)
         return batch
 
     def report(self) -> None:
-        """Logs how many samples were replaced since the last report, if any were."""
+        """Logs how many samples were replaced since the last report, if there were any."""
         count, self._reported = int(self.replaced.sum()) - self._reported, int(self.replaced.sum())
         if count:
             damaged = self.damaged.nonzero()[:, 0].tolist()
@@ -81,7 +82,7 @@ class SkipUnreadable(BatchedDataset):
             )
 
     def _readable(self, index: int | SeededIndex) -> int | SeededIndex:
-        position = _position(index)
+        position = position_of(index)
         if not self.damaged[position]:
             return index
         later = (~torch.cat([self.damaged[position:], self.damaged[:position]])).nonzero()
@@ -94,12 +95,12 @@ class SkipUnreadable(BatchedDataset):
         try:
             self.dataset.__getitems__([index])
         except UnreadableError:
-            self.damaged[_position(index)] = True
-        return bool(self.damaged[_position(index)])
+            self.damaged[position_of(index)] = True
+        return bool(self.damaged[position_of(index)])
 
 
 class SkipUnreadableLoader(ResumableLoader):
-    """Loads from a :class:`SkipUnreadable` data set, which reports when an epoch ends."""
+    """Loads from a :class:`SkipUnreadable` data set, and reports its replacements at the end of an epoch."""
 
     def __iter__(self) -> Any:
         return self._reporting(super().__iter__())
@@ -108,12 +109,8 @@ class SkipUnreadableLoader(ResumableLoader):
         dataset = cast(SkipUnreadable, self.dataset)
         try:
             for batch in batches:
-                if self._delivered == len(self):  # after which a trainer asks for no more
+                if self._delivered == len(self):  # a trainer asks for no further batch
                     dataset.report()
                 yield batch
         finally:
             dataset.report()
-
-
-def _position(index: int | SeededIndex) -> int:
-    return index.position if isinstance(index, SeededIndex) else index

@@ -1,23 +1,21 @@
-"""What depth says about a scene in other forms: disparity, surface normals, HHA."""
+"""Geometry computed from depth: disparity, surface normals and HHA."""
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 import numpy as np
-from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    from datamodules.reading.frame import Camera
+from datamodules.reading.arrays import Floats
+from datamodules.reading.frame import Camera
 
-Floats = NDArray[np.float32]
 Geometry = Literal["depth", "disparity", "normal", "hha"]
 
-NEAREST = 2.0
-"""Metres; a point as near as this, or nearer, has the relative disparity 1."""
+NEAREST_DEPTH = 2.0
+"""Metres; a point at this depth, or nearer, has the relative disparity 1."""
 
-HIGHEST = 10.0
-"""Metres; a point as high above the ground as this, or higher, has the height 1 in HHA."""
+HIGHEST_POINT = 10.0
+"""Metres; a point at this height above the ground, or higher, has the height 1 in HHA."""
 
 
 def depth_to_disparity(depth: Floats, focal_length: float, baseline: float) -> Floats:
@@ -29,14 +27,14 @@ def depth_to_disparity(depth: Floats, focal_length: float, baseline: float) -> F
         baseline: Distance between the two cameras in metres.
 
     Returns:
-        Of the shape of ``depth``; 0 where nothing was measured, as for a point infinitely far away.
+        Of the shape of ``depth``; 0 where nothing was measured, as at an infinite depth.
     """
     disparity = np.zeros_like(depth, dtype=np.float32)
     return np.divide(focal_length * baseline, depth, out=disparity, where=depth > 0)
 
 
 def disparity_to_depth(disparity: Floats, focal_length: float, baseline: float) -> Floats:
-    """The depth in metres, ``focal_length * baseline / disparity``, which undoes :func:`depth_to_disparity`.
+    """The depth in metres, ``focal_length * baseline / disparity``, the inverse of :func:`depth_to_disparity`.
 
     Args:
         disparity: Pixels, of any shape; 0 where nothing was measured.
@@ -50,9 +48,9 @@ def disparity_to_depth(disparity: Floats, focal_length: float, baseline: float) 
 
 
 def relative_disparity(depth: Floats) -> Floats:
-    """The disparity as a share of that of a point :data:`NEAREST` metres away, ``NEAREST / depth``, at most 1.
+    """The disparity relative to that of a point at :data:`NEAREST_DEPTH`, ``NEAREST_DEPTH / depth``, at most 1.
 
-    Focal length and baseline cancel, so resizing an image leaves it as it is.
+    Focal length and baseline cancel, so resizing an image does not change it.
 
     Args:
         depth: Metres, of any shape; 0 where nothing was measured.
@@ -60,25 +58,25 @@ def relative_disparity(depth: Floats) -> Floats:
     Returns:
         From 0 (infinitely far, or nothing measured) to 1, of the shape of ``depth``.
     """
-    relative: Floats = np.minimum(depth_to_disparity(depth, 1.0, NEAREST), np.float32(1))
+    relative: Floats = np.minimum(depth_to_disparity(depth, 1.0, NEAREST_DEPTH), np.float32(1))
     return relative
 
 
 def depth_to_normals(depth: Floats, camera: Camera) -> Floats:
-    r"""Unit normals of the surfaces seen, in camera coordinates (x right, y down, z forward), facing the camera.
+    r"""Unit normals of the visible surfaces, facing the camera, in its coordinates (x right, y down, z forward).
 
     On a plane :math:`n^\top P = d` the inverse depth is affine in the pixel coordinates,
-    :math:`d / Z = n_x (u - c_x) / f_x + n_y (v - c_y) / f_y + n_z`, so its differences give the normal of a plane
-    exactly, however slanted. They are taken towards the neighbour whose inverse depth changes less: a pixel beside a
-    hole, an occlusion edge or the image's border looks to the side that belongs to its own surface. In noisy or
-    coarsely quantised depth the smaller change is also the flatter one: smooth such depth first.
+    :math:`d / Z = n_x (u - c_x) / f_x + n_y (v - c_y) / f_y + n_z`, so differences of the inverse depth give the normal
+    of any plane exactly. Of the two neighbours in a row or column, the one with the smaller difference is used: beside
+    a hole, an occlusion edge or the image's border, it belongs to the same surface. In noisy or coarsely quantised
+    depth, this choice makes surfaces too flat: smooth such depth first.
 
     Args:
         depth: Metres along the optical axis, ``(H, W)``; 0 where nothing was measured.
         camera: The camera that saw it.
 
     Returns:
-        ``(H, W, 3)``; 0 where nothing was measured, and where no neighbour was, in the row or in the column.
+        ``(H, W, 3)``; 0 where nothing was measured, or where the row or the column has no measured neighbour.
 
     Source: inverse depth as in Fan et al., SNE-RoadSeg, ECCV 2020, Sec. 3.1, who estimate n_z by a median instead.
     """
@@ -100,13 +98,13 @@ def depth_to_normals(depth: Floats, camera: Camera) -> Floats:
 def depth_to_hha(depth: Floats, camera: Camera) -> Floats:
     """Horizontal disparity, height above the ground and angle with gravity, each from 0 to 1.
 
-    - Disparity: ``NEAREST / depth``, so 1 is 2 m or nearer and 0 infinitely far.
-    - Height: metres above the ground divided by :data:`HIGHEST`, so 1 is 10 m or higher; what lies below the ground
-      is 0.
+    - Disparity: ``NEAREST_DEPTH / depth``, so 1 is 2 m or nearer and 0 is infinitely far.
+    - Height: metres above the ground divided by :data:`HIGHEST_POINT`, so 1 is 10 m or higher; a point below the ground
+      has 0.
     - Angle between the surface normal and the direction of gravity, divided by pi: 1 for the ground, 1/2 for a wall,
       0 for a ceiling or where there is no normal.
 
-    The ground and gravity are not estimated but follow from the camera's height and pitch.
+    The ground and gravity are not estimated; they follow from the camera's height and pitch.
 
     Args:
         depth: Metres along the optical axis, ``(H, W)``; 0 where nothing was measured.
@@ -123,13 +121,13 @@ def depth_to_hha(depth: Floats, camera: Camera) -> Floats:
     height = np.float32(camera.height) - depth * (y * gravity[1] + gravity[2])
     angle = np.arccos(np.clip(normals @ gravity, -1, 1)) / np.float32(np.pi)
     angle[~normals.any(axis=-1)] = 0
-    hha = np.stack([relative_disparity(depth), np.clip(height / np.float32(HIGHEST), 0, 1), angle], axis=-1)
+    hha = np.stack([relative_disparity(depth), np.clip(height / np.float32(HIGHEST_POINT), 0, 1), angle], axis=-1)
     hha[~(depth > 0)] = 0
     return hha
 
 
 def _rays(shape: tuple[int, ...], camera: Camera) -> tuple[Floats, Floats]:
-    """Where the pixels' rays are one metre along the optical axis: x ``(W,)`` and y ``(H, 1)``."""
+    """The points of the pixels' rays at a depth of one metre: x ``(W,)`` and y ``(H, 1)``."""
     height, width = shape
     x = (np.arange(width, dtype=np.float32) - np.float32(camera.cx)) / np.float32(camera.fx)
     y = (np.arange(height, dtype=np.float32) - np.float32(camera.cy)) / np.float32(camera.fy)
@@ -137,11 +135,11 @@ def _rays(shape: tuple[int, ...], camera: Camera) -> tuple[Floats, Floats]:
 
 
 def _smaller_difference(values: Floats, axis: Literal[0, 1]) -> Floats:
-    """The difference to the next or from the previous value, whichever is smaller; NaN where both are unknown (0)."""
+    """The smaller of the differences to the next and from the previous value; NaN where both are not measured."""
     first, last = (np.s_[:-1], np.s_[1:]) if axis == 0 else (np.s_[:, :-1], np.s_[:, 1:])
     padded = np.pad(values, [(1, 1), (0, 0)] if axis == 0 else [(0, 0), (1, 1)])
-    known = padded > 0
-    steps = np.where(known[first] & known[last], padded[last] - padded[first], np.float32(np.inf))
+    measured = padded > 0
+    steps = np.where(measured[first] & measured[last], padded[last] - padded[first], np.float32(np.inf))
     forward, backward = steps[last], steps[first]
     smaller = np.where(np.abs(forward) < np.abs(backward), forward, backward)
     smaller[np.isinf(smaller)] = np.nan
