@@ -1,0 +1,80 @@
+"""Checks of arguments: each raises a ValueError with the argument's name, what would be right, and the value.
+
+``None`` passes every check of numbers: it stands for an argument that is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable
+
+
+def check_option(name: str, value: object, known: Iterable[object]) -> None:
+    """Checks that a value is one of a few.
+
+    Args:
+        name: The argument's name.
+        value: Its value.
+        known: All values that are allowed.
+
+    Raises:
+        ValueError: The value is another one.
+    """
+    options = list(known)
+    if value not in options:
+        raise ValueError(f"{name} must be one of {', '.join(map(str, options))}, got {value!r}")
+
+
+def check_at_least(least: float, /, **values: float | None) -> None:
+    """Checks that numbers are finite and at least ``least``.
+
+    Raises:
+        ValueError: A number is smaller, infinite or NaN.
+    """
+    check_finite(**values)
+    for name, value in values.items():
+        if value is not None and value < least:
+            raise ValueError(f"{name} must be at least {least}, got {value}")
+
+
+def check_positive(**values: float | None) -> None:
+    """Checks that numbers are finite and above 0.
+
+    Raises:
+        ValueError: A number is 0, negative, infinite or NaN.
+    """
+    check_finite(**values)
+    for name, value in values.items():
+        if value is not None and value <= 0:
+            raise ValueError(f"{name} must be positive, got {value}")
+
+
+def check_share(**values: float | None) -> None:
+    """Checks that numbers lie in [0, 1].
+
+    Raises:
+        ValueError: A number lies outside, or is NaN.
+    """
+    check_within(0, 1, **values)
+
+
+def check_within(least: float, most: float, /, **values: float | None) -> None:
+    """Checks that numbers lie between two others or are one of these two.
+
+    Raises:
+        ValueError: A number lies outside, or is NaN.
+    """
+    for name, value in values.items():
+        if value is not None and not least <= value <= most:
+            raise ValueError(f"{name} must lie in [{least}, {most}], got {value}")
+
+
+def check_finite(**values: float | None) -> None:
+    """Checks that numbers are neither infinite nor NaN.
+
+    Raises:
+        ValueError: A number is infinite or NaN.
+    """
+    for name, value in values.items():
+        if value is not None and not math.isfinite(value):
+            raise ValueError(f"{name} must be finite, got {value}")
