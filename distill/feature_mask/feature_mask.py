@@ -14,9 +14,10 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from distill.atomic import atomic_write
+from distill.checks import check_positive
 from distill.distributed import gather, world_size
 from distill.feature_mask.salience import Salience, count_features, feature_divergence, feature_shape
-from distill.losses.parts.logits import check_temperature, kl_divergence
+from distill.losses.parts.logits import kl_divergence
 from distill.outputs import Batch, autocast_off, full_precision, prediction_of
 from distill.supervised import Supervised
 from distill.tasks import Task
@@ -95,7 +96,7 @@ class FeatureMask(Supervised):
         ):
             if value < 1:
                 raise ValueError(f"{name} must be at least 1, got {value}")
-        check_temperature(temperature)
+        check_positive(temperature=temperature)
         self.teacher = teacher
         self.teacher_inputs = tuple(teacher_inputs)
         self.distance_weight = distance_weight

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from distill.distributed import gather, own_rows, world_size
-from distill.losses.parts.logits import at_least_float32, check_logits
+from distill.losses.parts.logits import check_logits
+from distill.losses.parts.precision import at_least_float32
 from distill.metrics.jsd import nontarget_jsd
 from distill.outputs import Batch
 from distill.training.training_set import training_set

@@ -84,7 +84,7 @@ def alone_or_in_a_combination(combined: bool, **options: int) -> DistillationMod
 
 
 def test_there_is_a_first_stage() -> None:
-    with pytest.raises(ValueError, match="stage_one_epochs must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match="stage_one_epochs must be at least 1, got 0"):
         FT(**LAYERS, stage_one_epochs=0)
 
 
