@@ -10,30 +10,20 @@ import pytest
 import torch
 import yaml
 
-import distill.methods
 from distill.cli import main
-from tests.toys import OF_DEPTH
+from tests.methods.examples import EXAMPLES
 
-STAGES = ["stage1", "stage2", "stage3"]
 OPTIONS: dict[str, dict[str, Any]] = {
     "AFKD": {"discriminator_lr": 0.001},
-    "CRD": {"negatives": 32},
+    "CRD": {"num_samples": None, "negatives": 32},
     "DimensionalStructure": {"dimension": 32},
-    **{key: {"stage_one_epochs": 1} for key in ("FitNet", "FSP", "FT")},
+    "FitNet": {"joint": False, "stage_one_epochs": 1},
 }
-LAYERS = {
-    **dict.fromkeys(("AT", "ARFD", "LIX", "NST", "TwoDPASS", "VID", "SemCKD"), STAGES),
-    **{key: ["stage3"] for key in ("CWD", "FitNet", "FT", "SP")},
-    **{key: ["pool"] for key in ("AFKD", "CC", "CRD", "PKT", "RKD")},
-    "FSP": ["stage1", "stage2", "stage2", "stage3"],
-    "DimensionalStructure": [*STAGES, "pool"],
-}
-PARTS = [name for name in distill.methods.__all__ if name not in ("Combined", *OF_DEPTH)]
+PARTS = {name: example.cifar() for name, example in EXAMPLES.items() if example.cifar and name != "Combined"}
 
 
 def part(name: str) -> dict[str, Any]:
-    layers = {f"{network}_layers": LAYERS[name] for network in ("teacher", "student") if name in LAYERS}
-    return {"class_path": f"distill.methods.{name}", "init_args": {**layers, **OPTIONS.get(name, {})}}
+    return {"class_path": f"distill.methods.{name}", "init_args": PARTS[name] | OPTIONS.get(name, {})}
 
 
 def network(name: str) -> dict[str, Any]:

@@ -16,7 +16,8 @@ from torch.utils.data import DataLoader, DistributedSampler, Sampler
 
 from distill import Batch, Supervised
 from distill.training.losses import LossWatch
-from tests.toys import HintAndRelations, Net, Samples, ToyData, make, make_batch, pair_arguments, quiet_trainer
+from tests.methods.examples import HintAndRelations
+from tests.toys import Net, Samples, ToyData, make, make_batch, pair_arguments, quiet_trainer
 
 
 class Ordered(ToyData):

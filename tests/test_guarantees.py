@@ -22,12 +22,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from distill import Batch, DistillationModule
 from distill.resume.last_checkpoint import LastCheckpoint
+from tests.methods.examples import HintAndRelations
 from tests.processes import run_in_processes
 from tests.toys import (
     CLASSES,
     METHODS,
     ON_DEPTH,
-    HintAndRelations,
     Net,
     Samples,
     ToyData,

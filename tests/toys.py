@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -10,7 +9,6 @@ import torch
 import torch.nn.functional as F
 from lightning.pytorch import LightningDataModule, Trainer
 from torch import Tensor, nn
-from torch.nn.parameter import UninitializedParameter
 from torch.utils.data import DataLoader, Dataset
 
 import distill.methods
@@ -20,14 +18,11 @@ from distill import (
     Classification,
     DepthEstimation,
     DistillationModule,
-    NetworkOutput,
     SemanticSegmentation,
     Task,
 )
-from distill.distributed import gather
 from distill.losses import decode_depth
-from distill.methods import ARFD, CRD, CWD, DKD, FT, KD, NTDH, PSSM, TIEKD, FitNet, ResKD, TwoDPASS
-from distill.weighting import NontargetSampleMask, PerceptualSolutionSpaceMask
+from tests.methods.examples import EXAMPLES, VARIANTS, Kind
 
 CLASSES = 4
 SIZE = (3, 4)
@@ -99,21 +94,6 @@ def ignored(method: str) -> int:
     return make_task(method).ignore_index
 
 
-class HintAndRelations(DistillationModule):
-    """Features through a lazy adaptor, and relations between all samples of the global batch."""
-
-    def __init__(self, *args: Any, **kwargs: Any) -> None:
-        super().__init__(*args, **kwargs)
-        self.adaptor = nn.LazyLinear(8)
-        self.teacher_adaptor = nn.LazyLinear(8)
-
-    def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
-        (theirs,), (ours,) = teacher.features.values(), student.features.values()
-        hint = (self.adaptor(ours) - self.teacher_adaptor(theirs)).pow(2).mean(dim=1)
-        gram, other = (F.normalize(gather(f), dim=1) @ F.normalize(gather(f), dim=1).T for f in (ours, theirs))
-        return {"hint": hint, "relations": (gram - other).pow(2).mean()}
-
-
 def pair_arguments(method: str = "", **changes: Any) -> dict[str, Any]:
     """What every method needs: a teacher of two modalities, a student of one."""
     torch.manual_seed(0)
@@ -127,80 +107,22 @@ def pair_arguments(method: str = "", **changes: Any) -> dict[str, Any]:
     } | changes
 
 
-LAYERS: dict[str, Any] = {"teacher_layers": ["norm", "head"], "student_layers": ["first", "norm"]}
-
-ONE_PAIR: dict[str, Any] = {"teacher_layers": ["norm"], "student_layers": ["first"]}
-
-
-class SecondStage(FT):
-    """FT after its first stage, which here lasts until all modules have found their channels."""
-
-    @property
-    def in_stage_one(self) -> bool:
-        return any(isinstance(parameter, UninitializedParameter) for parameter in self.decoders.parameters())
-
-
-VARIANTS: dict[str, Callable[..., DistillationModule]] = {
-    "KD under PSSM": partial(KD, weighting=PerceptualSolutionSpaceMask()),
-    "DKD with sample mask": partial(DKD, weighting=NontargetSampleMask(0.5), warmup_epochs=0),
-    "PSSM of KD": partial(PSSM, loss="kd", reading="printed"),
-    "PSSM dropping": partial(PSSM, reading="drop_wrong"),
-    "NTDH with sample mask": partial(NTDH, sample_mask=NontargetSampleMask(0.25)),
-    "TIEKD by integrals": partial(
-        TIEKD, student_layers=["head"], bin_value="integral", normalization="sum", direction="student_teacher"
-    ),
-    "ResKD of all": partial(ResKD, losses=["ssim", "mse", "si"]),
-    "TwoDPASS with sample mask": partial(TwoDPASS, weighting=NontargetSampleMask(0.5), **LAYERS),
-    "FitNet jointly": partial(FitNet, joint=True, **LAYERS),
-    "FT in its second stage": partial(SecondStage, stage_one_epochs=1, **LAYERS),
-    "CRD with queue": partial(CRD, memory="queue", negatives=9, **ONE_PAIR),
-    "hint and relations": partial(HintAndRelations, teacher_layers=["first"], student_layers=["first"]),
-}
-# what a method cannot be made without, beside what pair_arguments gives
-NEEDED: dict[str, Callable[[], dict[str, Any]]] = {
-    "ARFD": lambda: LAYERS,
-    **dict.fromkeys(("AT", "NST", "SemCKD", "TwoDPASS", "VID"), lambda: LAYERS),
-    **dict.fromkeys(("FitNet", "FSP", "FT"), lambda: {**LAYERS, "stage_one_epochs": 1}),
-    **dict.fromkeys(("AFKD", "CC", "PKT", "RKD", "SP"), lambda: LAYERS),
-    "DimensionalStructure": lambda: {**LAYERS, "dimension": 16},
-    "CRD": lambda: {**ONE_PAIR, "num_samples": 10, "negatives": 20},
-    "LIX": lambda: LAYERS,
-    "Combined": lambda: {
-        "methods": {
-            "kd": KD(),
-            "hint": HintAndRelations(teacher_layers=["norm"], student_layers=["first"]),
-            "again": HintAndRelations(teacher_layers=["norm"], student_layers=["head"]),
-        },
-        "weights": {"hint": 0.5},
-    },
-    "Combined on maps": lambda: {"methods": {"dkd": DKD(), "cwd": CWD(**LAYERS), "arfd": ARFD(**LAYERS)}},
-    "Combined on depth": lambda: {
-        "methods": {"tiekd": TIEKD(student_layers=["head"]), "reskd": ResKD(losses=["mse"])},
-    },
-    "CWD of features on maps": lambda: LAYERS,
-    "TIEKD": lambda: {"student_layers": ["head"]},
-}
-
-OF_DEPTH = ("ResKD", "TIEKD")
-OF_MAPS = ("AT", "CWD", "FSP", "NST")
-DEPTH_VARIANTS = ("ResKD of all", "TIEKD by integrals")
-
-# on logits (N, C) and on (N, C, H, W), where channels have positions, and on depth
+KINDS: dict[Kind, str] = {"vectors": "", "maps": ON_MAPS, "depth": ON_DEPTH}
 METHODS = [
-    *(name for name in distill.methods.__all__ if name not in (*OF_MAPS, *OF_DEPTH)),
-    *(name for name in VARIANTS if name not in DEPTH_VARIANTS),
-    *(name + ON_MAPS for name in distill.methods.__all__ if name not in OF_DEPTH),
-    "CWD of features on maps",
-    *(name + ON_DEPTH for name in ("Combined", *OF_DEPTH, *DEPTH_VARIANTS)),
+    *(name + KINDS[kind] for name, example in EXAMPLES.items() for kind in example.toys),
+    *(name + KINDS[variant.kind] for name, variant in VARIANTS.items()),
 ]
+"""Every method on each kind of data that it takes, and variants of some."""
 
 
 def make(method: str, **changes: Any) -> DistillationModule:
     """A method of ``distill.methods`` by its name, or a variant, on tiny networks."""
     name = method.removesuffix(ON_MAPS).removesuffix(ON_DEPTH)
-    needed = (NEEDED.get(method) or NEEDED.get(name) or dict)()
-    make_method = VARIANTS.get(name) or getattr(distill.methods, name.removesuffix(" of features"))
-    module: DistillationModule = make_method(**pair_arguments(method, **changes), **needed)
+    arguments = pair_arguments(method, **changes)
+    if name in VARIANTS:
+        return VARIANTS[name].make(**arguments)
+    kind = next(kind for kind in EXAMPLES[name].toys if name + KINDS[kind] == method)
+    module: DistillationModule = getattr(distill.methods, name)(**arguments, **EXAMPLES[name].toys[kind]())
     return module
 
 
@@ -221,13 +143,13 @@ def make_batch(count: int = 6, seed: int = 0, method: str = "") -> Batch:
 
 def prepared(module: DistillationModule, batch: Batch | None = None) -> DistillationModule:
     """The module with its lazy adaptors made, as after ``setup``."""
-    kinds: dict[type, str] = {SemanticSegmentation: ON_MAPS, DepthEstimation: ON_DEPTH}
-    kind = kinds.get(type(module.task), "")
+    suffixes: dict[type, str] = {SemanticSegmentation: ON_MAPS, DepthEstimation: ON_DEPTH}
+    method = suffixes.get(type(module.task), "")
     with torch.random.fork_rng():
         torch.manual_seed(1)
         modes = {part: part.training for part in module.modules()}
         module.eval()
-        module.check_batch(batch or make_batch(method=kind))
+        module.check_batch(batch or make_batch(method=method))
         for part, mode in modes.items():
             part.training = mode
     return module

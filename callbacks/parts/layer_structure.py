@@ -9,7 +9,7 @@ from torch import Tensor
 
 from distill.distributed import gather
 from distill.losses import rbf_log_mean
-from distill.losses.parts.unit import unit_vectors
+from distill.losses.parts.normalization import unit_vectors
 
 SIGMA = 2**-0.5
 """The width of the uniformity's kernel, which makes it exp(-2 d^2) as by Wang and Isola."""

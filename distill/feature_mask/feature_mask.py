@@ -14,10 +14,10 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from distill.atomic import atomic_write
-from distill.checks import check_at_least, check_option
+from distill.checks import check_at_least, check_option, check_positive
 from distill.distributed import gather, world_size
 from distill.feature_mask.salience import Salience, count_features, feature_divergence, feature_shape
-from distill.losses.parts.logits import check_temperature, kl_divergence
+from distill.losses.parts.logits import kl_divergence
 from distill.outputs import Batch, NetworkOutput, autocast_off, full_precision, modalities, prediction_of, step_output
 from distill.supervised import Supervised
 from distill.tasks import Task
@@ -91,7 +91,7 @@ class FeatureMask(Supervised):
         check_option("salience", salience, get_args(Salience))
         check_at_least(0, distance_weight=distance_weight)
         check_at_least(1, repeats=repeats, max_samples=max_samples, rows=rows)
-        check_temperature(temperature)
+        check_positive(temperature=temperature)
         self.teacher = teacher
         self.teacher_inputs = tuple(teacher_inputs)
         self.distance_weight = distance_weight

@@ -7,8 +7,9 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.losses.parts.logits import Reduction, at_least_float32, check_reduction, reduce_means
-from distill.losses.parts.softplus import softplus
+from distill.checks import check_option
+from distill.losses.parts.precision import at_least_float32
+from distill.losses.parts.reduction import Reduction, check_reduction, reduce_means
 
 Form = Literal["non_saturating", "hinge"]
 
@@ -48,7 +49,7 @@ def discriminator_loss(
     if form == "hinge":
         losses = F.relu(1 + ours) + F.relu(1 - theirs)
     else:
-        losses = softplus(ours) + softplus(-theirs)
+        losses = F.softplus(ours) + F.softplus(-theirs)
     return reduce_means(losses, reduction)
 
 
@@ -78,11 +79,10 @@ def deception_loss(student: Tensor, *, form: Form = "non_saturating", reduction:
     """
     _check(form, reduction)
     scores = at_least_float32(student)
-    losses = softplus(-scores) if form == "non_saturating" else -scores
+    losses = F.softplus(-scores) if form == "non_saturating" else -scores
     return reduce_means(losses, reduction)
 
 
 def _check(form: str, reduction: str) -> None:
-    if form not in get_args(Form):
-        raise ValueError(f"form must be non_saturating or hinge, got {form!r}")
+    check_option("form", form, get_args(Form))
     check_reduction(reduction)

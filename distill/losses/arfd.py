@@ -9,9 +9,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.losses.parts.logits import at_least_float32
+from distill.checks import check_option
+from distill.losses.parts.precision import at_least_float32
 
 Kernel = Literal["laplace", "laplace_l1", "gaussian", "linear", "none"]
+Centering = Literal["hsic", "printed"]
 Measure = Literal["cka", "cka_printed", "euclidean", "cosine", "pearson"]
 
 # positions of a map that are centred at a time: a copy of 8 MiB at 512 channels, and long enough a product
@@ -48,8 +50,7 @@ def recalibrate(features: Tensor, *, kernel: Kernel = "laplace") -> Tensor:
 
     Source: Guo et al., LIX, eqs. 14-17.
     """
-    if kernel not in get_args(Kernel):
-        raise ValueError(f"kernel must be one of {', '.join(get_args(Kernel))}, got {kernel!r}")
+    check_option("kernel", kernel, get_args(Kernel))
     features = at_least_float32(features)
     if kernel == "none":
         return features
@@ -64,7 +65,7 @@ def recalibrate(features: Tensor, *, kernel: Kernel = "laplace") -> Tensor:
     return (squares / (-variance if kernel == "laplace" else -2 * variance)).exp()
 
 
-def cka(student: Tensor, teacher: Tensor, *, centering: Literal["hsic", "printed"] = "hsic") -> Tensor:
+def cka(student: Tensor, teacher: Tensor, *, centering: Centering = "hsic") -> Tensor:
     r"""The centered kernel alignment of two feature maps, how alike their channels relate to each other, in [0, 1].
 
     With the Gram matrices :math:`S = F^S F^{S \top}` and :math:`T = F^T F^{T \top}` of the channels, C x C, and the
@@ -102,8 +103,7 @@ def cka(student: Tensor, teacher: Tensor, *, centering: Literal["hsic", "printed
             "student and teacher must have the same number of samples and channels, (N, C, *), got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         )
-    if centering not in ("hsic", "printed"):
-        raise ValueError(f"centering must be hsic or printed, got {centering!r}")
+    check_option("centering", centering, get_args(Centering))
     maps = [at_least_float32(features).reshape(*features.shape[:2], -1) for features in (student, teacher)]
     if centering == "printed":
         return _printed_cka(*(features @ features.mT for features in maps))
@@ -133,8 +133,7 @@ def consistency_loss(student: Tensor, teacher: Tensor, *, measure: Measure = "ck
 
     Source: Guo et al., LIX, eq. 20 and Fig. 3d, which names the measures beside CKA without their equations.
     """
-    if measure not in get_args(Measure):
-        raise ValueError(f"measure must be one of {', '.join(get_args(Measure))}, got {measure!r}")
+    check_option("measure", measure, get_args(Measure))
     if measure in ("cka", "cka_printed"):
         return 1 - cka(student, teacher, centering="hsic" if measure == "cka" else "printed")
     if student.shape != teacher.shape:

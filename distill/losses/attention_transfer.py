@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.losses.parts.logits import Reduction, check_reduction, reduce_means
+from distill.losses.parts.normalization import unit_vectors
 from distill.losses.parts.pooling import check_positions, to_common_size
-from distill.losses.parts.unit import unit_vectors
+from distill.losses.parts.reduction import Reduction, check_reduction, reduce_means
 
 
 def at_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> Tensor:

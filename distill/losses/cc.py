@@ -7,9 +7,10 @@ import math
 import torch
 from torch import Tensor
 
+from distill.checks import check_at_least, check_positive
+from distill.losses.parts.normalization import unit_vectors
 from distill.losses.parts.pairwise import rows
 from distill.losses.parts.precision import without_autocast
-from distill.losses.parts.unit import unit_vectors
 
 
 @without_autocast
@@ -39,10 +40,8 @@ def cc_loss(student: Tensor, teacher: Tensor, *, gamma: float = 0.4, order: int 
 
     Source: Peng et al., Correlation Congruence for Knowledge Distillation, ICCV 2019, Sec. 3.
     """
-    if not gamma > 0:
-        raise ValueError(f"gamma must be positive, got {gamma}")
-    if order < 1:
-        raise ValueError(f"order must be 1 or more, got {order}")
+    check_positive(gamma=gamma)
+    check_at_least(1, order=order)
     ours, theirs = (_kernel(unit_vectors(embeddings), gamma, order) for embeddings in rows(student, teacher))
     return (ours - theirs).square().mean()
 

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 
+import torch.nn.functional as F
 from torch import Tensor
 
-from distill.losses.parts.logits import Reduction, at_least_float32, check_reduction, reduce_losses
-from distill.losses.parts.softplus import softplus
+from distill.checks import check_at_least
+from distill.losses.parts.precision import at_least_float32
+from distill.losses.parts.reduction import Reduction, check_reduction, reduce_losses
 
 
 def nce_loss(
@@ -49,11 +51,10 @@ def nce_loss(
             "there must be one positive (N,) and K negatives (N, K) a sample, got "
             f"{tuple(positive.shape)} and {tuple(negatives.shape)}"
         )
-    if n_data < 1:
-        raise ValueError(f"n_data must be 1 or more, got {n_data}")
+    check_at_least(1, n_data=n_data)
     shift = log_normalizer + math.log(negatives.shape[1] / n_data)
-    of_positive = softplus(shift - at_least_float32(positive))
-    of_negatives = softplus(at_least_float32(negatives) - shift).sum(1)
+    of_positive = F.softplus(shift - at_least_float32(positive))
+    of_negatives = F.softplus(at_least_float32(negatives) - shift).sum(1)
     return reduce_losses(of_positive + of_negatives, reduction)
 
 

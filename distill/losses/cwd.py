@@ -5,15 +5,11 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.losses.parts.logits import (
-    Reduction,
-    at_least_float32,
-    check_reduction,
-    check_temperature,
-    kl_divergence,
-    reduce_losses,
-)
-from distill.losses.parts.slices import by_parts
+from distill.checks import check_positive
+from distill.losses.parts.logits import kl_divergence
+from distill.losses.parts.precision import at_least_float32
+from distill.losses.parts.recompute import in_chunks
+from distill.losses.parts.reduction import Reduction, check_reduction, reduce_losses
 
 
 def cwd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, reduction: Reduction = "mean") -> Tensor:
@@ -42,7 +38,7 @@ def cwd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, redu
 
     Source: Shu et al., Channel-Wise Knowledge Distillation for Dense Prediction, ICCV 2021, eqs. 4 and 5.
     """
-    check_temperature(temperature)
+    check_positive(temperature=temperature)
     check_reduction(reduction)
     if student.shape != teacher.shape or student.ndim < 3:
         raise ValueError(
@@ -54,4 +50,4 @@ def cwd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, redu
         log_q, log_p = (F.log_softmax(at_least_float32(x).flatten(2) / temperature, 2) for x in (student, teacher))
         return kl_divergence(log_q, log_p, dim=2).mean(1)
 
-    return reduce_losses(temperature**2 * by_parts(divergence, student, teacher.detach()), reduction)
+    return reduce_losses(temperature**2 * in_chunks(divergence, student, teacher.detach()), reduction)

@@ -6,7 +6,9 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.losses.parts.logits import Reduction, at_least_float32, check_reduction, reduce_losses
+from distill.checks import check_positive, check_share
+from distill.losses.parts.precision import at_least_float32
+from distill.losses.parts.reduction import Reduction, check_reduction, reduce_losses
 
 NEAREST = 1e-3
 """Metres; a student's depth below this has the logarithm of this and no gradient."""
@@ -44,8 +46,7 @@ def silog_loss(
     """
     check_reduction(reduction)
     _check_maps(student, target, "target")
-    if not 0 <= variance_focus <= 1:
-        raise ValueError(f"variance_focus must lie in [0, 1], got {variance_focus}")
+    check_share(variance_focus=variance_focus)
     student, target = at_least_float32(student).flatten(1), at_least_float32(target).detach().flatten(1)
     valid = target > 0
     pixels = valid.sum(1).clamp(min=1).to(student.dtype)
@@ -107,8 +108,7 @@ def ssim_loss(
     _check_maps(student, teacher, "teacher")
     if window < 1 or window % 2 == 0:
         raise ValueError(f"window must be an odd number of pixels, got {window}")
-    if not (data_range > 0 and sigma > 0):
-        raise ValueError(f"data_range and sigma must be positive, got {data_range} and {sigma}")
+    check_positive(data_range=data_range, sigma=sigma)
     student = at_least_float32(student)
     valid = teacher > 0
     teacher = torch.where(valid, teacher.detach().to(student.dtype), 0)

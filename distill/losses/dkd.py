@@ -5,19 +5,11 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from distill.losses.parts.logits import (
-    Reduction,
-    at_least_float32,
-    check_logits,
-    check_reduction,
-    check_temperature,
-    check_two_classes,
-    kl_divergence,
-    reduce_losses,
-    split_target,
-    where_counted,
-)
-from distill.losses.parts.slices import by_parts
+from distill.checks import check_positive
+from distill.losses.parts.logits import check_logits, check_two_classes, kl_divergence, split_target, where_counted
+from distill.losses.parts.precision import at_least_float32
+from distill.losses.parts.recompute import in_chunks
+from distill.losses.parts.reduction import Reduction, check_reduction, reduce_losses
 
 
 def decoupled_kd_terms(
@@ -53,7 +45,7 @@ def decoupled_kd_terms(
 
     Source: Zhao et al., Decoupled Knowledge Distillation, CVPR 2022, Sec. 3.
     """
-    check_temperature(temperature)
+    check_positive(temperature=temperature)
     check_logits(student, teacher, target)
     check_two_classes(student)
 
@@ -66,7 +58,7 @@ def decoupled_kd_terms(
         )
 
     counted = target != ignore_index
-    values = by_parts(terms, student, teacher.detach(), torch.where(counted, target, 0), counted)
+    values = in_chunks(terms, student, teacher.detach(), torch.where(counted, target, 0), counted)
     tckd, nckd = (temperature**2 * torch.where(counted.unsqueeze(1), values, 0)).unbind(1)
     return tckd, nckd
 

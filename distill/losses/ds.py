@@ -8,9 +8,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from distill.losses.parts.pairwise import by_rows, rows, squared_distances
+from distill.checks import check_option, check_positive
+from distill.losses.parts.normalization import unit_vectors
+from distill.losses.parts.pairwise import rows, squared_distances
 from distill.losses.parts.precision import without_autocast
-from distill.losses.parts.unit import unit_vectors
+from distill.losses.parts.recompute import in_chunks
 
 Cross = Literal["printed", "align"]
 
@@ -120,18 +122,18 @@ def rbf_log_mean(a: Tensor, b: Tensor, *, sigma: float) -> Tensor:
 
     Source: Si et al., DS, eqs. 8, 9 and 11.
     """
-    _check_sigma(sigma)
-    ours, _ = rows(a, a)
-    theirs, _ = rows(b, b)
-    _check_width(ours, theirs)
+    check_positive(sigma=sigma)
+    first, _ = rows(a, a)
+    second, _ = rows(b, b)
+    _check_width(first, second)
 
     def of_rows(few: Tensor, others: Tensor) -> Tensor:
         return torch.logsumexp(-squared_distances(few, others) / sigma**2, 1)
 
-    pairs, numel = len(ours) * len(theirs), max(ours.numel(), theirs.numel())
-    at_most = pairs if pairs <= 4 * numel else numel // 2
-    sums = by_rows(of_rows, ours, shared=(theirs,), numbers=len(theirs), at_most=at_most)
-    return torch.logsumexp(sums, 0) - math.log(len(ours) * len(theirs))
+    pairs, numel = len(first) * len(second), max(first.numel(), second.numel())
+    few = len(first) if pairs <= 4 * numel else max(1, numel // 2 // len(second))
+    sums = in_chunks(of_rows, first, shared=(second,), rows=few)
+    return torch.logsumexp(sums, 0) - math.log(pairs)
 
 
 def dcm_terms(
@@ -154,9 +156,8 @@ def dcm_terms(
 
     Source: Si et al., DS, eq. 10.
     """
-    _check_sigma(sigma)
-    if cross not in get_args(Cross):
-        raise ValueError(f"cross must be printed or align, got {cross!r}")
+    check_positive(sigma=sigma)
+    check_option("cross", cross, get_args(Cross))
     ours, theirs = rows(student, teacher.detach())
     _check_width(ours, theirs)
     if normalize:
@@ -207,11 +208,6 @@ def _centred(z: Tensor) -> Tensor:
     rounding = 4 * torch.finfo(z.dtype).eps * torch.linalg.vector_norm(z.detach(), dim=0)
     varies = torch.linalg.vector_norm(centred.detach(), dim=0) > rounding
     return torch.where(varies, centred, 0)
-
-
-def _check_sigma(sigma: float) -> None:
-    if not sigma > 0:
-        raise ValueError(f"sigma must be positive, got {sigma}")
 
 
 def _check_width(ours: Tensor, theirs: Tensor) -> None:

@@ -7,19 +7,11 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
-from distill.losses.parts.logits import (
-    Reduction,
-    at_least_float32,
-    check_logits,
-    check_reduction,
-    check_temperature,
-    check_two_classes,
-    kl_divergence,
-    reduce_losses,
-    split_target,
-    where_counted,
-)
-from distill.losses.parts.slices import by_parts
+from distill.checks import check_option, check_positive
+from distill.losses.parts.logits import check_logits, check_two_classes, kl_divergence, split_target, where_counted
+from distill.losses.parts.precision import at_least_float32
+from distill.losses.parts.recompute import in_chunks
+from distill.losses.parts.reduction import Reduction, check_reduction, reduce_losses
 
 Form = Literal["kl", "bregman"]
 
@@ -66,13 +58,12 @@ def dwld_terms(
 
     Source: Guo et al., LIX, eqs. 2-4 and 10-12.
     """
-    check_temperature(temperature)
+    check_positive(temperature=temperature)
     check_logits(student, teacher, target)
     check_two_classes(student)
     if beta.shape != student.shape:
         raise ValueError(f"beta must have the shape of the logits, {tuple(student.shape)}, got {tuple(beta.shape)}")
-    if form not in get_args(Form):
-        raise ValueError(f"form must be kl or bregman, got {form!r}")
+    check_option("form", form, get_args(Form))
 
     def terms(student: Tensor, teacher: Tensor, target: Tensor, beta: Tensor, counted: Tensor) -> Tensor:
         student = where_counted(at_least_float32(student), counted)
@@ -86,7 +77,7 @@ def dwld_terms(
         return torch.stack([kl_divergence(student_binary, teacher_binary), divergence.sum(1)], 1)
 
     counted = target != ignore_index
-    values = by_parts(terms, student, teacher.detach(), torch.where(counted, target, 0), beta, counted)
+    values = in_chunks(terms, student, teacher.detach(), torch.where(counted, target, 0), beta, counted)
     tcld, ncld = (temperature**2 * torch.where(counted.unsqueeze(1), values, 0)).unbind(1)
     return tcld, ncld
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distill.losses.parts.logits import Reduction, at_least_float32, check_reduction, reduce_means
-from distill.losses.parts.unit import unit_vectors
+from distill.losses.parts.normalization import unit_vectors
+from distill.losses.parts.precision import at_least_float32
+from distill.losses.parts.reduction import Reduction, check_reduction, reduce_means
 
 
 def factor_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> Tensor:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.losses.parts.logits import Reduction, at_least_float32, check_reduction, reduce_means
 from distill.losses.parts.pooling import check_positions, to_common_size
-from distill.losses.parts.precision import without_autocast
+from distill.losses.parts.precision import at_least_float32, without_autocast
+from distill.losses.parts.reduction import Reduction, check_reduction, reduce_means
 
 
 @without_autocast

@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.losses.parts.logits import Reduction, check_reduction, reduce_means
 from distill.losses.parts.pooling import to_common_size
+from distill.losses.parts.reduction import Reduction, check_reduction, reduce_means
 
 
 def hint_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> Tensor:

@@ -6,17 +6,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.losses.parts.logits import (
-    Reduction,
-    at_least_float32,
-    check_logits,
-    check_reduction,
-    check_temperature,
-    kl_divergence,
-    reduce_losses,
-    where_counted,
-)
-from distill.losses.parts.slices import by_parts
+from distill.checks import check_positive
+from distill.losses.parts.logits import check_logits, kl_divergence, where_counted
+from distill.losses.parts.precision import at_least_float32
+from distill.losses.parts.recompute import in_chunks
+from distill.losses.parts.reduction import Reduction, check_reduction, reduce_losses
 
 
 def kd_loss(
@@ -51,7 +45,7 @@ def kd_loss(
 
     Source: Hinton et al., Distilling the Knowledge in a Neural Network, 2015.
     """
-    check_temperature(temperature)
+    check_positive(temperature=temperature)
     check_reduction(reduction)
     check_logits(student, teacher, target)
 
@@ -63,7 +57,7 @@ def kd_loss(
         return kl_divergence(log_q, log_p)
 
     if target is None:
-        return reduce_losses(temperature**2 * by_parts(softened, student, teacher.detach()), reduction)
+        return reduce_losses(temperature**2 * in_chunks(softened, student, teacher.detach()), reduction)
     counted = target != ignore_index
-    losses = temperature**2 * by_parts(softened, student, teacher.detach(), counted)
+    losses = temperature**2 * in_chunks(softened, student, teacher.detach(), counted)
     return reduce_losses(torch.where(counted, losses, 0), reduction, counted)

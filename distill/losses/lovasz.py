@@ -5,7 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from distill.losses.parts.logits import Reduction, at_least_float32, check_logits, check_reduction, reduce_losses
+from distill.losses.parts.logits import check_logits
+from distill.losses.parts.precision import at_least_float32
+from distill.losses.parts.reduction import Reduction, check_reduction, reduce_losses
 
 
 def lovasz_loss(student: Tensor, target: Tensor, *, ignore_index: int = 255, reduction: Reduction = "mean") -> Tensor:

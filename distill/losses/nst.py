@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distill.losses.parts.logits import Reduction, check_reduction, reduce_losses
+from distill.losses.parts.normalization import unit_vectors
 from distill.losses.parts.pooling import check_positions, to_common_size
 from distill.losses.parts.precision import without_autocast
-from distill.losses.parts.slices import by_parts
-from distill.losses.parts.unit import unit_vectors
+from distill.losses.parts.recompute import in_chunks
+from distill.losses.parts.reduction import Reduction, check_reduction, reduce_losses
 
 
 @without_autocast
@@ -43,7 +43,7 @@ def nst_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean")
     """
     check_reduction(reduction)
     check_positions(student)
-    return reduce_losses(by_parts(_discrepancy, student, teacher.detach()), reduction)
+    return reduce_losses(in_chunks(_discrepancy, student, teacher.detach()), reduction)
 
 
 def _discrepancy(student: Tensor, teacher: Tensor) -> Tensor:

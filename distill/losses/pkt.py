@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from distill.losses.parts.normalization import unit_vectors
 from distill.losses.parts.pairwise import rows
 from distill.losses.parts.precision import without_autocast
-from distill.losses.parts.unit import unit_vectors
 
 
 @without_autocast

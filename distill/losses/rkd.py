@@ -6,7 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.losses.parts.pairwise import by_rows, distances, rows, squared_distances, squared_distances_of_pairs
+from distill.losses.parts.pairwise import distances, rows, squared_distances, squared_distances_of_pairs
+from distill.losses.parts.recompute import in_chunks
 
 
 def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -33,9 +34,8 @@ def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Source: Park et al., Relational Knowledge Distillation, CVPR 2019, eqs. 5-8.
     """
-    ours, theirs = rows(student, teacher.detach())
-    of_pairs = F.smooth_l1_loss(_over_their_mean(ours), _over_their_mean(theirs), reduction="sum")
-    return 2 * of_pairs / len(ours) ** 2
+    of_student, of_teacher = (_relative_distances(features) for features in rows(student, teacher.detach()))
+    return 2 * F.smooth_l1_loss(of_student, of_teacher, reduction="sum") / len(student) ** 2
 
 
 def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -63,21 +63,21 @@ def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Source: Park et al., Relational Knowledge Distillation, CVPR 2019, eqs. 8-10.
     """
-    ours, theirs = (squared_distances(x, x) for x in rows(student, teacher.detach()))
-    samples = len(ours)
-
-    numel = max(student.numel(), teacher.numel())
-    values = by_rows(_at_vertices, ours, theirs, shared=(ours, theirs), numbers=samples**2, at_most=numel // 4)
+    of_student, of_teacher = (squared_distances(x, x) for x in rows(student, teacher.detach()))
+    samples = len(of_student)
+    few = max(1, max(student.numel(), teacher.numel()) // 4 // samples**2)
+    values = in_chunks(_at_vertices, of_student, of_teacher, shared=(of_student, of_teacher), rows=few)
     return values.sum() / samples**3
 
 
-def _over_their_mean(features: Tensor) -> Tensor:
+def _relative_distances(features: Tensor) -> Tensor:
+    """The distances of all pairs of samples, divided by the mean of those above 0."""
     apart = distances(squared_distances_of_pairs(features))
     return apart * ((apart > 0).sum() / torch.where(apart.any(), apart.sum(), 1))
 
 
-def _at_vertices(from_ours: Tensor, from_theirs: Tensor, ours: Tensor, theirs: Tensor) -> Tensor:
-    cosines = _cosines(from_ours, ours), _cosines(from_theirs, theirs)
+def _at_vertices(student_rows: Tensor, teacher_rows: Tensor, of_student: Tensor, of_teacher: Tensor) -> Tensor:
+    cosines = _cosines(student_rows, of_student), _cosines(teacher_rows, of_teacher)
     return F.smooth_l1_loss(*cosines, reduction="none").sum((1, 2))
 
 

@@ -8,7 +8,8 @@ import torch
 from torch import Tensor
 
 from distill.losses.hint import hint_loss
-from distill.losses.parts.logits import Reduction, at_least_float32, check_reduction, reduce_losses
+from distill.losses.parts.precision import at_least_float32
+from distill.losses.parts.reduction import Reduction, check_reduction, reduce_losses
 
 
 def semckd_loss(

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distill.losses.parts.logits import Reduction, at_least_float32, check_reduction, reduce_means
+from distill.losses.parts.precision import at_least_float32
+from distill.losses.parts.reduction import Reduction, check_reduction, reduce_means
 
 
 def vid_loss(predicted_mean: Tensor, teacher: Tensor, variance: Tensor, *, reduction: Reduction = "mean") -> Tensor:

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.checks import check_at_least, check_option, check_positive
 from distill.losses import nce_log_normalizer, nce_loss
-from distill.losses.parts.unit import unit_vectors
+from distill.losses.parts.normalization import unit_vectors
 from distill.methods.parts.embedding_memory import EmbeddingMemory, MemoryBank, MemoryQueue
 from distill.methods.parts.pairs import as_vector, feature_pairs, require_pairs
 
@@ -69,12 +70,9 @@ class CRD(DistillationModule):
         require_pairs(self)
         if len(self.student_layers) > 1:
             raise ValueError(f"CRD compares one pair of layers, got {len(self.student_layers)}")
-        if memory not in ("bank", "queue"):
-            raise ValueError(f"memory must be bank or queue, got {memory!r}")
-        if negatives < 1:
-            raise ValueError(f"negatives must be 1 or more, got {negatives}")
-        if not temperature > 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
+        check_option("memory", memory, get_args(Memory))
+        check_at_least(1, negatives=negatives)
+        check_positive(temperature=temperature)
         if not 0 <= momentum < 1:
             raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
         self.num_samples = num_samples

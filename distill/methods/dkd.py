@@ -8,6 +8,7 @@ from torch import Tensor
 
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.losses import decoupled_kd_terms
+from distill.methods.parts.warmup import warmup_share
 from distill.weighting import SampleWeighting
 
 
@@ -54,7 +55,7 @@ class DKD(DistillationModule):
             temperature=self.temperature,
             ignore_index=self.ignore_index,
         )
-        weight: float | Tensor = min((self.current_epoch + 1) / max(self.warmup_epochs, 1), 1.0)
+        weight: float | Tensor = warmup_share(self.current_epoch, self.warmup_epochs)
         if self.weighting is not None:
             weight = weight * self.weighting(student.prediction, teacher.prediction, batch)
         return {"tckd": self.alpha * weight * tckd, "nckd": self.beta * weight * nckd}

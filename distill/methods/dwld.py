@@ -8,9 +8,11 @@ import torch
 from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.checks import check_at_least, check_option
 from distill.losses import dwld_terms
 from distill.losses.dwld import Form
 from distill.methods.parts.adaptors import convolve_to
+from distill.methods.parts.warmup import warmup_share
 
 
 class DynamicWeightController(nn.Module):
@@ -45,12 +47,10 @@ class DynamicWeightController(nn.Module):
         beta_max: float = 10.0,
     ) -> None:
         super().__init__()
-        if layers < 1:
-            raise ValueError(f"layers must be at least 1, got {layers}")
+        check_at_least(1, layers=layers)
         if not 0 <= dropout < 1:
             raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
-        if source not in ("student", "teacher"):
-            raise ValueError(f"source must be student or teacher, got {source!r}")
+        check_option("source", source, ("student", "teacher"))
         if not 0 <= beta_min <= beta_max:
             raise ValueError(f"the range of beta must be 0 <= beta_min <= beta_max, got [{beta_min}, {beta_max}]")
         self.confidence = confidence
@@ -139,5 +139,5 @@ class DWLD(DistillationModule):
             form=self.form,
             ignore_index=self.ignore_index,
         )
-        weight = self.weight * min((self.current_epoch + 1) / max(self.warmup_epochs, 1), 1.0)
+        weight = self.weight * warmup_share(self.current_epoch, self.warmup_epochs)
         return {"tcld": weight * self.alpha * tcld, "ncld": weight * ncld}

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.base import Batch, NetworkOutput
+from distill.checks import check_positive
 from distill.losses import factor_loss, hint_loss
 from distill.losses.parts.pooling import to_common_size
 from distill.methods.parts.adaptors import convolve_to
@@ -48,8 +49,7 @@ class FT(StagedDistillation):
     ) -> None:
         super().__init__(*args, stage_one_epochs=stage_one_epochs, **kwargs)
         require_pairs(self)
-        if rate <= 0:
-            raise ValueError(f"rate must be positive, got {rate}")
+        check_positive(rate=rate)
         self.rate = rate
         self.weight = weight
         self.encoders = nn.ModuleList(_Convolutions() for _ in self.teacher_layers)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.checks import check_option
 from distill.losses import dkd_loss, kd_loss
 from distill.weighting import PerceptualSolutionSpaceMask
 
@@ -51,8 +52,7 @@ class PSSM(DistillationModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
-        if loss not in ("kd", "dkd"):
-            raise ValueError(f"loss must be kd or dkd, got {loss!r}")
+        check_option("loss", loss, ("kd", "dkd"))
         self.loss = loss
         self.alpha = alpha
         self.beta = beta

@@ -8,9 +8,10 @@ import torch
 from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.checks import check_at_least
 from distill.losses import semckd_loss
+from distill.losses.parts.normalization import unit_vectors
 from distill.losses.parts.pooling import pooled_to_fit
-from distill.losses.parts.unit import unit_vectors
 from distill.methods.parts.pairs import as_map
 from distill.methods.parts.regressor import Regressor
 
@@ -44,8 +45,7 @@ class SemCKD(DistillationModule):
         super().__init__(*args, **kwargs)
         if not (self.teacher_layers and self.student_layers):
             raise ValueError("SemCKD compares all layers with all: name one or more teacher_layers and student_layers")
-        if embedding_dim < 1:
-            raise ValueError(f"embedding_dim must be positive, got {embedding_dim}")
+        check_at_least(1, embedding_dim=embedding_dim)
         self.weight = weight
         self.queries = nn.ModuleList(_embedding(embedding_dim) for _ in self.student_layers)
         self.keys = nn.ModuleList(_embedding(embedding_dim) for _ in self.teacher_layers)

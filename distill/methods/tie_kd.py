@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from distill.base import Batch, NetworkOutput
+from distill.checks import check_share
 from distill.distributed import mean
 from distill.losses import dpm_loss, ssim_loss
 from distill.losses.dpm import BinValue, Direction, Normalization
@@ -64,8 +65,7 @@ class TIEKD(DepthDistillation):
             raise ValueError(
                 f"student_layers must name the one layer with logits over bins, got {list(student_layers)}"
             )
-        if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
+        check_share(alpha=alpha)
         self.alpha = alpha
         self.beta = beta
         self.sigma = sigma

@@ -11,7 +11,8 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
-from distill.losses.parts.logits import at_least_float32
+from distill.checks import check_at_least
+from distill.losses.parts.precision import at_least_float32
 
 
 def central_moment_discrepancy(
@@ -171,8 +172,7 @@ def _gather_sums(local: Tensor, group: Any = None) -> list[Tensor]:
 
 
 def _check_options(moments: int, bounds: tuple[float, float]) -> None:
-    if moments < 1:
-        raise ValueError(f"moments must be at least 1, got {moments}")
+    check_at_least(1, moments=moments)
     if not bounds[0] < bounds[1]:
         raise ValueError(f"bounds must be a lower and a higher number, got {tuple(bounds)}")
 

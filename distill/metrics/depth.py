@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from distill.checks import check_at_least, check_option
+
 Crop = Literal["garg", "eigen", "nyu"]
 Average = Literal["image", "pixel"]
 
@@ -88,12 +90,9 @@ class DepthScores(Metric):
         super().__init__(**kwargs)
         if not 0 < min_depth < max_depth:
             raise ValueError(f"min_depth must lie between 0 and max_depth, got {min_depth} and {max_depth}")
-        if crop is not None and crop not in CROPS:
-            raise ValueError(f"crop must be one of {', '.join(CROPS)} or None, got {crop!r}")
-        if average not in get_args(Average):
-            raise ValueError(f"average must be image or pixel, got {average!r}")
-        if ignore_top_rows < 0:
-            raise ValueError(f"ignore_top_rows must not be negative, got {ignore_top_rows}")
+        check_option("crop", crop, [*CROPS, None])
+        check_option("average", average, get_args(Average))
+        check_at_least(0, ignore_top_rows=ignore_top_rows)
         self.min_depth = min_depth
         self.max_depth = max_depth
         self.crop = crop

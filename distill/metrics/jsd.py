@@ -9,8 +9,9 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
-from distill.losses.parts.logits import at_least_float32, check_logits, check_two_classes, split_target, where_counted
-from distill.losses.parts.slices import by_parts
+from distill.losses.parts.logits import check_logits, check_two_classes, split_target, where_counted
+from distill.losses.parts.precision import at_least_float32
+from distill.losses.parts.recompute import in_chunks
 
 
 def target_jsd(student: Tensor, teacher: Tensor, target: Tensor, *, ignore_index: int = 255) -> Tensor:
@@ -171,7 +172,7 @@ def _at_counted(
     def guarded(student: Tensor, teacher: Tensor, target: Tensor, counted: Tensor) -> Tensor:
         return divergence(where_counted(student, counted), where_counted(teacher, counted), target)
 
-    return torch.where(counted, by_parts(guarded, student, teacher, torch.where(counted, target, 0), counted), 0)
+    return torch.where(counted, in_chunks(guarded, student, teacher, torch.where(counted, target, 0), counted), 0)
 
 
 def _jsd_terms(log_p: Tensor, log_q: Tensor) -> Tensor:

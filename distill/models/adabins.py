@@ -8,8 +8,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill.losses.dpm import expected_depth
 from distill.models.duplex import upsampled
-from distill.models.monocular import check_depths, check_image, encoder_pyramid, expected_depth
+from distill.models.monocular import check_depths, check_image, encoder_pyramid
 
 SMALLEST_WIDTH = 1e-3
 HEADS = 4

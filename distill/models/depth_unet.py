@@ -9,8 +9,9 @@ import torch
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
+from distill.losses import decode_depth
 from distill.models.duplex import upsampled
-from distill.models.monocular import check_depths, check_image, expected_depth
+from distill.models.monocular import check_depths, check_image
 
 
 class Recipe(NamedTuple):
@@ -101,16 +102,10 @@ class DepthUNet(nn.Module):
         check_image(image)
         feature = self.decoder(self.encoder(image))
         if self.bins is not None:
-            logits = self.bins(feature, image)
-            return expected_depth(logits, self._centers(logits))
+            return decode_depth(self.bins(feature, image), min_depth=self.min_depth, max_depth=self.max_depth)
         assert self.regression is not None
         share: Tensor = self.regression(feature, image).float().sigmoid()
         return self.min_depth + (self.max_depth - self.min_depth) * share
-
-    def _centers(self, logits: Tensor) -> Tensor:
-        """The bins' centres, float32 also in a network that is kept in bfloat16."""
-        edges = torch.linspace(self.min_depth, self.max_depth, logits.shape[1] + 1, device=logits.device)
-        return (edges[1:] + edges[:-1]) / 2
 
 
 class Decoder(nn.Module):

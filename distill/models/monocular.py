@@ -1,11 +1,10 @@
-"""What networks that take the depth from one image share: their encoder, their checks, depth from probabilities."""
+"""What networks that take the depth from one image share: their encoder and their checks."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import timm
-import torch
 from torch import Tensor, nn
 
 STRIDES = [2, 4, 8, 16, 32]
@@ -44,23 +43,3 @@ def encoder_pyramid(name: str, pretrained: bool) -> tuple[nn.Module, list[int]]:
     if strides != STRIDES:
         raise ValueError(f"encoder_name must be a network with features at strides {STRIDES}; {name!r} has {strides}")
     return network, network.feature_info.channels()
-
-
-def expected_depth(logits: Tensor, centers: Tensor) -> Tensor:
-    """The mean of the bins' centres under the softmax of their logits.
-
-    Computed in float32 at least, also under autocast: bfloat16 tells 80 m from 79.5 m, and nothing between.
-
-    Args:
-        logits: ``(N, bins, H, W)``.
-        centers: ``(bins,)``, or ``(N, bins)`` where each image has its own.
-
-    Returns:
-        ``(N, 1, H, W)`` in the unit of the centres.
-    """
-    with torch.autocast(logits.device.type, enabled=False):
-        probabilities = logits.to(torch.promote_types(logits.dtype, torch.float32)).softmax(1)
-        # one matrix product: no second tensor in the size of the probabilities, and none kept for the gradient
-        weights = centers.to(probabilities.dtype).expand(*logits.shape[:2]).unsqueeze(1)
-        depth: Tensor = torch.bmm(weights, probabilities.flatten(2)).view(-1, 1, *logits.shape[2:])
-        return depth

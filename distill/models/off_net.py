@@ -10,6 +10,7 @@ import torch
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
+from distill.checks import check_option
 from distill.models.duplex import check_x_channels, input_streams, upsampled
 
 ENCODERS = ("mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5")
@@ -64,8 +65,7 @@ class OFFNet(nn.Module):
     ) -> None:
         super().__init__()
         check_x_channels(x_channels)
-        if encoder_name not in ENCODERS:
-            raise ValueError(f"encoder_name must be one of {', '.join(ENCODERS)}, got {encoder_name!r}")
+        check_option("encoder_name", encoder_name, ENCODERS)
         self.x_channels = x_channels
         self.encoder, channels = _mix_transformer(encoder_name, pretrained)
         self.x_encoder = None if x_channels is None else _mix_transformer(encoder_name, pretrained, x_channels)[0]

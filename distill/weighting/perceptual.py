@@ -9,8 +9,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill.checks import check_option, check_share
-from distill.losses.parts.logits import at_least_float32, check_logits
-from distill.losses.parts.slices import by_parts
+from distill.losses.parts.logits import check_logits
+from distill.losses.parts.precision import at_least_float32
+from distill.losses.parts.recompute import in_chunks
 from distill.outputs import Batch
 from distill.weighting.base import SampleWeighting
 
@@ -78,7 +79,7 @@ class PerceptualSolutionSpaceMask(SampleWeighting):
         check_logits(student, teacher, target)
         prediction = (teacher if self.predictor == "teacher" else student).argmax(1)
         wrong = (prediction != target) & (target != self.ignore_index)
-        similarity = by_parts(self._similarity, student, teacher)
+        similarity = in_chunks(self._similarity, student, teacher)
         return torch.where(wrong, self._mask(similarity), 1)
 
     def _similarity(self, student: Tensor, teacher: Tensor) -> Tensor:

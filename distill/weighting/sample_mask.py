@@ -13,7 +13,8 @@ from torch import Tensor, nn
 from distill.checks import check_option, check_share
 from distill.distributed import gather, own_rows, world_size
 from distill.internals.torch import FollowedModule, apply_to
-from distill.losses.parts.logits import at_least_float32, check_logits
+from distill.losses.parts.logits import check_logits
+from distill.losses.parts.precision import at_least_float32
 from distill.metrics.jsd import nontarget_jsd
 from distill.outputs import Batch
 from distill.training.training_set import training_set

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable
-from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -19,35 +17,16 @@ from torch.utils.data import DataLoader
 
 from callbacks import DivergenceTracker
 from distill import Batch, Classification, DistillationModule, methods
-from distill.methods import KD, DimensionalStructure
 from distill.models import ResNet8x4, ResNet32x4
 from tests.benchmarks.cost import now
 from tests.benchmarks.pages import StepCost
+from tests.methods.examples import EXAMPLES
 
 BATCH, CLASSES = 64, 100
 WARM_UP, ROUNDS = 1, 7
 
 
-def layers(*names: str) -> dict[str, Any]:
-    return {"teacher_layers": names, "student_layers": names}
-
-
-ON_LOGITS = ("KD", "DKD", "PSSM", "NTDH", "DWLD", "ALKD")
-STAGES = layers("stage1", "stage2", "stage3")
-ALL = layers("stage1", "stage2", "stage3", "pool")
-# the layers of configs/cifar100; of a method with two stages the first, of FitNet both at once
-ARGUMENTS: dict[str, dict[str, Any]] = {
-    **{name: {} for name in ON_LOGITS},
-    **dict.fromkeys(("AT", "NST", "VID", "SemCKD", "ARFD", "LIX", "TwoDPASS"), STAGES),
-    **dict.fromkeys(("RKD", "SP", "PKT", "CC", "AFKD"), layers("pool")),
-    "CRD": {**layers("pool"), "num_samples": 50000},
-    "CWD": layers("stage3"),
-    "FitNet": {**layers("stage2"), "joint": True},
-    "FT": {**layers("stage3"), "stage_one_epochs": 1},
-    "FSP": {**layers("stage1", "stage2", "stage2", "stage3"), "stage_one_epochs": 1},
-    "DimensionalStructure": ALL,
-    "Combined": {"methods": {"kd": KD, "ds": partial(DimensionalStructure, **ALL)}},
-}
+ARGUMENTS = {name: example.cifar for name, example in EXAMPLES.items() if example.cifar}
 
 
 class OwnLayers:
@@ -60,9 +39,9 @@ class OwnLayers:
         of_networks = {*method.teacher.modules(), *method.student.modules()}
         for layer in method.modules():
             if isinstance(layer, (nn.Conv2d, nn.ConvTranspose2d, nn.Linear)) and layer not in of_networks:
-                layer.register_forward_hook(self.after_backward)
+                layer.register_forward_hook(self.record)
 
-    def after_backward(self, layer: nn.Module, inputs: tuple[Tensor], _: Tensor) -> None:
+    def record(self, layer: nn.Module, inputs: tuple[Tensor], _: Tensor) -> None:
         self.inputs[layer] = inputs[0].detach().requires_grad_(inputs[0].requires_grad)
 
     def __call__(self) -> None:
@@ -144,9 +123,6 @@ def step_by_hand(batch: Batch) -> Callable[[], None]:
 
 def make(name: str) -> DistillationModule:
     teacher, student = networks()
-    arguments = copy.deepcopy(ARGUMENTS[name])
-    if "methods" in arguments:
-        arguments["methods"] = {part: method() for part, method in arguments["methods"].items()}
     method: DistillationModule = getattr(methods, name)(
         teacher=teacher,
         student=student,
@@ -154,7 +130,7 @@ def make(name: str) -> DistillationModule:
         teacher_inputs=["clean"],
         student_inputs=["noisy"],
         optimizer=optimiser,
-        **arguments,
+        **ARGUMENTS[name](),
     )
     return method
 
@@ -189,4 +165,5 @@ def test_cost_of_a_step_beside_one_by_hand(name: str, tmp_path: Path, keep: Call
     own_layers = median(layers / hand for hand, layers, _, _ in rounds)
     callbacks = median((whole - noted) / hand for hand, _, noted, whole in rounds)
     time = median(noted for _, _, noted, _ in rounds)
-    keep(StepCost(name, name in ON_LOGITS, 1e3 * time, over_hand, own_layers, callbacks))
+    on_logits = not ARGUMENTS[name]()
+    keep(StepCost(name, on_logits, 1e3 * time, over_hand, own_layers, callbacks))

@@ -45,6 +45,29 @@ def test_the_student_has_a_gradient_where_the_discriminator_is_sure(form: Form) 
             assert slope.isfinite().all()
 
 
+def test_values_and_gradients_have_all_digits_from_one_end_of_the_numbers_to_the_other() -> None:
+    scores = torch.cat([torch.linspace(-80, 80, 4001), torch.tensor([-torch.inf, -1000, 0, 1000, torch.inf])])
+    exact = (-scores.double()).clamp(min=0) + (-scores.double().abs()).exp().log1p()
+    losses = deception_loss(scores, reduction="none")
+    torch.testing.assert_close(losses.double(), exact, rtol=4e-7, atol=0)
+    (slope,) = gradients(lambda s: deception_loss(s, reduction="none"), scores)
+    torch.testing.assert_close(slope.double(), -(-scores.double()).sigmoid(), rtol=4e-7, atol=0)
+    assert deception_loss(torch.tensor([torch.nan])).isnan()
+
+
+def test_losses_can_be_differentiated_twice() -> None:
+    student, teacher = (5 * features(3, 4, seed=seed).requires_grad_() for seed in (0, 1))
+    assert torch.autograd.gradgradcheck(discriminator_loss, (student, teacher))
+    assert torch.autograd.gradgradcheck(deception_loss, student)
+
+
+def test_copies_that_train_side_by_side_have_their_own_gradients() -> None:
+    scores = 5 * features(3, 4)
+    side_by_side = torch.func.vmap(torch.func.grad(lambda s: deception_loss(s, reduction="sum")))(scores)
+    alone = gradients(lambda s: deception_loss(s.flatten(), reduction="sum"), scores)[0]
+    torch.testing.assert_close(side_by_side, alone)
+
+
 def test_half_precision_scores_are_computed_in_float32() -> None:
     scores = torch.randn(3, 2).bfloat16()
     assert discriminator_loss(scores, scores).dtype == torch.float32
@@ -53,7 +76,7 @@ def test_half_precision_scores_are_computed_in_float32() -> None:
 
 def test_wrong_arguments_are_named() -> None:
     scores = torch.zeros(2, 1)
-    with pytest.raises(ValueError, match="form must be non_saturating or hinge, got 'x'"):
+    with pytest.raises(ValueError, match="form must be one of non_saturating, hinge, got 'x'"):
         deception_loss(scores, form="x")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"the same shape, got \(2, 1\) and \(2, 2\)"):
         discriminator_loss(scores, torch.zeros(2, 2))

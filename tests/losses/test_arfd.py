@@ -167,7 +167,7 @@ def test_wrong_arguments_are_named() -> None:
         recalibrate(features, kernel="x")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="measure must be one of cka, cka_printed, euclidean, cosine, pearson"):
         consistency_loss(features, features, measure="x")  # type: ignore[arg-type]
-    with pytest.raises(ValueError, match="centering must be hsic or printed, got 'x'"):
+    with pytest.raises(ValueError, match="centering must be one of hsic, printed, got 'x'"):
         cka(features, features, centering="x")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"the same number of samples and channels.*\(2, 3, 4\) and \(2, 5, 4\)"):
         cka(features, torch.zeros(2, 5, 4))

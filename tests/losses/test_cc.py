@@ -69,5 +69,5 @@ def test_order_of_the_batch_scale_and_rotation_do_not_matter() -> None:
 def test_wrong_hyper_parameters_are_named() -> None:
     with pytest.raises(ValueError, match="gamma must be positive, got 0"):
         cc_loss(torch.zeros(2, 2), torch.zeros(2, 2), gamma=0)
-    with pytest.raises(ValueError, match="order must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match="order must be at least 1, got 0"):
         cc_loss(torch.zeros(2, 2), torch.zeros(2, 2), order=0)

@@ -76,5 +76,5 @@ def test_wrong_arguments_are_named() -> None:
         ValueError, match=r"one positive \(N,\) and K negatives \(N, K\) a sample, got \(2, 1\) and \(2,"
     ):
         nce_loss(torch.zeros(2, 1), torch.zeros(2, 3), n_data=4)
-    with pytest.raises(ValueError, match="n_data must be 1 or more, got 0"):
+    with pytest.raises(ValueError, match="n_data must be at least 1, got 0"):
         nce_loss(torch.zeros(2), torch.zeros(2, 3), n_data=0)

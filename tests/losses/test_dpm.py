@@ -10,7 +10,7 @@ from scipy.stats import norm
 from torch import Tensor
 
 from distill.losses import bin_centers, decode_depth, depth_probability_map, dpm, dpm_loss
-from distill.losses.dpm import BinValue, Direction, Normalization
+from distill.losses.dpm import BinValue, Direction, Normalization, expected_depth
 from tests.losses.cases import assert_near, gradient
 from tests.losses.plain_dpm import plain_divergence, plain_map
 
@@ -112,6 +112,33 @@ def test_autocast_does_not_round_decoded_depth() -> None:
         decoded = decode_depth(logits)
     assert torch.equal(decoded, decode_depth(logits))
     assert decode_depth(logits.half()).dtype == torch.float32
+
+
+def test_expected_depth_is_the_mean_under_the_softmax() -> None:
+    logits = torch.randn(2, 5, 3, 4, dtype=torch.float64, requires_grad=True)
+    centers = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0], dtype=torch.float64)
+    depth = expected_depth(logits, centers)
+    assert depth.shape == (2, 1, 3, 4)
+    one = logits[1, :, 2, 3].detach().exp()
+    torch.testing.assert_close(depth[1, 0, 2, 3], (one * centers).sum() / one.sum())
+    assert torch.autograd.gradcheck(lambda z: expected_depth(z, centers), logits)
+
+
+def test_expected_depth_of_images_with_centres_of_their_own() -> None:
+    logits = torch.randn(2, 3, 4, 5)
+    centers = torch.tensor([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]])
+    together = expected_depth(logits, centers)
+    for sample in range(2):
+        torch.testing.assert_close(together[[sample]], expected_depth(logits[[sample]], centers[sample]))
+
+
+def test_expected_depth_stays_finite_for_large_logits() -> None:
+    logits = torch.tensor([1000.0, 0.0, -1000.0]).view(1, 3, 1, 1).requires_grad_()
+    depth = expected_depth(logits, torch.tensor([1.0, 2.0, 3.0]))
+    depth.sum().backward()
+    assert depth.item() == 1
+    assert logits.grad is not None
+    assert logits.grad.isfinite().all()
 
 
 @maps
@@ -312,8 +339,8 @@ def test_any_layout_gives_the_same_and_keeps_its_own(direction: Direction) -> No
         ({"sigma": 0.0}, "sigma must be positive, got 0.0"),
         ({"cutoff": 0.0}, "cutoff must be positive, got 0.0"),
         ({"min_depth": 80.0}, "min_depth must be below max_depth, got 80.0 and 80.0"),
-        ({"bin_value": "mass"}, "bin_value must be density or integral, got 'mass'"),
-        ({"normalization": "max"}, "normalization must be softmax or sum, got 'max'"),
+        ({"bin_value": "mass"}, "bin_value must be one of density, integral, got 'mass'"),
+        ({"normalization": "max"}, "normalization must be one of softmax, sum, got 'max'"),
     ],
 )
 def test_options_that_make_no_map_are_refused(options: dict[str, Any], message: str) -> None:
@@ -333,9 +360,9 @@ def test_what_does_not_belong_together_is_refused() -> None:
         decode_depth(logits[0])
     with pytest.raises(ValueError, match=r"depth must have shape \(N, 1, H, W\), got \(2, 4, 6\)"):
         depth_probability_map(depths()[:, 0])
-    with pytest.raises(ValueError, match="there must be at least 1 bin, got 0"):
+    with pytest.raises(ValueError, match="bins must be at least 1, got 0"):
         bin_centers(0, 0.0, 1.0)
-    with pytest.raises(ValueError, match="direction must be teacher_student or student_teacher, got 'both'"):
+    with pytest.raises(ValueError, match="direction must be one of teacher_student, student_teacher, got 'both'"):
         dpm_loss(logits, depths(), direction="both")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="reduction must be one of none, mean, sum, got 'max'"):
         dpm_loss(logits, depths(), reduction="max")  # type: ignore[arg-type]

@@ -156,7 +156,7 @@ def test_wrong_arguments_are_named() -> None:
         rbf_log_mean(torch.zeros(2, 3), torch.zeros(2, 3), sigma=0)
     with pytest.raises(ValueError, match="same number of dimensions a sample, got 3 and 4"):
         dcm_loss(torch.zeros(2, 3), torch.zeros(2, 4), sigma=1.0)
-    with pytest.raises(ValueError, match="cross must be printed or align, got 'x'"):
+    with pytest.raises(ValueError, match="cross must be one of printed, align, got 'x'"):
         dcm_terms(torch.zeros(2, 3), torch.zeros(2, 3), sigma=1.0, cross="x")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"same number of dimensions, got \(2, 3\) and \(2, 4\)"):
         sem_loss(torch.zeros(2, 3), torch.zeros(2, 4))

@@ -117,5 +117,5 @@ def test_weights_of_another_shape_and_an_unknown_form_are_refused() -> None:
     student, teacher, target = random_case(samples=2, spatial=(3,))
     with pytest.raises(ValueError, match=r"beta must have the shape of the logits, \(2, 4, 3\), got \(2, 4, 1\)"):
         dwld_loss(student, teacher, target, torch.ones(2, 4, 1))
-    with pytest.raises(ValueError, match="form must be kl or bregman, got 'js'"):
+    with pytest.raises(ValueError, match="form must be one of kl, bregman, got 'js'"):
         dwld_loss(student, teacher, target, torch.ones_like(student), form="js")  # type: ignore[arg-type]

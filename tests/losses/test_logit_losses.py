@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from distill.losses import decoupled_kd_terms, dkd_loss, dwld_loss, dwld_terms, kd_loss
-from distill.losses.parts import slices
+from distill.losses.parts import recompute
 from distill.metrics import nontarget_jsd, target_jsd
 from tests.losses.cases import IGNORED, Divergence, assert_near, gradient, random_case
 
@@ -173,7 +173,7 @@ def test_a_batch_in_parts_is_the_whole_batch(
     student, teacher, target = random_case(samples=7, spatial=(2, 3))
     whole = divergence(student, teacher, target)
     gradient_of_whole = gradient(lambda s: divergence(s, teacher, target), student)
-    monkeypatch.setattr(slices, "PART_NUMEL", part)
+    monkeypatch.setattr(recompute, "CHUNK_NUMEL", part)
     with torch.no_grad():
         assert_near(divergence(student, teacher, target), whole, 1e-14)
     assert_near(divergence(student.requires_grad_(), teacher, target), whole, 1e-14)
@@ -221,15 +221,18 @@ def test_one_class_alone_is_refused(name: str) -> None:
         UNREDUCED[name](torch.zeros(2, 1), torch.zeros(2, 1), torch.zeros(2, dtype=torch.int64))
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
-def test_a_temperature_that_is_not_positive_is_refused(temperature: float) -> None:
+@pytest.mark.parametrize(
+    ("temperature", "wrong"),
+    [(0.0, "positive, got 0.0"), (-1.0, "positive, got -1.0"), (math.nan, "finite, got nan"), (math.inf, "finite")],
+)
+def test_a_temperature_that_is_not_positive_and_finite_is_refused(temperature: float, wrong: str) -> None:
     logits, target = torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64)
     for loss in (
         lambda: kd_loss(logits, logits, temperature=temperature),
         lambda: decoupled_kd_terms(logits, logits, target, temperature=temperature),
         lambda: dkd_loss(logits, logits, target, temperature=temperature),
     ):
-        with pytest.raises(ValueError, match=f"temperature must be positive, got {temperature}"):
+        with pytest.raises(ValueError, match=f"temperature must be {wrong}"):
             loss()
 
 

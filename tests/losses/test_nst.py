@@ -63,7 +63,7 @@ def test_order_and_scale_of_the_channels_do_not_matter(size: tuple[int, ...]) ->
 def test_a_batch_in_parts_gives_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
     student, teacher = features(5, 3, 4, 4), features(5, 2, 4, 4, seed=1)
     whole = nst_loss(student, teacher), *gradients(lambda s: nst_loss(s, teacher), student)
-    monkeypatch.setattr("distill.losses.parts.slices.PART_NUMEL", 2 * 3 * 16)
+    monkeypatch.setattr("distill.losses.parts.recompute.CHUNK_NUMEL", 2 * 3 * 16)
     parts = nst_loss(student, teacher), *gradients(lambda s: nst_loss(s, teacher), student)
     for one, other in zip(whole, parts, strict=True):
         assert_near(one, other)

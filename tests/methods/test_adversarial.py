@@ -215,5 +215,5 @@ def test_features_need_pairs_of_layers() -> None:
 @pytest.mark.parametrize("method", [ALKD(form="mean"), AFKD(**LAYERS, form="mean")])  # type: ignore[arg-type]
 def test_an_unknown_form_is_refused(method: DistillationModule) -> None:
     case = random_case(samples=3)._replace(target=torch.zeros(3))
-    with pytest.raises(ValueError, match="form must be non_saturating or hinge, got 'mean'"):
+    with pytest.raises(ValueError, match="form must be one of non_saturating, hinge, got 'mean'"):
         terms_of(method.double(), case, {"a": features(3, 4)}, {"a": features(3, 4)})

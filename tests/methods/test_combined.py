@@ -13,8 +13,9 @@ from distill.methods import DKD, KD, Combined
 from distill.methods.combined import OF_THE_WHOLE
 from distill.weighting import NontargetSampleMask
 from tests.losses.cases import assert_near, random_case
+from tests.methods.examples import HintAndRelations
 from tests.methods.steps import terms_of
-from tests.toys import HintAndRelations, Net, ToyData, make_batch, pair_arguments, prepared, quiet_trainer
+from tests.toys import Net, ToyData, make_batch, pair_arguments, prepared, quiet_trainer
 
 
 class Layers(DistillationModule):

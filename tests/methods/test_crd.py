@@ -212,9 +212,9 @@ def test_what_the_bank_cannot_look_up_is_named() -> None:
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"memory": "list"}, "memory must be bank or queue, got 'list'"),
+        ({"memory": "list"}, "memory must be one of bank, queue, got 'list'"),
         ({"num_samples": 1}, "its bank needs 2 samples or more, got 1"),
-        ({"negatives": 0}, "negatives must be 1 or more, got 0"),
+        ({"negatives": 0}, "negatives must be at least 1, got 0"),
         ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
         ({"momentum": 1.0}, r"momentum must lie in \[0, 1\), got 1.0"),
         ({"teacher_layers": ["a", "b"], "student_layers": ["a", "b"]}, "CRD compares one pair of layers, got 2"),

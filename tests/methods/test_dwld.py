@@ -107,7 +107,7 @@ def test_weights_stay_in_their_range_for_extreme_logits_and_dropout_is_off_in_ev
     [
         ({"layers": 0}, "layers must be at least 1, got 0"),
         ({"dropout": 1.0}, r"dropout must lie in \[0, 1\), got 1.0"),
-        ({"source": "both"}, "source must be student or teacher, got 'both'"),
+        ({"source": "both"}, "source must be one of student, teacher, got 'both'"),
         ({"beta_min": 3, "beta_max": 2}, r"0 <= beta_min <= beta_max, got \[3, 2\]"),
     ],
 )

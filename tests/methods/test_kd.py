@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 import warnings
 from functools import partial
 from pathlib import Path
@@ -92,9 +93,11 @@ def test_without_a_hard_weight_pairs_need_no_labels(tmp_path: Path) -> None:
     assert trainer.callback_metrics["train/kd"] > 0
 
 
-@pytest.mark.parametrize("temperature", [0.0, -1.0, float("nan")])
-def test_a_temperature_that_is_not_positive_ends_before_the_first_step(temperature: float, tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match=f"temperature must be positive, got {temperature}"):
+@pytest.mark.parametrize(("temperature", "wrong"), [(0.0, "positive"), (-1.0, "positive"), (math.nan, "finite")])
+def test_a_temperature_that_is_not_positive_ends_before_the_first_step(
+    temperature: float, wrong: str, tmp_path: Path
+) -> None:
+    with pytest.raises(ValueError, match=f"temperature must be {wrong}, got {temperature}"):
         quiet_trainer(tmp_path).fit(KD(**pair_arguments(), temperature=temperature), ToyData())
 
 

@@ -87,7 +87,7 @@ def test_no_gradient_flows_through_the_mask() -> None:
 
 
 def test_unknown_options_are_refused() -> None:
-    with pytest.raises(ValueError, match="loss must be kd or dkd, got 'ce'"):
+    with pytest.raises(ValueError, match="loss must be one of kd, dkd, got 'ce'"):
         PSSM(loss="ce")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="reading must be one of text, printed, drop_wrong, got 'mask'"):
         PSSM(reading="mask")  # type: ignore[arg-type]

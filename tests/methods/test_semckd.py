@@ -73,5 +73,5 @@ def test_a_batch_of_another_size_is_taken() -> None:
 def test_wrong_use_is_one_sentence() -> None:
     with pytest.raises(ValueError, match="SemCKD compares all layers with all: name one or more teacher_layers and st"):
         SemCKD(teacher_layers=["a"])
-    with pytest.raises(ValueError, match="embedding_dim must be positive, got 0"):
+    with pytest.raises(ValueError, match="embedding_dim must be at least 1, got 0"):
         SemCKD(**LAYERS, embedding_dim=0)

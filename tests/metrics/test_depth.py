@@ -152,9 +152,9 @@ def test_half_precision_is_scored_as_what_it_holds() -> None:
     [
         ({"min_depth": 0.0}, "min_depth must lie between 0 and max_depth, got 0.0 and 80.0"),
         ({"max_depth": 1e-4}, "min_depth must lie between 0 and max_depth, got 0.001 and 0.0001"),
-        ({"crop": "kitti"}, "crop must be one of garg, eigen, nyu or None, got 'kitti'"),
-        ({"average": "batch"}, "average must be image or pixel, got 'batch'"),
-        ({"ignore_top_rows": -1}, "ignore_top_rows must not be negative, got -1"),
+        ({"crop": "kitti"}, "crop must be one of garg, eigen, nyu, None, got 'kitti'"),
+        ({"average": "batch"}, "average must be one of image, pixel, got 'batch'"),
+        ({"ignore_top_rows": -1}, "ignore_top_rows must be at least 0, got -1"),
     ],
 )
 def test_options_that_are_none_are_refused(options: dict[str, Any], message: str) -> None:

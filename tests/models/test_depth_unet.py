@@ -44,10 +44,18 @@ def test_depth_is_the_mean_of_the_midpoints_of_equal_bins() -> None:
 
 
 def test_the_centres_of_the_papers_bins_are_the_released_ones() -> None:
-    centers = DepthUNet("tu-mobilenetv3_small_050", decoder_channels=SMALL)._centers(torch.empty(1, 257, 1, 1))
-    assert len(centers) == 257
-    assert centers[0].item() == pytest.approx(0.1566, abs=1e-4)
-    assert centers[-1].item() == pytest.approx(79.844, abs=1e-3)
+    student = DepthUNet("tu-mobilenetv3_small_050", decoder_channels=SMALL).eval()
+    assert student.bins is not None
+    nn.init.zeros_(student.bins.conv.weight)
+    bias = student.bins.conv.bias
+    assert bias is not None
+    assert len(bias) == 257
+    for chosen, center in ((0, 0.1566), (-1, 79.844)):
+        nn.init.zeros_(bias)
+        with torch.no_grad():
+            bias[chosen] = 100.0
+        depth = student(torch.randn(1, 3, 32, 32))
+        torch.testing.assert_close(depth, torch.full_like(depth, center), rtol=0, atol=1e-3)
 
 
 @pytest.mark.parametrize(("output", "depth"), [(-100.0, 1.0), (0.0, 5.0), (100.0, 9.0)])

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.models import BTS, AdaBins, DepthUNet
-from distill.models.monocular import encoder_pyramid, expected_depth
+from distill.models.monocular import encoder_pyramid
 
 MIN_DEPTH, MAX_DEPTH = 0.5, 20.0
 ENCODER = "mobilenetv3_small_050"
@@ -146,30 +146,3 @@ def test_an_encoders_channels_are_those_of_its_features() -> None:
     features = encoder.eval()(torch.randn(1, 3, 64, 96))
     assert [feature.shape[1] for feature in features] == channels
     assert [feature.shape[2] for feature in features] == [32, 16, 8, 4, 2]
-
-
-def test_expected_depth_is_the_mean_under_the_softmax() -> None:
-    logits = torch.randn(2, 5, 3, 4, dtype=torch.float64, requires_grad=True)
-    centers = torch.tensor([1.0, 2.0, 4.0, 8.0, 16.0], dtype=torch.float64)
-    depth = expected_depth(logits, centers)
-    assert depth.shape == (2, 1, 3, 4)
-    one = logits[1, :, 2, 3].detach().exp()
-    torch.testing.assert_close(depth[1, 0, 2, 3], (one * centers).sum() / one.sum())
-    assert torch.autograd.gradcheck(lambda z: expected_depth(z, centers), logits)
-
-
-def test_expected_depth_of_images_with_centres_of_their_own() -> None:
-    logits = torch.randn(2, 3, 4, 5)
-    centers = torch.tensor([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]])
-    together = expected_depth(logits, centers)
-    for sample in range(2):
-        torch.testing.assert_close(together[[sample]], expected_depth(logits[[sample]], centers[sample]))
-
-
-def test_expected_depth_stays_finite_for_large_logits() -> None:
-    logits = torch.tensor([1000.0, 0.0, -1000.0]).view(1, 3, 1, 1).requires_grad_()
-    depth = expected_depth(logits, torch.tensor([1.0, 2.0, 3.0]))
-    depth.sum().backward()
-    assert depth.item() == 1
-    assert logits.grad is not None
-    assert logits.grad.isfinite().all()

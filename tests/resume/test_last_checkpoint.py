@@ -25,8 +25,9 @@ from distill.methods import LIX
 from distill.resume.last_checkpoint import LastCheckpoint
 from distill.resume.metrics_table import MetricsCSV
 from distill.training.losses import TrainingLosses
+from tests.methods.examples import TWO_PAIRS
 from tests.processes import as_torchrun_does, run_in_processes
-from tests.toys import LAYERS, ToyData, make_batch, network, pair_arguments, quiet_trainer
+from tests.toys import ToyData, make_batch, network, pair_arguments, quiet_trainer
 
 BATCH = make_batch(18) | {"x_a": make_batch(18)["x_a"][:, :4]}
 TERM, USR1 = signal.SIGTERM, signal.SIGUSR1
@@ -91,7 +92,7 @@ def fit(
     pl.seed_everything(5, verbose=False)
     schedule = partial(ReduceLROnPlateau, monitor="val/hard", patience=0)
     teacher = network("", BATCH["x_a"].shape[1]).eval()
-    module = kind(**pair_arguments(teacher=teacher, teacher_inputs=["x_a"], lr_scheduler=schedule), **LAYERS)
+    module = kind(**pair_arguments(teacher=teacher, teacher_inputs=["x_a"], lr_scheduler=schedule), **TWO_PAIRS)
     torch.rand(11 if last.is_file() else 1)
     defaults = {
         "max_epochs": 3,

@@ -2,13 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
-
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-
-Reduction = Literal["none", "mean", "sum"]
 
 
 def check_logits(student: Tensor, teacher: Tensor, target: Tensor | None = None) -> None:
@@ -45,53 +41,6 @@ def check_two_classes(logits: Tensor) -> None:
         raise ValueError(f"there must be at least 2 classes on dim 1, got shape {tuple(logits.shape)}")
 
 
-def check_temperature(temperature: float) -> None:
-    """Raises a ValueError unless the temperature is positive."""
-    if not temperature > 0:
-        raise ValueError(f"temperature must be positive, got {temperature}")
-
-
-def check_reduction(reduction: str) -> None:
-    """Raises a ValueError unless ``reduction`` is one of ``none``, ``mean`` and ``sum``."""
-    if reduction not in get_args(Reduction):
-        raise ValueError(f"reduction must be one of {', '.join(get_args(Reduction))}, got {reduction!r}")
-
-
-def reduce_losses(losses: Tensor, reduction: Reduction, counted: Tensor | None = None) -> Tensor:
-    """Reduces one value a position; those that do not count are 0 already.
-
-    Args:
-        losses: ``(N, *)``.
-        reduction: ``"mean"`` divides the sum by the number of positions that count, or by 1 where none does.
-        counted: True where a position counts, ``(N, *)``; all do where it is not given.
-
-    Returns:
-        ``(N, *)`` for ``"none"``, else a scalar.
-    """
-    if reduction == "none":
-        return losses
-    total = losses.sum()
-    if reduction == "sum":
-        return total
-    return total / (max(1, losses.numel()) if counted is None else counted.sum().clamp(min=1))
-
-
-def reduce_means(losses: Tensor, reduction: Reduction) -> Tensor:
-    """Reduces losses of which a sample's is the mean, by way of sums: the gradient of a sum is a view of few numbers.
-
-    Args:
-        losses: ``(N, *)``, with as many values in every sample.
-        reduction: ``"mean"`` is that of all values.
-
-    Returns:
-        ``(N,)`` for ``"none"``, else a scalar.
-    """
-    if reduction == "none":
-        values = losses.unsqueeze(-1).flatten(1)
-        return values.sum(1) / max(1, values.shape[1])
-    return losses.sum() / max(1, losses.numel() if reduction == "mean" else losses[:1].numel())
-
-
 def where_counted(logits: Tensor, counted: Tensor) -> Tensor:
     """The logits, and 0, without gradient, where a position does not count.
 
@@ -103,11 +52,6 @@ def where_counted(logits: Tensor, counted: Tensor) -> Tensor:
         counted: True where a position counts, ``(N, *)``.
     """
     return torch.where(counted.unsqueeze(1), logits, 0)
-
-
-def at_least_float32(logits: Tensor) -> Tensor:
-    """Half precision as float32; float32 and float64 as they are."""
-    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 def kl_divergence(log_student: Tensor, log_teacher: Tensor, dim: int = 1) -> Tensor:

@@ -2,15 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
-from torch.autograd.function import once_differentiable
 
-from distill.losses.parts.logits import at_least_float32
-from distill.losses.parts.precision import without_autocast
+from distill.losses.parts.precision import at_least_float32, without_autocast
 
 COLUMNS = 128
 """Columns of the features that are centred at a time; more of them where there are few rows."""
@@ -82,60 +79,6 @@ def distances(squared: Tensor) -> Tensor:
     return torch.where(apart, torch.where(apart, squared, 1).sqrt(), 0)
 
 
-def by_rows(
-    function: Callable[..., Tensor], *tensors: Tensor, shared: tuple[Tensor, ...], numbers: int, at_most: int
-) -> Tensor:
-    """Applies ``function`` to a few rows at a time, and makes what it needs again for the gradient.
-
-    Args:
-        function: Called with rows of the tensors and with ``shared``; treats every row on its own, and draws no random
-            numbers.
-        tensors: What is split into rows, ``(N, *)``, with the same N.
-        shared: What every call gets whole.
-        numbers: How many numbers a tensor inside ``function`` has per row.
-        at_most: How many numbers such a tensor may have; one row is taken where that is less.
-
-    Returns:
-        What ``function`` returns, ``(N, *)``.
-    """
-    count = max(1, at_most // numbers)
-    if len(tensors[0]) <= count:
-        return function(*tensors, *shared)
-    values: Tensor = _ByRows.apply(function, count, len(tensors), *tensors, *shared)
-    return values
-
-
-class _ByRows(torch.autograd.Function):
-    # torch.utils.checkpoint does the same, but its first call takes seconds and 150 MB to load the compiler
-    @staticmethod
-    def forward(ctx: Any, function: Callable[..., Tensor], count: int, split: int, *tensors: Tensor) -> Tensor:
-        ctx.function, ctx.count, ctx.split = function, count, split
-        ctx.save_for_backward(*tensors)
-        few = zip(*(tensor.split(count) for tensor in tensors[:split]), strict=True)
-        return torch.cat([function(*rows, *tensors[split:]) for rows in few])
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, ...]:
-        tensors, needed = ctx.saved_tensors, ctx.needs_input_grad[3:]
-        totals = [torch.zeros_like(tensor) if need else None for tensor, need in zip(tensors, needed, strict=True)]
-        for start in range(0, len(gradient), ctx.count):
-            # of the shared tensors all rows
-            parts = [slice(start, start + ctx.count) if i < ctx.split else slice(None) for i in range(len(tensors))]
-            inputs = [
-                tensor[part].detach().requires_grad_(need)
-                for tensor, part, need in zip(tensors, parts, needed, strict=True)
-            ]
-            with torch.enable_grad():
-                values = ctx.function(*inputs)
-            leaves = [tensor for tensor in inputs if tensor.requires_grad]
-            slopes = iter(torch.autograd.grad(values, leaves, gradient[parts[0]]))
-            for total, part in zip(totals, parts, strict=True):
-                if total is not None:
-                    total[part] += next(slopes)
-        return None, None, None, *totals
-
-
 class _SquaredDistances(torch.autograd.Function):
     @staticmethod
     @without_autocast
@@ -145,8 +88,8 @@ class _SquaredDistances(torch.autograd.Function):
         squares = first.new_zeros(len(first), len(second), dtype=torch.float64)
         products = torch.zeros_like(squares)
         strips = (tensor.split(_columns(first, second), dim=-1) for tensor in (first, second, center))
-        for ours, theirs, middle in zip(*strips, strict=True):
-            a, b = (columns.to(torch.float64, copy=True).sub_(middle) for columns in (ours, theirs))
+        for one, other, middle in zip(*strips, strict=True):
+            a, b = (columns.to(torch.float64, copy=True).sub_(middle) for columns in (one, other))
             norms, other_norms = torch.linalg.vector_norm(a, dim=1), torch.linalg.vector_norm(b, dim=1)
             squares += norms.square().unsqueeze(1) + other_norms.square()
             products.addmm_(a, b.mT)

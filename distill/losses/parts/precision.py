@@ -1,4 +1,4 @@
-"""Full precision inside a loss, whatever surrounds it."""
+"""Full precision inside a loss, whatever the precision around it."""
 
 from __future__ import annotations
 
@@ -14,13 +14,13 @@ R = TypeVar("R")
 
 
 def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
-    """Lets a function of tensors compute as their types say.
+    """Decorates a function of tensors, which then computes in the dtypes of its tensors, also under autocast.
 
-    Autocast rounds what goes into a product of matrices to half precision, float32 tensors too. Similarities of
-    features that lie far from 0 are then all alike: bfloat16 has 3 digits.
+    Autocast rounds the factors of a matrix product to half precision, float32 tensors too. bfloat16 has 3 digits, so
+    all similarities of features that lie far from 0 would be equal.
 
     Args:
-        function: Its first tensor, by position or by name, says on which kind of device it computes.
+        function: Takes at least one tensor, by position or by name; the first one tells the device.
     """
 
     @wraps(function)
@@ -30,3 +30,8 @@ def without_autocast(function: Callable[P, R]) -> Callable[P, R]:
             return function(*args, **kwargs)
 
     return wrapped
+
+
+def at_least_float32(values: Tensor) -> Tensor:
+    """The values in float32 where they are in half precision; float32 and float64 stay as they are."""
+    return values.to(torch.promote_types(values.dtype, torch.float32))

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from distill.distributed import SynchronizedBuffers, gather, own_rows
-from distill.losses.parts.unit import unit_vectors
+from distill.losses.parts.normalization import unit_vectors
 from distill.outputs import Batch
 
 Similarities = tuple[Tensor, Tensor]

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch.strategies import DDPStrategy
 
 from distill.base import Batch, DistillationModule
+from distill.checks import check_at_least
 from distill.internals.lightning import attached
 
 
@@ -32,8 +33,7 @@ class StagedDistillation(DistillationModule, ABC):
 
     def __init__(self, *args: Any, stage_one_epochs: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
-        if stage_one_epochs < 1:
-            raise ValueError(f"stage_one_epochs must be 1 or more, got {stage_one_epochs}")
+        check_at_least(1, stage_one_epochs=stage_one_epochs)
         self.stage_one_epochs = stage_one_epochs
 
     @property

@@ -5,9 +5,9 @@ import torch
 from torch import Tensor
 
 from distill.losses.parts import pairwise
-from distill.losses.parts.pairwise import by_rows, distances, rows, squared_distances, squared_distances_of_pairs
+from distill.losses.parts.normalization import unit_vectors
+from distill.losses.parts.pairwise import distances, rows, squared_distances, squared_distances_of_pairs
 from distill.losses.parts.pooling import to_common_size
-from distill.losses.parts.unit import unit_vectors
 from tests.losses.cases import assert_near
 from tests.losses.features import features, gradients
 
@@ -85,35 +85,6 @@ def test_distances_of_0_have_no_gradient() -> None:
     squared = torch.tensor([0.0, 4.0])
     assert distances(squared).tolist() == [0.0, 2.0]
     assert gradients(distances, squared)[0].tolist() == [0.0, 0.25]
-
-
-@pytest.mark.parametrize("at_most", [1, 7, 8, 100])
-def test_a_function_of_rows_has_the_same_values_and_gradients_in_strips(at_most: int) -> None:
-    a, b, shared = features(5, 4), features(5, 4, seed=1), features(4, seed=2)
-
-    def function(a: Tensor, b: Tensor, shared: Tensor) -> Tensor:
-        return (a * b.exp() * shared).sum(1)
-
-    def in_strips(a: Tensor, b: Tensor, shared: Tensor) -> Tensor:
-        return by_rows(function, a, b, shared=(shared,), numbers=4, at_most=at_most)
-
-    assert_near(in_strips(a, b, shared), function(a, b, shared))
-    ours, expected = (gradients(f, a, b, shared) for f in (in_strips, function))
-    for one, other in zip(ours, expected, strict=True):
-        assert_near(one, other)
-    (of_second,) = gradients(lambda b: in_strips(a, b, shared), b)  # where only some of them need a gradient
-    assert_near(of_second, expected[1])
-
-
-def test_strips_are_no_larger_than_asked_for() -> None:
-    seen: list[int] = []
-
-    def function(few: Tensor) -> Tensor:
-        seen.append(few.numel())
-        return few.sum(1)
-
-    by_rows(function, torch.zeros(5, 4), shared=(), numbers=4, at_most=11)
-    assert seen == [8, 8, 4]
 
 
 def test_rows_are_features_of_the_same_samples() -> None:

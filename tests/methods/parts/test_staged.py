@@ -15,8 +15,9 @@ from torch import Tensor
 from distill import DistillationModule
 from distill.methods import FT, KD, Combined, FitNet
 from distill.methods.parts.staged import StagedDistillation
+from tests.methods.examples import TWO_PAIRS
 from tests.methods.parts.stages import weights_after_each_epoch
-from tests.toys import LAYERS, ON_MAPS, ToyData, make, pair_arguments, quiet_trainer
+from tests.toys import ON_MAPS, ToyData, make, pair_arguments, quiet_trainer
 
 every_staged_method = pytest.mark.parametrize("method", [name + ON_MAPS for name in ("FitNet", "FT", "FSP")])
 
@@ -51,7 +52,7 @@ def test_the_hard_loss_is_left_out_of_the_first_stage(method: str, tmp_path: Pat
 
 def test_the_second_stage_starts_with_a_fresh_optimiser(tmp_path: Path) -> None:
     optimizer = partial(torch.optim.AdamW, lr=0.01)
-    module = FitNet(**pair_arguments(optimizer=optimizer), **LAYERS, stage_one_epochs=2)
+    module = FitNet(**pair_arguments(optimizer=optimizer), **TWO_PAIRS, stage_one_epochs=2)
     trainer = quiet_trainer(tmp_path, max_epochs=3)
     trainer.fit(module, ToyData())
     steps = trainer.optimizers[0].state[module.get_parameter("network.first.weight")]["step"]
@@ -70,7 +71,7 @@ def test_in_a_combination_the_other_parts_and_the_hard_loss_go_on_beside_the_fir
 
 def test_weight_decay_moves_nothing_that_a_stage_leaves_alone(tmp_path: Path) -> None:
     optimizer = partial(torch.optim.AdamW, lr=0.01, weight_decay=0.5)
-    module = FT(**pair_arguments(optimizer=optimizer), **LAYERS, stage_one_epochs=1)
+    module = FT(**pair_arguments(optimizer=optimizer), **TWO_PAIRS, stage_one_epochs=1)
     start, first, second = weights_after_each_epoch(module, tmp_path)
     assert torch.equal(start["network.first.weight"], first["network.first.weight"])
     assert torch.equal(first["encoders.0.layers.0.weight"], second["encoders.0.layers.0.weight"])
@@ -78,14 +79,14 @@ def test_weight_decay_moves_nothing_that_a_stage_leaves_alone(tmp_path: Path) ->
 
 def alone_or_in_a_combination(combined: bool, **options: int) -> DistillationModule:
     if not combined:
-        return FT(**pair_arguments(), **LAYERS, **options)
-    inner = Combined(methods={"ft": FT(**LAYERS, **options)})
+        return FT(**pair_arguments(), **TWO_PAIRS, **options)
+    inner = Combined(methods={"ft": FT(**TWO_PAIRS, **options)})
     return Combined(**pair_arguments(), methods={"kd": KD(), "inner": inner})
 
 
 def test_there_is_a_first_stage() -> None:
-    with pytest.raises(ValueError, match="stage_one_epochs must be 1 or more, got 0"):
-        FT(**LAYERS, stage_one_epochs=0)
+    with pytest.raises(ValueError, match="stage_one_epochs must be at least 1, got 0"):
+        FT(**TWO_PAIRS, stage_one_epochs=0)
 
 
 @pytest.mark.parametrize("combined", [False, True])

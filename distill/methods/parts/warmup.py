@@ -1,0 +1,13 @@
+"""The share of a loss that counts in the first epochs."""
+
+from __future__ import annotations
+
+
+def warmup_share(epoch: int, warmup_epochs: int) -> float:
+    """The share of its weight that a loss has in an epoch: it grows linearly and is 1 from ``warmup_epochs`` on.
+
+    Args:
+        epoch: The epoch, from 0.
+        warmup_epochs: How many epochs the growth takes; with 0 the share is always 1.
+    """
+    return min((epoch + 1) / max(warmup_epochs, 1), 1.0)
