@@ -15,6 +15,9 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
+PRELOADED = ["distill.methods", "callbacks", "datamodules", "tests.toys"]
+"""Imported once, by the server that forks the processes: importing them takes a process six seconds."""
+
 
 def run_in_processes(function: Callable[..., Any], count: int, *args: Any) -> list[Any]:
     """Calls ``function(rank, world_size, *args)`` in ``count`` fresh processes of one gloo group.
@@ -31,8 +34,7 @@ def run_in_processes(function: Callable[..., Any], count: int, *args: Any) -> li
     Raises:
         torch.multiprocessing.ProcessRaisedException: A process failed; the message holds its traceback.
     """
-    # a server that has imported the package once forks the processes: importing it takes each of them seconds
-    multiprocessing.set_forkserver_preload(["distill"])
+    multiprocessing.set_forkserver_preload(PRELOADED)
     with tempfile.TemporaryDirectory() as folder:
         start: Callable[..., Any] = start_processes  # torch leaves it untyped
         start(_join_group_and_call, args=(count, folder, function, args), nprocs=count, start_method="forkserver")
