@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +36,28 @@ def run_in_processes(function: Callable[..., Any], count: int, *args: Any) -> li
     Raises:
         torch.multiprocessing.ProcessRaisedException: A process failed; the message holds its traceback.
     """
-    multiprocessing.set_forkserver_preload(PRELOADED)
+    _fork_server()
     with tempfile.TemporaryDirectory() as folder:
         start: Callable[..., Any] = start_processes  # torch leaves it untyped
         start(_join_group_and_call, args=(count, folder, function, args), nprocs=count, start_method="forkserver")
         return [torch.load(Path(folder, f"{rank}.pt"), weights_only=True) for rank in range(count)]
+
+
+def start_process(function: Callable[..., Any], *args: Any) -> BaseProcess:
+    """Calls ``function(*args)`` in a fresh process, which the caller joins or kills.
+
+    Args:
+        function: Defined at the top level of a module, so that the process can import it.
+        args: Passed on; they must be picklable.
+    """
+    process = _fork_server().Process(target=_call_on_one_thread, args=(function, *args))
+    process.start()
+    return process
+
+
+def _fork_server() -> ForkServerContext:
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    return multiprocessing.get_context("forkserver")
 
 
 @contextmanager
@@ -51,6 +70,11 @@ def as_torchrun_does(rank: int, count: int) -> Iterator[None]:
         yield
 
 
+def _call_on_one_thread(function: Callable[..., Any], *args: Any) -> None:
+    torch.set_num_threads(1)
+    function(*args)
+
+
 def _join_group_and_call(
     rank: int, count: int, folder: str, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
@@ -60,7 +84,7 @@ def _join_group_and_call(
         init_method=Path(folder, "rendezvous").as_uri(),
         rank=rank,
         world_size=count,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(minutes=10),  # a busy machine lets one of them wait
     )
     try:
         torch.save(function(rank, count, *args), Path(folder, f"{rank}.pt"))
