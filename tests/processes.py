@@ -7,6 +7,8 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
+from multiprocessing.context import ForkServerContext
+from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,9 @@ import pytest
 import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
+
+PRELOADED = ["distill.methods", "callbacks", "datamodules", "tests.toys"]
+"""Imported once, by the server that forks the processes: importing them takes a process six seconds."""
 
 
 def run_in_processes(function: Callable[..., Any], count: int, *args: Any) -> list[Any]:
@@ -31,12 +36,28 @@ def run_in_processes(function: Callable[..., Any], count: int, *args: Any) -> li
     Raises:
         torch.multiprocessing.ProcessRaisedException: A process failed; the message holds its traceback.
     """
-    # a server that has imported the package once forks the processes: importing it takes each of them seconds
-    multiprocessing.set_forkserver_preload(["distill"])
+    _fork_server()
     with tempfile.TemporaryDirectory() as folder:
         start: Callable[..., Any] = start_processes  # torch leaves it untyped
         start(_join_group_and_call, args=(count, folder, function, args), nprocs=count, start_method="forkserver")
         return [torch.load(Path(folder, f"{rank}.pt"), weights_only=True) for rank in range(count)]
+
+
+def start_process(function: Callable[..., Any], *args: Any) -> BaseProcess:
+    """Calls ``function(*args)`` in a fresh process, which the caller joins or kills.
+
+    Args:
+        function: Defined at the top level of a module, so that the process can import it.
+        args: Passed on; they must be picklable.
+    """
+    process = _fork_server().Process(target=_call_on_one_thread, args=(function, *args))
+    process.start()
+    return process
+
+
+def _fork_server() -> ForkServerContext:
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    return multiprocessing.get_context("forkserver")
 
 
 @contextmanager
@@ -49,6 +70,11 @@ def as_torchrun_does(rank: int, count: int) -> Iterator[None]:
         yield
 
 
+def _call_on_one_thread(function: Callable[..., Any], *args: Any) -> None:
+    torch.set_num_threads(1)
+    function(*args)
+
+
 def _join_group_and_call(
     rank: int, count: int, folder: str, function: Callable[..., Any], args: tuple[Any, ...]
 ) -> None:
@@ -58,7 +84,7 @@ def _join_group_and_call(
         init_method=Path(folder, "rendezvous").as_uri(),
         rank=rank,
         world_size=count,
-        timeout=timedelta(seconds=60),
+        timeout=timedelta(minutes=10),  # a busy machine lets one of them wait
     )
     try:
         torch.save(function(rank, count, *args), Path(folder, f"{rank}.pt"))

@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import warnings
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -62,35 +63,73 @@ def step(module: DistillationModule, batch: Batch) -> dict[str, Any]:
         return module.training_step(batch, 0)
 
 
-@every_method
-def test_teacher_stays_in_eval_mode_without_gradients_and_its_buffers_do_not_move(method: str, tmp_path: Path) -> None:
-    module = make(method)
+class Stop(Callback):
+    """Kills a fit in the second step of an epoch, or asks it to stop there."""
+
+    def __init__(self, kills: int = -1, asks: int = -1) -> None:
+        self.kills = kills
+        self.asks = asks
+
+    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, index: int) -> None:
+        if trainer.current_epoch == self.kills and index == 1:
+            raise RuntimeError("killed")
+        if trainer.current_epoch == self.asks and index == 1:
+            signal.raise_signal(signal.SIGTERM)
+
+
+@dataclass
+class Fit:
+    """A fit of four epochs, and what the two networks held before it."""
+
+    method: str
+    folder: Path
+    module: DistillationModule
+    trainer: pl.Trainer
+    teacher: dict[str, Tensor]
+    student: dict[str, Tensor]
+
+    def run(self, ckpt_path: Path | None = None) -> None:
+        self.trainer.fit(self.module, ToyData(method=self.method), ckpt_path=ckpt_path)
+
+
+def seeded_fit(method: str, folder: Path, **stop: int) -> Fit:
+    """One that starts from the same random state every time."""
+    pl.seed_everything(3, verbose=False)
+    module = make(method, hard_weight=0.25, lr_scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 2, 0.5))
     assert module.teacher is not None
-    before = weights_of(module.teacher)
-    quiet_trainer(tmp_path).fit(module, ToyData(method=method))
-    module.train()
-    assert not any(part.training for part in module.teacher.modules())
-    assert not any(parameter.requires_grad for parameter in module.teacher.parameters())
-    assert_same(before, weights_of(module.teacher))
-
-
-@every_method
-def test_student_learns_and_its_buffers_move(method: str, tmp_path: Path) -> None:
-    module = make(method)
     assert module.network is not None
-    before = weights_of(module.network)
-    quiet_trainer(tmp_path).fit(module, ToyData(method=method))
-    after = weights_of(module.network)
+    callbacks = [LastCheckpoint(folder), Stop(**stop)]
+    trainer = quiet_trainer(folder, max_epochs=4, enable_checkpointing=True, callbacks=callbacks)
+    return Fit(method, folder, module, trainer, weights_of(module.teacher), weights_of(module.network))
+
+
+@pytest.fixture(scope="module", params=METHODS)
+def fitted(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Fit:
+    """The one fit of each method that many tests look at; they change nothing of it."""
+    fit = seeded_fit(request.param, tmp_path_factory.mktemp("fitted"))
+    fit.run()
+    return fit
+
+
+def test_teacher_stays_in_eval_mode_without_gradients_and_its_buffers_do_not_move(fitted: Fit) -> None:
+    teacher = fitted.module.teacher
+    assert teacher is not None
+    fitted.module.train()
+    assert not any(part.training for part in teacher.modules())
+    assert not any(parameter.requires_grad for parameter in teacher.parameters())
+    assert_same(fitted.teacher, weights_of(teacher))
+
+
+def test_student_learns_and_its_buffers_move(fitted: Fit) -> None:
+    assert fitted.module.network is not None
+    after = weights_of(fitted.module.network)
     for name in ("first.weight", "head.weight", "norm.running_mean"):
-        assert not torch.equal(before[name], after[name])
+        assert not torch.equal(fitted.student[name], after[name])
 
 
-@every_method
-def test_checkpoint_holds_student_and_adaptors_but_no_teacher(method: str, tmp_path: Path) -> None:
-    module = make(method)
-    trainer = quiet_trainer(tmp_path)
-    trainer.fit(module, ToyData(method=method))
-    trainer.save_checkpoint(tmp_path / "x.ckpt")
+def test_checkpoint_holds_student_and_adaptors_but_no_teacher(fitted: Fit, tmp_path: Path) -> None:
+    module, method = fitted.module, fitted.method
+    fitted.trainer.save_checkpoint(tmp_path / "x.ckpt")
     saved = torch.load(tmp_path / "x.ckpt", weights_only=True)["state_dict"]
     assert saved.keys() == module.state_dict().keys()
     assert {name for name, _ in module.named_parameters()} <= saved.keys()
@@ -104,15 +143,34 @@ def test_checkpoint_holds_student_and_adaptors_but_no_teacher(method: str, tmp_p
     assert_same(weights_of(module.teacher), weights_of(other.teacher))
 
 
-@every_method
-def test_optimiser_has_student_and_adaptors_but_no_teacher(method: str, tmp_path: Path) -> None:
-    module = make(method)
-    trainer = quiet_trainer(tmp_path)
-    trainer.fit(module, ToyData(method=method))
-    optimised = {id(p) for group in trainer.optimizers[0].param_groups for p in group["params"]}
-    assert optimised == {id(parameter) for parameter in module.parameters() if parameter.requires_grad}
-    assert module.teacher is not None
-    assert optimised.isdisjoint(id(parameter) for parameter in module.teacher.parameters())
+def test_optimiser_has_student_and_adaptors_but_no_teacher(fitted: Fit) -> None:
+    optimised = {id(p) for group in fitted.trainer.optimizers[0].param_groups for p in group["params"]}
+    assert optimised == {id(parameter) for parameter in fitted.module.parameters() if parameter.requires_grad}
+    assert fitted.module.teacher is not None
+    assert optimised.isdisjoint(id(parameter) for parameter in fitted.module.teacher.parameters())
+
+
+def test_loss_is_the_weighted_hard_loss_plus_all_terms_and_each_is_logged(fitted: Fit) -> None:
+    logged = {name: float(value) for name, value in fitted.trainer.callback_metrics.items()}
+    terms = {name: value for name, value in logged.items() if name not in ("train/loss", "train/hard")}
+    terms = {name: value for name, value in terms.items() if name.startswith("train/")}
+    assert len(terms) >= 1
+    assert logged["train/loss"] == pytest.approx(0.25 * logged["train/hard"] + sum(terms.values()), rel=1e-5)
+
+
+@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
+def test_a_stopped_and_resumed_run_ends_with_the_same_weights(fitted: Fit, tmp_path: Path) -> None:
+    last = tmp_path / "checkpoints/last.ckpt"
+    with pytest.raises(SIGTERMException):
+        seeded_fit(fitted.method, tmp_path, asks=1).run()
+    assert torch.load(last, weights_only=True)["global_step"] == 3 + 2
+    torch.rand(7)  # the second process starts from another random state
+    with pytest.raises(RuntimeError, match="killed"):
+        seeded_fit(fitted.method, tmp_path, kills=3).run(last)
+    torch.rand(7)
+    resumed = seeded_fit(fitted.method, tmp_path)
+    resumed.run(last)
+    assert_same(weights_of(fitted.module), weights_of(resumed.module))
 
 
 @every_method
@@ -153,18 +211,6 @@ def test_distillation_step_is_a_pure_function(method: str) -> None:
     first, second = (module.distillation_step(teacher, student, batch) for _ in range(2))
     assert_same(first, second)
     assert_same(before, weights_of(module))
-
-
-@every_method
-def test_loss_is_the_weighted_hard_loss_plus_all_terms_and_each_is_logged(method: str, tmp_path: Path) -> None:
-    module = make(method, hard_weight=0.25, student=network(method, 4).eval())
-    trainer = quiet_trainer(tmp_path)
-    trainer.fit(module, ToyData(batch_size=10, method=method))
-    logged = {name: float(value) for name, value in trainer.callback_metrics.items()}
-    terms = {name: value for name, value in logged.items() if name not in ("train/loss", "train/hard")}
-    terms = {name: value for name, value in terms.items() if name.startswith("train/")}
-    assert len(terms) >= 1
-    assert logged["train/loss"] == pytest.approx(0.25 * logged["train/hard"] + sum(terms.values()), rel=1e-5)
 
 
 @every_method
@@ -361,43 +407,6 @@ def test_processes_with_a_share_of_the_batch_each_equal_one_with_the_whole(
         assert found.keys() == expected.keys()
         for name, value in expected.items():
             torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-11, msg=f"{method}: {name}")
-
-
-class Stop(Callback):
-    """Kills a fit in the second step of an epoch, or asks it to stop there."""
-
-    def __init__(self, kills: int = -1, asks: int = -1) -> None:
-        self.kills = kills
-        self.asks = asks
-
-    def on_train_batch_start(self, trainer: pl.Trainer, module: pl.LightningModule, batch: Batch, index: int) -> None:
-        if trainer.current_epoch == self.kills and index == 1:
-            raise RuntimeError("killed")
-        if trainer.current_epoch == self.asks and index == 1:
-            signal.raise_signal(signal.SIGTERM)
-
-
-@every_method
-@pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists and is not empty")
-def test_a_stopped_and_resumed_run_ends_with_the_same_weights(method: str, tmp_path: Path) -> None:
-    def fit(folder: str, *, ckpt_path: Path | None = None, **stop: int) -> dict[str, Tensor]:
-        pl.seed_everything(3, verbose=False)
-        module = make(method, lr_scheduler=lambda o: torch.optim.lr_scheduler.StepLR(o, 2, 0.5))
-        callbacks = [LastCheckpoint(tmp_path / folder), Stop(**stop)]
-        trainer = quiet_trainer(tmp_path, max_epochs=4, enable_checkpointing=True, callbacks=callbacks)
-        trainer.fit(module, ToyData(method=method), ckpt_path=ckpt_path)
-        return weights_of(module)
-
-    last = tmp_path / "parts/checkpoints/last.ckpt"
-    whole = fit("whole")
-    with pytest.raises(SIGTERMException):
-        fit("parts", asks=1)
-    assert torch.load(last, weights_only=True)["global_step"] == 3 + 2
-    torch.rand(7)  # the second process starts from another random state
-    with pytest.raises(RuntimeError, match="killed"):
-        fit("parts", ckpt_path=last, kills=3)
-    torch.rand(7)
-    assert_same(whole, fit("parts", ckpt_path=last))
 
 
 def start(module: DistillationModule, data: ToyData, folder: Path) -> pl.Trainer:

@@ -9,8 +9,8 @@ from contextlib import suppress
 from pathlib import Path
 
 
-def wait_until(condition: Callable[[], bool], seconds: float = 60) -> None:
-    """Returns as soon as the condition holds.
+def wait_until(condition: Callable[[], bool], seconds: float = 600) -> None:
+    """Returns as soon as the condition holds, which may take long on a busy machine.
 
     Raises:
         TimeoutError: It does not hold in time.

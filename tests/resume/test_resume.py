@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import subprocess
-import sys
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -17,6 +15,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 
 from distill.cli import main
 from distill.resume.last_checkpoint import LastCheckpoint
+from tests.processes import start_process
 from tests.waiting import wait_until
 
 EPOCHS, STEPS = 4, 100
@@ -57,6 +56,14 @@ class WaitForSignal(Callback):
             wait_until(lambda: last._signals._save)
 
 
+def run_in_a_session(command: list[str], stderr: str) -> None:
+    """Runs a command of ``train.py`` as a cluster does: in a session of its own, with what it says in a file."""
+    os.setsid()
+    os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+    os.dup2(os.open(stderr, os.O_WRONLY | os.O_CREAT), 2)
+    main(command)
+
+
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The logs of a fit that was never stopped."""
@@ -80,26 +87,23 @@ def test_a_fit_that_gets_a_signal_and_goes_on_ends_as_one_that_was_never_stopped
 ) -> None:
     killed, there = tmp_path / "killed", tmp_path / "there"
     command = [*COMMAND, "--logs_dir", str(killed), "--data.init_args.num_workers", str(num_workers)]
-    process = subprocess.Popen(
-        [sys.executable, "train.py", *command, "--trainer.callbacks", WAIT, "--trainer.callbacks.file", str(there)],
-        env=os.environ | {"OMP_NUM_THREADS": str(torch.get_num_threads())},
-        stdout=subprocess.DEVNULL,
-        stderr=subprocess.PIPE,
-        start_new_session=True,
-    )
+    waits = ["--trainer.callbacks", WAIT, "--trainer.callbacks.file", str(there)]
+    process = start_process(run_in_a_session, [*command, *waits], str(tmp_path / "stderr"))
+    assert process.pid is not None
     last = run_in(killed) / LAST
     try:
-        wait_until(lambda: there.exists() or process.poll() is not None, 120)
+        wait_until(lambda: there.exists() or not process.is_alive())
         written = last.stat().st_mtime_ns
         os.killpg(process.pid, sent)  # as a cluster does, which asks the workers as well
         if sent == signal.SIGUSR1:
-            wait_until(lambda: last.stat().st_mtime_ns > written or process.poll() is not None)
+            wait_until(lambda: last.stat().st_mtime_ns > written or not process.is_alive())
             process.kill()
-        _, said = process.communicate(timeout=60)
+        process.join()
     finally:
         with suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
-    assert process.returncode == (128 + sent if sent == signal.SIGTERM else -signal.SIGKILL), said.decode()
+    said = (tmp_path / "stderr").read_bytes()
+    assert process.exitcode == (128 + sent if sent == signal.SIGTERM else -signal.SIGKILL), said.decode()
     if sent == signal.SIGTERM:
         assert b"last.ckpt goes on behind batch 50 of epoch 1" in said
         assert said.endswith(b"stopped by SIGTERM: --ckpt_path last goes on from the last checkpoint\n")
