@@ -137,8 +137,6 @@ class PairedAugmentation:
 class _RotateAndZoom(A.DualTransform):
     """Turns and enlarges at random and cuts out a window of the old size, or puts a shrunk frame into one."""
 
-    _targets = A.HorizontalFlip._targets
-
     def __init__(self, scale: tuple[float, float], rotation: float) -> None:
         super().__init__(p=1)
         self.scale = scale

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, Subset
 
 from datamodules.serving.datasets import Batch, SplitName, Splits, TensorPairs, collate
 from datamodules.serving.loading import Loader, ResumableLoader
+from distill.internals.lightning import shares_samples
 
 
 class PairedDataModule(LightningDataModule, ABC):
@@ -142,7 +143,7 @@ class PairedDataModule(LightningDataModule, ABC):
         Lightning's own sampler would give all processes equally many samples by giving some twice.
         """
         trainer = self.trainer
-        if trainer is None or not trainer._accelerator_connector.use_distributed_sampler:
+        if trainer is None or not shares_samples(trainer):
             return None
         share: dict[str, int] = trainer.distributed_sampler_kwargs or {"num_replicas": 1, "rank": 0}
         dataset = getattr(self.splits, split)

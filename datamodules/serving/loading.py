@@ -13,10 +13,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+
+from distill.internals.torch import OrderedLoader, has_workers
 
 
-class Loader(DataLoader[dict[str, Tensor]]):
+class Loader(OrderedLoader[dict[str, Tensor]]):
     """Takes one random number for its workers in every epoch, also where there are none or they are there already.
 
     Its workers leave ``SIGTERM`` and ``SIGUSR1``, which a cluster sends to all processes of a job, to the process that
@@ -24,15 +25,12 @@ class Loader(DataLoader[dict[str, Tensor]]):
     """
 
     def __iter__(self) -> Any:
-        if self._iterator is not None:  # workers that stay, and have taken theirs
+        if has_workers(self):  # workers that stay, and have taken theirs
             torch.empty((), dtype=torch.int64).random_(generator=self.generator)
-        return super().__iter__()
-
-    def _get_iterator(self) -> Any:
         given = self.worker_init_fn
         self.worker_init_fn = partial(_start_worker, given)
         try:
-            return super()._get_iterator()
+            return super().__iter__()
         finally:
             self.worker_init_fn = given
 
@@ -76,9 +74,9 @@ class ResumableLoader(Loader):
             self._delivered += 1
             yield batch
 
-    @property
-    def _index_sampler(self) -> Any:
-        return _Order(super()._index_sampler, self)
+    def ordered(self, sampler: Any) -> Any:
+        """The sampler, or the sampler of batches, from where the epoch goes on."""
+        return _Order(sampler, self)
 
     def _remaining(self, order: Iterable[Any]) -> Iterator[Any]:
         """What a sampler, or a sampler of batches, has left; samplers draw when they are asked for the first."""

@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch.strategies import DDPStrategy
 
 from distill.base import Batch, DistillationModule
+from distill.internals.lightning import attached, finds_unused_parameters
 
 
 class StagedDistillation(DistillationModule, ABC):
@@ -38,7 +39,7 @@ class StagedDistillation(DistillationModule, ABC):
     @property
     def in_stage_one(self) -> bool:
         """Whether this epoch belongs to the first stage; a module without a trainer is in epoch 0."""
-        epoch = self.trainer.current_epoch if self._trainer is not None else 0
+        epoch = self.trainer.current_epoch if attached(self) is not None else 0
         return epoch < self.stage_one_epochs
 
     @property
@@ -63,7 +64,7 @@ class StagedDistillation(DistillationModule, ABC):
                 "its second stage"
             )
         strategy = self.trainer.strategy
-        if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters", False):
+        if isinstance(strategy, DDPStrategy) and not finds_unused_parameters(strategy):
             raise ValueError(
                 f"{name} trains other parameters in each of its stages: give "
                 "--trainer.strategy ddp_find_unused_parameters_true"
