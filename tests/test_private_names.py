@@ -11,8 +11,8 @@ from tests.private_names import FENCE, places
 ROOT = Path(__file__).parents[1]
 MOST = 15
 
-HOST_BATCH = "labels are checked before a batch is on a GPU; distill.internals.lightning.ChecksHostBatches does so too"
-MOVES = "a network that is no submodule follows the module's moves; distill.internals.torch.Accompanied does so too"
+HOST_BATCH = "labels are checked before a batch is on a GPU; distill.internals.lightning.TransferHooks does so too"
+MOVES = "a network that is no submodule follows the module's moves; distill.internals.torch.FollowedModule does so too"
 DATA = "the training data before the fit's loop asks for them; distill.internals.lightning.loader_of does it too"
 TRAINER = "whether the module has a trainer; distill.internals.lightning.attached does it too"
 
@@ -23,7 +23,7 @@ REASONS = {
     ("distill/base.py", "_ddp_params_and_buffers_to_ignore"): "what DDP asks of a module; there is no public name",
     ("distill/base.py", "_trainer"): TRAINER,
     ("distill/supervised.py", "_apply_batch_transfer_handler"): HOST_BATCH,
-    ("distill/supervised.py", "_buffers"): "buffers are put back; distill.internals.torch.buffers_restored does it too",
+    ("distill/supervised.py", "_buffers"): "buffers are put back; distill.internals.torch.buffers_kept does it too",
     ("distill/supervised.py", "_data_source"): DATA,
     ("distill/supervised.py", "_trainer"): TRAINER,
     (

@@ -23,8 +23,8 @@ def attached(module: LightningModule | LightningDataModule) -> Trainer | None:
 
 def loader_of(trainer: Trainer, stage: str) -> Any:
     """What the user's data give to fit, validate or test on, before a loop has asked for it (2.6.6)."""
-    loops: dict[str, Any] = {"fit": trainer.fit_loop, "validate": trainer.validate_loop, "test": trainer.test_loop}
-    return loops[stage]._data_source.dataloader()
+    loop: Any = getattr(trainer, {"fit": "fit_loop", "validate": "validate_loop", "test": "test_loop"}[stage])
+    return loop._data_source.dataloader()
 
 
 def attach_data(trainer: Trainer, module: LightningModule, data: LightningDataModule) -> None:
@@ -58,20 +58,25 @@ class SeedingCLI(LightningCLI):
         super()._set_seed()
 
 
-class ChecksHostBatches(LightningModule):
-    """A module that sees each batch before it is moved to the device.
+class TransferHooks(LightningModule):
+    """Two hooks around the transfer of a batch to the device.
 
-    The public ``on_before_batch_transfer`` of a module is not called where the data module has one (2.6.6).
+    The public hooks of Lightning would make it warn every user of a data module that has the same hooks (2.6.6).
     """
 
-    def on_host_batch(self, batch: Any) -> None:
-        """Sees a batch as the loader delivers it."""
+    def before_transfer(self, batch: Any) -> None:
+        """Called with a batch as the loader gives it."""
+
+    def after_transfer(self, batch: Any, moved: Any) -> None:
+        """Called with a batch as the loader gives it, and as it lies on the device."""
 
     def _apply_batch_transfer_handler(
         self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0
     ) -> Any:
-        self.on_host_batch(batch)
-        return super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
+        self.before_transfer(batch)
+        moved = super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
+        self.after_transfer(batch, moved)
+        return moved
 
 
 # Logged values

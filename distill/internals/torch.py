@@ -6,11 +6,57 @@ from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
+import torch
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 T = TypeVar("T", covariant=True)
-Self = TypeVar("Self", bound=nn.Module)
+
+
+class FollowedModule(nn.Module):
+    """A module that something follows which is none of its submodules."""
+
+    def follow(self, change: Callable[[Tensor], Tensor]) -> None:
+        """Called with what ``to()``, ``half()`` and their like do to each parameter and buffer (torch 2.14.1)."""
+
+    def _apply(self, fn: Any, recurse: bool = True) -> Any:
+        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        self.follow(fn)
+        return self
+
+
+def apply_to(network: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
+    """Changes all parameters and buffers of a network as ``to()`` does (torch 2.14.1)."""
+    network._apply(change)
+
+
+class UnsentBuffers(nn.Module):
+    """A module that names the buffers which DDP does not send from its first process to the others."""
+
+    def unsent_buffers(self) -> Iterable[str]:
+        """Their names; none here."""
+        return ()
+
+    @property
+    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
+        """As DDP looks them up (torch 2.14.1)."""
+        return list(self.unsent_buffers())
+
+
+@contextmanager
+def buffers_kept(network: nn.Module) -> Iterator[None]:
+    """Puts all buffers back as they were, also where a module puts another tensor in a buffer's place (2.14.1)."""
+    tables = [(module._buffers, dict(module._buffers)) for module in network.modules()]
+    values = [(buffer, buffer.clone()) for buffer in network.buffers()]
+    try:
+        yield
+    finally:
+        for table, before in tables:
+            table.clear()
+            table.update(before)
+        with torch.no_grad():
+            for buffer, value in values:
+                buffer.copy_(value)
 
 
 class OrderedLoader(DataLoader[T]):
@@ -28,47 +74,3 @@ class OrderedLoader(DataLoader[T]):
 def has_workers(loader: DataLoader[Any]) -> bool:
     """Whether a loader has workers from an iteration before, which stay (2.14.1)."""
     return loader._iterator is not None
-
-
-class Accompanied(nn.Module):
-    """A module with companions: networks that are no part of it but follow its moves and casts (2.14.1)."""
-
-    def follow(self, change: Callable[[Tensor], Tensor]) -> None:
-        """Applies to the companions what was applied to each tensor of this module."""
-
-    def _apply(self: Self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Self:
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
-        self.follow(fn)  # type: ignore[operator]
-        return self
-
-
-def apply_to_tensors(module: nn.Module, change: Callable[[Tensor], Tensor]) -> None:
-    """Changes all parameters and buffers in place, as :meth:`torch.nn.Module.to` does (2.14.1)."""
-    module._apply(change)
-
-
-class PartlySynchronized(nn.Module):
-    """A module with buffers that DDP does not send from its first process to all others in every step (2.14.1)."""
-
-    def unsynchronized_buffers(self) -> list[str]:
-        """The names of these buffers."""
-        return []
-
-    @property
-    def _ddp_params_and_buffers_to_ignore(self) -> list[str]:
-        return self.unsynchronized_buffers()
-
-
-@contextmanager
-def buffers_restored(modules: Iterable[nn.Module]) -> Iterator[None]:
-    """Restores the buffers of modules at the end, those as well that were replaced by other tensors (2.14.1)."""
-    tables = [(module._buffers, dict(module._buffers)) for module in modules]
-    values = [(buffer, buffer.clone()) for _, table in tables for buffer in table.values() if buffer is not None]
-    try:
-        yield
-    finally:
-        for table, before in tables:
-            table.clear()
-            table.update(before)
-        for buffer, value in values:
-            buffer.copy_(value)

@@ -40,7 +40,7 @@ ELEMENTWISE = (
 
 HOOKS = (
     "training_step",
-    "remember",
+    "after_backward",
     *(f"on_{name}" for name in ("fit_start", "train_start", "train_epoch_start", "train_batch_start")),
     *(f"on_{name}" for name in ("train_batch_end", "train_epoch_end", "before_backward", "after_backward")),
     *("on_before_optimizer_step", "on_before_zero_grad", "optimizer_step", "configure_gradient_clipping"),

@@ -169,7 +169,7 @@ def test_so_it_is_with(options: dict[str, Any], tmp_path: Path) -> None:
         ({"method": partial(NTDH, sample_mask=NontargetSampleMask(0.5, "random"))}, "NTDH with MLP cannot"),
         (
             {"method": partial(CRD, memory="queue", **LAYERS)},
-            "CRD cannot train side by side, as it has its own remember",
+            "CRD cannot train side by side, as it has its own after_backward",
         ),
         ({"method": RankedOnce}, "RankedOnce cannot train side by side, as it keeps, outside of its"),
         ({"optimizer": torch.optim.LBFGS}, "LBFGS may mix the seeds"),
