@@ -135,8 +135,6 @@ class PairedAugmentation:
 class _RotateAndZoom(A.DualTransform):
     """Rotates and scales at random, and keeps the frame's size: it cuts out a window, or fills the borders."""
 
-    _targets = A.HorizontalFlip._targets
-
     def __init__(self, scale: tuple[float, float], rotation: float) -> None:
         super().__init__(p=1)
         self.scale = scale

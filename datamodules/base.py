@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, Subset
 from datamodules.serving.datasets import SplitName, Splits, TensorPairs, collate
 from datamodules.serving.loading import Loader, ResumableLoader
 from distill.checks import check_at_least, check_option, check_within
+from distill.internals.lightning import shares_samples
 from distill.outputs import Batch
 
 
@@ -138,7 +139,7 @@ class PairedDataModule(LightningDataModule, ABC):
         Lightning's own sampler repeats samples, so that all processes get the same number.
         """
         trainer = self.trainer
-        if trainer is None or not trainer._accelerator_connector.use_distributed_sampler:
+        if trainer is None or not shares_samples(trainer):
             return None
         share: dict[str, int] = trainer.distributed_sampler_kwargs or {"num_replicas": 1, "rank": 0}
         dataset = getattr(self.splits, split)

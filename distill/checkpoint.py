@@ -133,11 +133,7 @@ def looks_untrained(network: nn.Module) -> bool:
     Hints are eval mode, in which ``from_pretrained`` of Hugging Face leaves a network, and moved BatchNorm statistics,
     as timm's pretrained networks have. A network without parameters has nothing to load.
     """
-    moved = any(
-        bool(module.running_mean.any())
-        for module in network.modules()
-        if isinstance(module, nn.modules.batchnorm._BatchNorm) and module.running_mean is not None
-    )
+    moved = any(bool(buffer.any()) for name, buffer in network.named_buffers() if name.endswith("running_mean"))
     return network.training and not moved and any(True for _ in network.parameters())
 
 

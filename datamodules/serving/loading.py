@@ -13,10 +13,11 @@ from typing import Any, cast
 
 import torch
 from torch import Tensor
-from torch.utils.data import DataLoader
+
+from distill.internals.torch import OrderedLoader, has_workers
 
 
-class Loader(DataLoader[dict[str, Tensor]]):
+class Loader(OrderedLoader[dict[str, Tensor]]):
     """A data loader that takes one random number in every epoch, whether or not it starts workers.
 
     A cluster sends ``SIGTERM`` and ``SIGUSR1`` to all processes of a job. The workers ignore them, so that the training
@@ -24,15 +25,12 @@ class Loader(DataLoader[dict[str, Tensor]]):
     """
 
     def __iter__(self) -> Any:
-        if self._iterator is not None:  # persistent workers exist already, and take no number
+        if has_workers(self):  # persistent workers exist already, and take no number
             torch.empty((), dtype=torch.int64).random_(generator=self.generator)
-        return super().__iter__()
-
-    def _get_iterator(self) -> Any:
         given = self.worker_init_fn
         self.worker_init_fn = partial(_start_worker, given)
         try:
-            return super()._get_iterator()
+            return super().__iter__()
         finally:
             self.worker_init_fn = given
 
@@ -76,9 +74,9 @@ class ResumableLoader(Loader):
             self._delivered += 1
             yield batch
 
-    @property
-    def _index_sampler(self) -> Any:
-        return _RemainingSampler(super()._index_sampler, self)
+    def ordered(self, sampler: Any) -> Any:
+        """The rest of the sampler, or of the sampler of batches."""
+        return _RemainingSampler(sampler, self)
 
     def _remaining(self, order: Iterable[Any]) -> Iterator[Any]:
         """The rest of a sampler, or of a sampler of batches; a sampler draws its order when the first is needed."""

@@ -8,7 +8,7 @@ from typing import Any
 from lightning.fabric.utilities.seed import seed_everything
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, RichModelSummary, RichProgressBar
-from lightning.pytorch.cli import LightningArgumentParser, LightningCLI
+from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
@@ -21,6 +21,8 @@ from distill.base import Supervised
 from distill.command.checkpoints import BestCheckpoint, WholeFileCheckpointIO
 from distill.command.parser import Parser
 from distill.command.run_folder import check_checkpoint, latest_checkpoint, path_within, run_folder
+from distill.internals.jsonargparse import list_commands
+from distill.internals.lightning import SeedingCLI
 from distill.resume.last_checkpoint import LastCheckpoint
 from distill.resume.metrics_table import MetricsCSV, version_of
 
@@ -31,7 +33,7 @@ OTHER_COMMANDS = {
 }
 
 
-class CLI(LightningCLI):
+class CLI(SeedingCLI):
     """Fits, validates, tests and predicts from YAML.
 
     Beside what the configuration asks for, every run has a progress bar, a summary of the model, CSV and TensorBoard
@@ -45,6 +47,7 @@ class CLI(LightningCLI):
     """
 
     def __init__(self, args: list[str] | None = None, *, run: bool = True) -> None:
+        self._asked: tuple[str, str | None] | None = None  # class and teacher of a configuration with a checkpoint
         super().__init__(
             Supervised,
             LightningDataModule,
@@ -64,33 +67,36 @@ class CLI(LightningCLI):
         parser.add_argument("--name", type=str, default="run", help="The run's folder is LOGS_DIR/NAME/VERSION.")
         parser.add_argument("--version", type=str | None, default=None, help="The next free version_N by default.")
 
-    def _add_subcommands(self, parser: LightningArgumentParser, **kwargs: Any) -> None:
-        """As Lightning does; the help lists the other commands too."""
-        super()._add_subcommands(parser, **kwargs)
-        commands: Any = parser._subcommands_action
-        commands._choices_actions += [
-            commands._ChoicesPseudoAction(name, (), text) for name, text in OTHER_COMMANDS.items()
-        ]
+    def setup_parser(self, add_subcommands: bool, *args: Any) -> None:
+        """Makes the parser, whose help lists the other commands too."""
+        super().setup_parser(add_subcommands, *args)
+        if add_subcommands:
+            list_commands(self.parser, OTHER_COMMANDS)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """As Lightning does, without its warning when a program rather than a shell gives the arguments."""
-        self.config = parser.parse_args(args)
+        """Parses, without Lightning's warning where a program rather than a shell gives the arguments.
 
-    def _parse_ckpt_path(self) -> None:
-        """Finds the checkpoint to start from, and takes its hyper-parameters as Lightning does."""
+        A checkpoint to start from is found here: Lightning then takes its hyper-parameters.
+        """
+        self.config = parser.parse_args(args)
         command = self.config.get("subcommand")
         if command and self.config[command].ckpt_path:
             config = self.config[command]
             config.ckpt_path = self._find_checkpoint(command, config)
-            asked, teacher = config.model.class_path, config.model.init_args.get("teacher_checkpoint")
-            super()._parse_ckpt_path()
-            model = self.config[command].model
-            if model.class_path != asked:
-                raise ValueError(
-                    f"{config.ckpt_path} is a run of {model.class_path}, but the configuration asks for {asked}"
-                )
-            if teacher:  # where the teacher lies now, which the checkpoint cannot know
-                model.init_args.teacher_checkpoint = teacher
+            self._asked = config.model.class_path, config.model.init_args.get("teacher_checkpoint")
+
+    def _check_hyperparameters(self) -> None:
+        """Compares what the checkpoint says of the model with what was asked for."""
+        if self._asked is None:
+            return
+        asked, teacher = self._asked
+        config = self.config[self.subcommand]
+        if config.model.class_path != asked:
+            raise ValueError(
+                f"{config.ckpt_path} is a run of {config.model.class_path}, but the configuration asks for {asked}"
+            )
+        if teacher:  # where the teacher lies now, which the checkpoint cannot know
+            config.model.init_args.teacher_checkpoint = teacher
 
     def _find_checkpoint(self, command: str, config: Any) -> str | None:
         which = str(config.ckpt_path)
@@ -107,7 +113,7 @@ class CLI(LightningCLI):
             check_checkpoint(Path(which), continues=command == "fit")
         return which
 
-    def _set_seed(self) -> None:
+    def set_seed(self) -> None:
         """As Lightning does, without a word: an error in a configuration stays the only line."""
         config = self.config[self.subcommand] if self.subcommand else self.config
         if config.seed_everything is not False:
@@ -116,6 +122,7 @@ class CLI(LightningCLI):
 
     def before_instantiate_classes(self) -> None:
         """Finds the folder to write to."""
+        self._check_hyperparameters()
         config = self.config[self.subcommand] if self.subcommand else self.config
         if self.subcommand == "predict":
             config.return_predictions = False  # callbacks write them, and those of maps do not fit into memory
@@ -141,7 +148,7 @@ class CLI(LightningCLI):
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds the standing loggers, callbacks and the writer of whole checkpoints to what the configuration names."""
-        config = self._get(self.config_init, "trainer")
+        config = (self.config_init[self.subcommand] if self.subcommand else self.config_init).trainer
         if self.subcommand == "fit":
             self.config.fit.ckpt_path = None  # fit.yaml is to repeat the run, not to continue it
         loggers = self._loggers(config.logger)
@@ -190,7 +197,7 @@ class Configuration(CLI):
     def instantiate_classes(self) -> None:
         """Makes nothing."""
 
-    def _set_seed(self) -> None:
+    def set_seed(self) -> None:
         """Leaves the random state alone."""
 
 

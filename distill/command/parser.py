@@ -4,28 +4,26 @@ from __future__ import annotations
 
 import os
 import re
-from argparse import Action
 from collections.abc import Sequence
 from difflib import get_close_matches
 from typing import Any, NoReturn
 
-from jsonargparse import DefaultHelpFormatter
 from lightning.pytorch.cli import LightningArgumentParser
 
 from distill.command.errors import ConfigurationError, one_line
-
-# what jsonargparse says of a name that is no argument's
-UNKNOWN = re.compile(r"(?:Option '|Subcommand '\w+' does not accept option '|unrecognized arguments: --)([\w.]+)")
+from distill.internals.jsonargparse import RewordedHelpFormatter, argument_names
+from distill.internals.messages import null_as_given, reword_subclasses, unknown_argument
 
 # classes that an argument takes are all named up to this number; of networks, torch and timm have hundreds
 FEW = 20
 
 
-class HelpFormatter(DefaultHelpFormatter):
+class HelpFormatter(RewordedHelpFormatter):
     """Names of the classes that an argument takes only this project's, where they are many."""
 
-    def _expand_help(self, action: Action) -> str:
-        return re.sub(r"(?<=known subclasses: )[^)]+", _fewer, super()._expand_help(action))
+    def reworded(self, text: str) -> str:
+        """The help with fewer names."""
+        return reword_subclasses(text, _fewer)
 
 
 class Parser(LightningArgumentParser):
@@ -38,10 +36,8 @@ class Parser(LightningArgumentParser):
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *more: Any, **settings: Any
     ) -> Any:
-        """Parses; the null of an argument of a nested class, which jsonargparse hands on as ``--key=None``, is null."""
-        if args is not None:
-            args = [re.sub(r"^(--[^=]+)=None$", r"\1=null", arg) for arg in args]
-        return super().parse_args(args, *more, **settings)
+        """Parses; the null of an argument of a nested class stays null."""
+        return super().parse_args(None if args is None else [null_as_given(arg) for arg in args], *more, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises a :class:`ConfigurationError`."""
@@ -51,22 +47,20 @@ class Parser(LightningArgumentParser):
 
     def _suggestion(self, message: str) -> str:
         """The argument whose name is most like an unknown one, where one is."""
-        if (unknown := UNKNOWN.match(message)) is None:
+        if (unknown := unknown_argument(message)) is None:
             return ""
-        commands = self._subcommands_action._name_parser_map.values() if self._subcommands_action else ()
-        known = [action.dest.rpartition(".") for parser in (self, *commands) for action in parser._actions]
-        group, dot, name = unknown[1].rpartition(".")
+        known = [name.rpartition(".") for name in argument_names(self)]
+        group, dot, name = unknown.rpartition(".")
         names = {name for of, _, name in known if of == group and name != "help"}
         if not names:  # the group is the typo
-            group, dot, name = "", "", unknown[1].partition(".")[0]
+            group, dot, name = "", "", unknown.partition(".")[0]
             names = {"".join(parts).partition(".")[0] for parts in known}
         alike = get_close_matches(name, names, n=1)
         return f", did you mean {group}{dot}{alike[0]}?" if alike else ""
 
 
-def _fewer(names: re.Match[str]) -> str:
-    every = names[0].split(", ")
+def _fewer(every: list[str]) -> str:
     ours = [name for name in every if re.fullmatch(r"(distill|datamodules|callbacks)(\.\w+)?\.\w+", name)]
     if len(every) <= FEW or not ours:
-        return names[0]
+        return ", ".join(every)
     return f"{', '.join(ours)}, and any other by its import path"

@@ -4,10 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.utils.data import DataLoader
+
+T = TypeVar("T", covariant=True)
 
 
 class FollowedModule(nn.Module):
@@ -54,3 +57,27 @@ def buffers_kept(network: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in values:
                 buffer.copy_(value)
+
+
+class OrderedLoader(DataLoader[T]):
+    """A loader that may change the order in which its sampler, or its sampler of batches, is read (2.14.1)."""
+
+    def ordered(self, sampler: Any) -> Any:
+        """The order of one iteration: an iterable with a length, made from the sampler."""
+        return sampler
+
+    @property
+    def _index_sampler(self) -> Any:
+        return self.ordered(super()._index_sampler)
+
+
+def has_workers(loader: DataLoader[Any]) -> bool:
+    """Whether a loader has workers from an iteration before, which stay (2.14.1)."""
+    return loader._iterator is not None
+
+
+def unknown_backend_error() -> type[Exception]:
+    """What a compiled module raises where torch has no such backend (2.14.1); importing it takes a second."""
+    from torch._dynamo.exc import InvalidBackend
+
+    return InvalidBackend

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.checks import check_at_least, check_option, check_positive
+from distill.internals.lightning import attached, loader_of
 from distill.losses import nce_log_normalizer, nce_loss
 from distill.losses.parts.normalization import unit_vectors
 from distill.methods.parts.embedding_memory import EmbeddingMemory, MemoryBank, MemoryQueue
@@ -122,14 +123,14 @@ class CRD(DistillationModule):
             self.memory.allocate(self.negatives)
         elif self.num_samples is not None:
             self.memory.allocate(self.num_samples)
-        elif self._trainer is not None and self.trainer.state.fn != TrainerFn.FITTING:
+        elif attached(self) is not None and self.trainer.state.fn != TrainerFn.FITTING:
             return False
         else:
             self.memory.allocate(self._training_samples())
         return True
 
     def _training_samples(self) -> int:
-        loader = self.trainer.fit_loop._data_source.dataloader() if self._trainer is not None else None
+        loader = loader_of(self.trainer, "fit") if attached(self) is not None else None
         try:
             return len(getattr(loader, "dataset", None))  # type: ignore[arg-type]
         except TypeError:

@@ -9,6 +9,9 @@ from lightning.pytorch import LightningModule, Trainer
 from torch import Tensor
 from torchmetrics import Metric
 
+from distill.internals.lightning import epoch_results
+from distill.internals.torchmetrics import set_update_count
+
 EpochState = dict[str, Any]
 MetricState = tuple[int, dict[str, Tensor | list[Tensor]]]
 
@@ -23,9 +26,9 @@ def gathered(trainer: Trainer, module: LightningModule, before: EpochState | Non
     """
     waiting = before["logged"] if before else {}
     logged = {
-        key: {name: getattr(result, name).cpu() for name in result._defaults}
-        for key, result in trainer.fit_loop.epoch_loop._results.items()
-        if result.is_tensor and result.meta.on_epoch and not result.has_reset
+        key: {name: value.cpu() for name, value in result.metric_state.items()}
+        for key, result in epoch_results(trainer).items()
+        if not result.has_reset
     }
     metrics = {
         name: metric_state(part)
@@ -39,14 +42,14 @@ def gathered(trainer: Trainer, module: LightningModule, before: EpochState | Non
 def restore_metrics(state: EpochState, trainer: Trainer, module: LightningModule) -> None:
     """Gives the module's metrics what they had, and callbacks what they saw."""
     seen = {name: value.to(module.device) for name, value in state["seen"].items()}
-    trainer._logger_connector._callback_metrics.update(seen)
+    trainer.callback_metrics.update(seen)
     for name, seen in state["metrics"].items():
         set_metric_state(cast(Metric, module.get_submodule(name)), seen)
 
 
 def add_logged(state: EpochState, trainer: Trainer) -> None:
     """Adds what had been logged to what has been logged since, once; Lightning knows of a value when it is logged."""
-    results = trainer.fit_loop.epoch_loop._results
+    results = epoch_results(trainer)
     for key in state["logged"].keys() & results.keys():
         result = results[key]
         extreme = result.meta.reduce_fx if result.meta.is_max_reduction or result.meta.is_min_reduction else None
@@ -57,12 +60,13 @@ def add_logged(state: EpochState, trainer: Trainer) -> None:
 
 def metric_state(metric: Metric) -> MetricState:
     """How often a metric was updated, and what it has gathered, on the CPU."""
-    return metric._update_count, {name: _moved(value, "cpu") for name, value in metric.metric_state.items()}
+    return metric.update_count, {name: _moved(value, "cpu") for name, value in metric.metric_state.items()}
 
 
 def set_metric_state(metric: Metric, state: MetricState) -> None:
     """Gives a metric what :func:`metric_state` returned."""
-    metric._update_count, values = state
+    count, values = state
+    set_update_count(metric, count)
     for name, value in values.items():
         setattr(metric, name, _moved(value, metric.device))
 

@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, cast
+from typing import Any
 
 from lightning.fabric.utilities.apply_func import convert_tensors_to_scalars
-from lightning.fabric.utilities.types import _Stateful
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.model_helpers import is_overridden
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from distill.distributed import all_gather_objects, rank_part, world_size
+from distill.internals import lightning as internals
 from distill.resume.epoch_state import EpochState, add_logged, gathered, restore_metrics
 from distill.resume.metrics_table import MetricsCSV
 from distill.resume.signals import Signals
@@ -50,7 +49,7 @@ class LastCheckpoint(ModelCheckpoint):
         """Goes on with what the epoch has gathered, makes up for the step on a plateau, and listens to signals."""
         super().on_train_start(trainer, pl_module)
         if trainer.fit_loop.restarted_on_epoch_end:
-            _begin_the_next_epoch(trainer)
+            internals.begin_next_epoch(trainer)
         if self._so_far is not None:
             restore_metrics(self._so_far, trainer, pl_module)
         self._step_on_plateaus(trainer, pl_module)
@@ -70,9 +69,7 @@ class LastCheckpoint(ModelCheckpoint):
         if not self._may_answer(trainer):
             return
         # asked of all processes, as each has its own clock for a val_check_interval in time
-        fetcher = cast(Any, trainer.fit_loop._data_fetcher)
-        validates = trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
-        if trainer.strategy.reduce_boolean_decision(validates, all=False):
+        if trainer.strategy.reduce_boolean_decision(internals.validates_after_batch(trainer), all=False):
             return
         self._answer(trainer, pl_module, "on_train_batch_end")
 
@@ -82,7 +79,7 @@ class LastCheckpoint(ModelCheckpoint):
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
         # Lightning finds its place behind a validation only where the step tells that there was one
-        if cast(Any, trainer)._val_check_time_interval is None and self._may_answer(trainer):
+        if not internals.validates_by_time(trainer) and self._may_answer(trainer):
             self._answer(trainer, pl_module, "on_validation_end")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -93,7 +90,7 @@ class LastCheckpoint(ModelCheckpoint):
             for config in trainer.lr_scheduler_configs
         ]
         self._so_far = None
-        _log(trainer, trainer.fit_loop.epoch_loop._batches_that_stepped - 1)
+        _log(trainer, internals.steps_logged(trainer) - 1)
         _save_tables(trainer)
         super().on_train_epoch_end(trainer, pl_module)
         if trainer.fit_loop.restarting:  # Lightning does not step in an epoch that has gone on in its middle
@@ -103,7 +100,7 @@ class LastCheckpoint(ModelCheckpoint):
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
         """Adds what the epoch has gathered, if it is one that has not ended; else the loaders begin a new one."""
-        epochs = cast(Any, trainer.fit_loop.epoch_progress.current)
+        epochs: Any = trainer.fit_loop.epoch_progress.current
         if epochs.processed < epochs.ready:
             checkpoint["epoch_so_far"] = all_gather_objects(gathered(trainer, pl_module, self._so_far))
         else:
@@ -131,20 +128,19 @@ class LastCheckpoint(ModelCheckpoint):
 
     def _may_answer(self, trainer: Trainer) -> bool:
         """Whether a checkpoint is asked for in the middle of an epoch, where no gradients are half gathered."""
-        loop = trainer.fit_loop.epoch_loop
-        ends = loop._is_training_done or (trainer.should_stop and trainer.fit_loop._can_stop_early)
-        return self._signals.ask_for_checkpoint(trainer) and not ends and not loop._should_accumulate()
+        inside = not internals.epoch_ends(trainer) and not internals.accumulates(trainer)
+        return self._signals.ask_for_checkpoint(trainer) and inside
 
     def _answer(self, trainer: Trainer, pl_module: LightningModule, hook: str) -> None:
         self._signals.answered()
         obstacle = _obstacle_in_an_epoch(trainer, pl_module, hook)
         if obstacle is not None:
             rank_zero_warn(f"no checkpoint is written in the middle of an epoch, as {obstacle}")
-        elif not self._should_skip_saving_checkpoint(trainer):
-            if hook == "on_train_batch_end" and trainer._logger_connector.should_update_logs:
-                _log(trainer, trainer.fit_loop.epoch_loop._batches_that_stepped)
+        elif internals.may_save(self, trainer):
+            if hook == "on_train_batch_end" and internals.logs_this_step(trainer):
+                _log(trainer, internals.steps_logged(trainer))
             _save_tables(trainer)
-            self._save_topk_checkpoint(trainer, self._monitor_candidates(trainer))
+            internals.save_now(self, trainer)
             behind = f"batch {trainer.fit_loop.batch_idx} of epoch {trainer.current_epoch}"
             rank_zero_info(f"{self.best_model_path} goes on behind {behind}")
         self._stop_if_asked(trainer)
@@ -157,23 +153,13 @@ class LastCheckpoint(ModelCheckpoint):
 
     def _stop_if_asked(self, trainer: Trainer) -> None:
         if self._signals.ask_to_stop(trainer):
-            trainer._signal_connector.received_sigterm = True  # Lightning ends the step or the epoch, then the fit
-
-
-def _begin_the_next_epoch(trainer: Trainer) -> None:
-    """Leaves an epoch that has ended, as Lightning does without ``max_steps``; with it, it would enter it again."""
-    loop = trainer.fit_loop
-    loop.epoch_progress.increment_completed()
-    loop.reset_restart_stage()
-    loop.epoch_loop.reset_restart_stage()
-    _Loop.restarting.fset(loop, False)  # type: ignore[attr-defined]  # that of FitLoop is true wherever max_steps is set
+            internals.stop_as_by_sigterm(trainer)
 
 
 def _obstacle_in_an_epoch(trainer: Trainer, module: LightningModule, hook: str) -> str | None:
     """Why a checkpoint in the middle of an epoch would not go on as if the fit had never stopped, if so."""
-    assert trainer.fit_loop._combined_loader is not None
-    for loader in trainer.fit_loop._combined_loader.flattened:
-        if not isinstance(loader, _Stateful):
+    for loader in internals.training_loaders(trainer):
+        if not internals.is_stateful(loader):
             return f"the {type(loader).__name__} of the training data has no state_dict to go on from"
     if is_overridden(hook, module):
         return f"Lightning calls {hook} of {type(module).__name__} after that"
@@ -181,7 +167,7 @@ def _obstacle_in_an_epoch(trainer: Trainer, module: LightningModule, hook: str) 
 
 
 def _log(trainer: Trainer, step: int) -> None:
-    metrics = convert_tensors_to_scalars(trainer._logger_connector.metrics["log"])
+    metrics = convert_tensors_to_scalars(internals.current_metrics(trainer))
     for logger in trainer.loggers:
         if isinstance(logger, MetricsCSV) and metrics:
             logger.log_metrics({"epoch": trainer.current_epoch, **metrics}, step)

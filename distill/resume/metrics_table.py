@@ -6,9 +6,10 @@ import csv
 from pathlib import Path
 from typing import Any
 
+from lightning.pytorch.core.saving import save_hparams_to_yaml
 from lightning.pytorch.loggers import CSVLogger
-from lightning.pytorch.loggers.csv_logs import ExperimentWriter
 from lightning_utilities.core.rank_zero import rank_zero_only
+from torch import Tensor
 
 from distill.atomic import atomic_write
 
@@ -35,43 +36,70 @@ class MetricsCSV(CSVLogger):
     def __init__(self, folder: Path, file_name: str) -> None:
         super().__init__(str(folder.parent), name="", version=version_of(folder))
         self.file_name = file_name
+        self._table: _Table | None = None
 
     @property
     def experiment(self) -> Any:
         """The writer behind the logger, made when it is first needed; on other ranks than 0 one that does nothing."""
-        if is_first_rank() and self._experiment is None:
-            self._experiment = _ContinuingWriter(self.log_dir, self.file_name)
-        return super().experiment
+        if not is_first_rank():
+            return super().experiment
+        if self._table is None:
+            self._table = _Table(Path(self.log_dir, self.file_name))
+        return self._table
+
+    def finalize(self, status: str) -> None:
+        """Writes the rows that wait."""
+        if self._table is not None:
+            self.save()
 
 
-class _ContinuingWriter(ExperimentWriter):
-    def __init__(self, log_dir: str, file_name: str) -> None:
-        self.NAME_METRICS_FILE = file_name
-        super().__init__(log_dir)
+class _Table:
+    """What CSVLogger takes for its own ``ExperimentWriter``, which deletes the file that it finds.
+
+    Args:
+        path: The file.
+    """
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self.metrics: list[dict[str, Any]] = []
+        self._columns: list[str] = []
         self._latest: str | None = None
+        self._hparams: dict[str, Any] = {}
+        path.parent.mkdir(parents=True, exist_ok=True)
 
-    def log_metrics(self, metrics_dict: dict[str, float], step: int | None = None) -> None:
+    def log_hparams(self, params: dict[str, Any]) -> None:
+        """Writes ``hparams.yaml`` beside the table."""
+        self._hparams.update(params)
+        save_hparams_to_yaml(str(self.path.with_name("hparams.yaml")), self._hparams)
+
+    def log_metrics(self, metrics: dict[str, Any], step: int) -> None:
+        """Adds a row that waits for :meth:`save`, unless the row before is the same."""
         if self._latest is None:
-            self._keep_rows_before(step or 0)
-        row = repr((sorted(metrics_dict.items()), step))  # as text, for NaN does not equal itself
+            self._keep_rows_before(step)
+        row = repr((sorted(metrics.items()), step))  # as text, for NaN does not equal itself
         if row != self._latest:  # LastCheckpoint has logged the end of the epoch already
-            super().log_metrics(metrics_dict, step)
+            values = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
+            self.metrics.append({**values, "step": step})
         self._latest = row
 
+    def save(self) -> None:
+        """Writes the rows that wait; the table is written whole where it gets another column."""
+        if not self.metrics:
+            return
+        columns = sorted({*self._columns}.union(*self.metrics))
+        if columns != self._columns:
+            _write(self.path, _read(self.path)[0] if self.path.is_file() else [], columns)
+            self._columns = columns
+        with self.path.open("a", newline="") as file:
+            csv.DictWriter(file, columns).writerows(self.metrics)
+        self.metrics = []
+
     def _keep_rows_before(self, step: int) -> None:
-        path = Path(self.metrics_file_path)
-        if path.is_file():
-            rows, self.metrics_keys = _read(path)
+        if self.path.is_file():
+            rows, self._columns = _read(self.path)
             rows = [row for row in rows if (row["step"] or "").isdigit() and int(row["step"]) < step]
-            _write(path, rows, self.metrics_keys)
-
-    def _rewrite_with_new_header(self, fieldnames: list[str]) -> None:
-        """As Lightning's, but whole or not at all."""
-        path = Path(self.metrics_file_path)
-        _write(path, _read(path)[0], fieldnames)
-
-    def _check_log_dir_exists(self) -> None:
-        """Unlike Lightning's, deletes nothing."""
+            _write(self.path, rows, self._columns)
 
 
 def _read(path: Path) -> tuple[list[dict[str, str]], list[str]]:

@@ -9,8 +9,9 @@ from functools import partial
 from types import FrameType
 from typing import Any
 
-from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Trainer
+
+from distill.internals.lightning import handlers_before, requeues
 
 
 class Signals:
@@ -30,11 +31,9 @@ class Signals:
         Where Lightning puts a job of SLURM back into the queue, which its own handlers do, these stay.
         """
         self._save, self._stop = False, trainer.received_sigterm
-        environment = trainer._accelerator_connector.cluster_environment
-        requeues = isinstance(environment, SLURMEnvironment) and environment.auto_requeue
-        if requeues or threading.current_thread() is not threading.main_thread():
+        if requeues(trainer) or threading.current_thread() is not threading.main_thread():
             return
-        found = trainer._signal_connector._original_handlers
+        found = handlers_before(trainer)
         for name in ("SIGTERM", "SIGUSR1"):
             if number := getattr(signal, name, None):  # Windows lacks the second
                 signal.signal(number, partial(self._note, found.get(number)))

@@ -16,6 +16,7 @@ from torchmetrics import Metric
 
 from distill.base import DistillationModule
 from distill.command.command_line import CLI
+from distill.internals.lightning import attach_data
 from distill.methods import Combined
 from distill.methods.parts.staged import StagedDistillation
 from distill.outputs import Batch
@@ -198,7 +199,7 @@ def set_up(cli: CLI) -> None:
     """Brings a run to where its first step would be taken alone, with the random numbers that it has there."""
     cli.datamodule.setup("fit")
     cli.trainer.state.fn = TrainerFn.FITTING
-    cli.trainer._data_connector.attach_data(cli.model, datamodule=cli.datamodule)
+    attach_data(cli.trainer, cli.model, cli.datamodule)
     cli.model.trainer = cli.trainer
     for callback in cli.model.collaborators:
         callback.setup(cli.trainer, cli.model, "fit")

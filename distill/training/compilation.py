@@ -6,12 +6,14 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from distill.internals.torch import unknown_backend_error
+
 
 def compile_in_place(networks: Iterable[nn.Module], backend: bool | str) -> None:
     """Compiles what calling these networks runs, their hooks as well; names and weights stay what they are.
 
     Args:
-        networks: Compiled when they are first called, and anew for other shapes and modes.
+        networks: Compiled when they are first called, and again for other shapes and modes.
         backend: ``True`` for torch's default, or the name of another; ``False`` leaves them alone.
 
     Raises:
@@ -19,10 +21,8 @@ def compile_in_place(networks: Iterable[nn.Module], backend: bool | str) -> None
     """
     if not backend:
         return
-    from torch._dynamo.exc import InvalidBackend
-
     for network in networks:
         try:
             network.compile(backend="inductor" if backend is True else backend)
-        except InvalidBackend:
+        except unknown_backend_error():
             raise ValueError(f"compile must be true, false or a backend of torch, got {backend!r}") from None

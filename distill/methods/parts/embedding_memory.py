@@ -34,6 +34,7 @@ class EmbeddingMemory(SynchronizedBuffers, ABC):
         self._seed = int(torch.randint(2**31, ()))
         self.register_buffer("student", torch.empty(0, dimension))
         self.register_buffer("teacher", torch.empty(0, dimension))
+        self.register_load_state_dict_pre_hook(_allocate_as_saved)  # type: ignore[no-untyped-call]
 
     def __len__(self) -> int:
         return len(self.student)
@@ -78,11 +79,11 @@ class EmbeddingMemory(SynchronizedBuffers, ABC):
         """Goes on where the memory of the checkpoint stopped."""
         self._seed, self.steps = (int(number) for number in state)
 
-    def _load_from_state_dict(self, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
-        saved = state_dict.get(f"{prefix}student")
-        if not len(self) and saved is not None:
-            self.student, self.teacher = (kept.new_empty(saved.shape) for kept in (self.student, self.teacher))
-        super()._load_from_state_dict(state_dict, prefix, *args)
+
+def _allocate_as_saved(memory: EmbeddingMemory, state_dict: dict[str, Any], prefix: str, *args: Any) -> None:
+    saved = state_dict.get(f"{prefix}student")
+    if not len(memory) and saved is not None:
+        memory.student, memory.teacher = (kept.new_empty(saved.shape) for kept in (memory.student, memory.teacher))
 
 
 class MemoryBank(EmbeddingMemory):

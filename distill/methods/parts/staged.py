@@ -9,7 +9,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from distill.base import Batch, DistillationModule
 from distill.checks import check_at_least
-from distill.internals.lightning import attached
+from distill.internals.lightning import attached, finds_unused_parameters
 
 
 class StagedDistillation(DistillationModule, ABC):
@@ -65,7 +65,7 @@ class StagedDistillation(DistillationModule, ABC):
                 "its second stage"
             )
         strategy = self.trainer.strategy
-        if isinstance(strategy, DDPStrategy) and not strategy._ddp_kwargs.get("find_unused_parameters", False):
+        if isinstance(strategy, DDPStrategy) and not finds_unused_parameters(strategy):
             raise ValueError(
                 f"{name} trains other parameters in each of its stages: give "
                 "--trainer.strategy ddp_find_unused_parameters_true"

@@ -1,0 +1,89 @@
+"""Texts of other libraries that are parsed; they belong to no interface, so each has the version that wrote it."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable
+from typing import NamedTuple
+
+# what an error in a process that loads data becomes in the main one; of its frames the last is followed by the message
+WORKER = re.compile(
+    r"Caught \w+ in DataLoader worker process \d+\.\n.*"
+    r'File "(?P<file>[^"]+)", line \d+, in [^\n]+\n +(?P<line>[^\n]+)\n(?: [^\n]*\n)*[\w.]+: (?P<message>.*)',
+    re.DOTALL,
+)
+
+# what jsonargparse says of every union, beside the causes
+NOISE = re.compile(
+    "Does not validate against|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|Not a valid subclass of"
+    "|Expected a path but .* either not accessible or invalid$|Subclass types expect one of|a class path|a dict with"
+)
+
+# what jsonargparse says of a name that is no argument's
+UNKNOWN = re.compile(r"(?:Option '|Subcommand '\w+' does not accept option '|unrecognized arguments: --)([\w.]+)")
+
+
+class WorkerError(NamedTuple):
+    """An error in a process that loads data: where it was raised, by which line, and its message."""
+
+    file: str
+    line: str
+    message: str
+
+
+def worker_error(text: str) -> WorkerError | None:
+    """The error in a process that loads data, if the text is of one (torch 2.14.1)."""
+    found = WORKER.match(text)
+    return WorkerError(**found.groupdict()) if found else None
+
+
+class WrongValue(NamedTuple):
+    """What jsonargparse says of a value that it refuses."""
+
+    keys: list[str]
+    """The keys that lead to the value."""
+    causes: list[str]
+    """Why each of the types that it may have does not fit."""
+    value: str
+    """The value, if it is one word."""
+
+
+def wrong_value(text: str) -> WrongValue:
+    """The keys, causes and value in jsonargparse's tree of errors (4.53.0); each line of another text is a cause."""
+    keys, causes, value = [], [], ""
+    for line in (line.strip(" -\t") for line in text.splitlines()):
+        if match := re.match(r'Parser key "([^"]+)":\s*(.*)', line):
+            keys.append(match[1])
+            line = match[2]
+        if match := re.match(r"Given value: ([^\s{[(]+)$", line):
+            value = match[1]
+        elif line and not NOISE.match(line):
+            causes.append(_readable(line))
+    return WrongValue(keys, causes, value)
+
+
+def _readable(cause: str) -> str:
+    cause = re.sub(r"Expected an? <class '(?:\w+\.)*(\w+)'>", r"Expected \1", cause)
+    cause = re.sub(r"Expected an? typing\.Literal\[(.*?)\]", r"Expected one of \1", cause)
+    return cause[1:-1] if re.fullmatch(r"'[^']*'|\"[^\"]*\"", cause) else cause
+
+
+def unknown_argument(text: str) -> str | None:
+    """The argument that jsonargparse does not know, if the text says that (4.53.0)."""
+    found = UNKNOWN.match(text)
+    return found[1] if found else None
+
+
+def null_as_given(argument: str) -> str:
+    """An argument of a parser within another; jsonargparse passes on a null as ``--key=None`` (4.53.0)."""
+    return re.sub(r"^(--[^=]+)=None$", r"\1=null", argument)
+
+
+def reword_subclasses(text: str, reword: Callable[[list[str]], str]) -> str:
+    """The help of an argument with other words for the names of the classes that it takes (jsonargparse 4.53.0)."""
+    return re.sub(r"(?<=known subclasses: )[^)]+", lambda names: reword(names[0].split(", ")), text)
+
+
+def needs_more_values(error: ValueError) -> bool:
+    """Whether a norm of torch refuses to train on one value a channel, as BatchNorm does (2.14.1)."""
+    return str(error).startswith("Expected more than 1 ")
