@@ -1,4 +1,4 @@
-"""Any methods together, side by side on one pair of networks."""
+"""Combined: any methods together, side by side on one pair of networks."""
 
 from __future__ import annotations
 
@@ -12,6 +12,10 @@ from distill.base import Batch, DistillationModule, NetworkOutput
 
 class Combined(DistillationModule):
     """The weighted sum of other methods' terms beside one hard loss, as in ``KD + DS``.
+
+    Needs: what its parts need.
+
+    Trains: what its parts train.
 
     The parts are methods without ``teacher``, ``student``, ``task`` and ``optimizer`` of their own; their hard losses
     are left out. Each sees the layers that it names; a layer named by several runs once. Its terms are logged as
