@@ -89,15 +89,18 @@ class CRD(DistillationModule):
             self.memory = MemoryBank(dimension, negatives=negatives, momentum=momentum)
         else:
             self.memory = MemoryQueue(dimension)
-        self._latest: tuple[Tensor, Tensor, Batch] | None = None
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
-        """Equation 18 in both directions, for each sample."""
-        ((feature, their_feature),) = feature_pairs(self, student, teacher)
-        ours = unit_vectors(self.student_embedding(as_vector(feature)))
-        theirs = unit_vectors(self.teacher_embedding(as_vector(their_feature)))
+        """Equation 18 in both directions, for each sample.
+
+        The memory gets its size in the first call, as lazy layers get theirs. It holds the embeddings of this call for
+        :meth:`after_backward` and compares nothing with them before.
+        """
+        ((of_student, of_teacher),) = feature_pairs(self, student, teacher)
+        student_z = unit_vectors(self.student_embedding(as_vector(of_student)))
+        teacher_z = unit_vectors(self.teacher_embedding(as_vector(of_teacher)))
         if not len(self.memory) and not self._allocate():
-            return {"crd": 0 * (ours + theirs).sum(1)}
+            return {"crd": 0 * (student_z + teacher_z).sum(1)}
         samples = len(self.memory)
         log_normalizer = nce_log_normalizer(n_data=samples, dimension=self.dimension, temperature=self.temperature)
         losses = [
@@ -108,19 +111,17 @@ class CRD(DistillationModule):
                 log_normalizer=log_normalizer,
                 reduction="none",
             )
-            for positive, negatives in self.memory.similarities(ours, theirs, batch)
+            for positive, negatives in self.memory.similarities(student_z, teacher_z, batch)
         ]
-        self._latest = ours.detach(), theirs.detach(), batch
+        self.memory.hold(student_z, teacher_z, batch)
         return {"crd": self.weight * (losses[0] + losses[1])}
 
     def after_backward(self) -> None:
         """Puts the embeddings of the last step, from all processes, into the memory."""
-        if self._latest is not None:
-            self.memory.update(*self._latest)
-            self._latest = None
+        self.memory.update()
 
     def _allocate(self) -> bool:
-        """Makes the memory; False where nothing says its size, as in a validation alone."""
+        """Makes the memory; returns False if its size is unknown, as in a validation without a fit."""
         if isinstance(self.memory, MemoryQueue):
             self.memory.allocate(self.negatives)
         elif self.num_samples is not None:
