@@ -1,4 +1,4 @@
-"""AFKD: a discriminator is not to tell the student's features from the teacher's."""
+"""AFKD: the student learns features that a discriminator cannot tell from the teacher's."""
 
 from __future__ import annotations
 
@@ -20,25 +20,29 @@ from distill.training.optimization import ParameterSettings
 class AFKD(DistillationModule):
     """Adversarial distillation of features (Wang et al., Adversarial Learning of Portable Student Networks, AAAI 2018).
 
-    ``hard_weight * CE + weight * adversarial + discriminator``, both summed over the pairs of layers: a discriminator a
-    pair learns to tell whose feature it sees, and the student learns to be taken for the teacher. The first loss trains
-    the discriminators alone, the second the student and its adaptors alone. Features may be vectors, as the paper's
-    from the last layer before the classifier, or maps, which are scored at each position. The larger of two maps is
-    average-pooled; a linear layer (1x1 convolution) brings the student's channels to the teacher's.
+    Needs: pairs of layers.
 
-    The paper takes turns, a step of the discriminator and one of the student, with an optimiser each. Here both learn
-    in the same backward pass, which is simultaneous gradient descent, and by the same optimiser, in which the
-    discriminators have a learning rate of their own and no weight decay: so mixed precision, accumulation of gradients,
-    combinations and resumed runs work as for every method. Clipping of gradients by their norm takes both together;
-    within :class:`~distill.methods.Combined`, a weight scales the discriminators' loss too.
+    Trains: an adaptor and a discriminator for each pair.
+
+    ``hard_weight * CE + weight * adversarial + discriminator``, where the last two are sums over the pairs of layers.
+    Each pair has a discriminator. It learns to tell the student's feature from the teacher's, and the student learns
+    to be taken for the teacher. The discriminator loss trains only the discriminators; the adversarial loss trains only
+    the student and its adaptors. Features may be vectors (in the paper, the last layer before the classifier) or maps,
+    which are scored at each position. The larger of two maps is average-pooled; a linear layer (1x1 convolution) brings
+    the student's channels to the teacher's.
+
+    The paper alternates steps of the discriminator and of the student, each with its own optimiser. Here both learn in
+    the same backward pass (simultaneous gradient descent) and with the same optimiser, in which the discriminators have
+    their own learning rate and no weight decay. So mixed precision, gradient accumulation, combinations and resumed
+    runs work as for every method. Clipping the gradient norm treats both together; within
+    :class:`~distill.methods.Combined`, a weight also scales the discriminators' loss.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` are pairs.
         form: ``non_saturating``, as in the paper, or ``hinge``; see :func:`~distill.losses.discriminator_loss`.
-        hidden: The units of each of a discriminator's two hidden layers.
-        weight: The weight of the student's term; 0.1.
-        discriminator_lr: The learning rate of the discriminators, which the schedule scales as the student's; that of
-            the student if left out.
+        hidden: The number of units in each of a discriminator's two hidden layers.
+        weight: The weight of the student's term.
+        discriminator_lr: The learning rate of the discriminators, by default the student's. The schedule scales both.
         **kwargs: As in :class:`~distill.base.DistillationModule`.
 
     Raises:
@@ -63,20 +67,20 @@ class AFKD(DistillationModule):
         self.discriminators = nn.ModuleList(Discriminator(hidden) for _ in self.student_layers)
 
     def parameter_settings(self) -> Sequence[ParameterSettings]:
-        """Those of :func:`~distill.methods.parts.discriminator.discriminator_settings`."""
+        """See :func:`~distill.methods.parts.discriminator.discriminator_settings`."""
         return discriminator_settings(self.discriminators, self.discriminator_lr)
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
-        """Both losses for each sample, the means over its positions."""
-        learning, deceiving = [], []
+        """Both losses for each sample, as means over its positions."""
+        discriminator_losses, adversarial_losses = [], []
         parts = zip(self.adaptors, self.discriminators, feature_pairs(self, student, teacher), strict=True)
         for adaptor, discriminator, pair in parts:
-            ours, theirs = (feature.reshape(*feature.shape[:2], -1) for feature in to_common_size(*pair))
-            adapted = convolve_to(theirs.shape[1], adaptor, ours)
-            of_discriminator, of_student = opposed_losses(discriminator, adapted, theirs, self.form)
-            learning.append(of_discriminator.mean(1))
-            deceiving.append(of_student.mean(1))
+            of_student, of_teacher = (feature.reshape(*feature.shape[:2], -1) for feature in to_common_size(*pair))
+            adapted = convolve_to(of_teacher.shape[1], adaptor, of_student)
+            losses = opposed_losses(discriminator, adapted, of_teacher, self.form)
+            discriminator_losses.append(losses[0].mean(1))
+            adversarial_losses.append(losses[1].mean(1))
         return {
-            "adversarial": self.weight * torch.stack(deceiving).sum(0),
-            "discriminator": torch.stack(learning).sum(0),
+            "adversarial": self.weight * torch.stack(adversarial_losses).sum(0),
+            "discriminator": torch.stack(discriminator_losses).sum(0),
         }

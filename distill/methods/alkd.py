@@ -1,4 +1,4 @@
-"""ALKD: a discriminator is not to tell the student's logits from the teacher's."""
+"""ALKD: the student learns logits that a discriminator cannot tell from the teacher's."""
 
 from __future__ import annotations
 
@@ -16,25 +16,25 @@ from distill.training.optimization import ParameterSettings
 class ALKD(DistillationModule):
     """Adversarial distillation of logits (Xu et al., Training Shallow and Thin Networks ..., 2017, arXiv:1709.00513).
 
-    ``hard_weight * CE + weight * adversarial + discriminator``: the discriminator learns to tell whose logits it sees,
-    those of every sample or pixel by themselves, and the student learns to be taken for the teacher. The first loss
-    trains the discriminator alone, the second the student alone.
+    Trains: the discriminator, an MLP on the logits.
 
-    The paper's discriminator also predicts the class, and its student has an L1 loss besides; here it is the
-    adversarial loss alone, to be combined with others. The paper takes turns, a step of the discriminator and one of
-    the student, with an optimiser each. Here both learn in the same backward pass, which is simultaneous gradient
-    descent, and by the same optimiser, in which the discriminator has a learning rate of its own and no weight decay:
-    so mixed precision, accumulation of gradients, combinations and resumed runs work as for every method. Clipping of
-    gradients by their norm takes both together; within :class:`~distill.methods.Combined`, a weight scales the
-    discriminator's loss too.
+    ``hard_weight * CE + weight * adversarial + discriminator``. The discriminator scores each sample or pixel on its
+    own and learns to tell the student's logits from the teacher's; the student learns to be taken for the teacher. The
+    discriminator loss trains only the discriminator, the adversarial loss only the student.
+
+    The paper's discriminator also predicts the class, and its student also has an L1 loss; here there is only the
+    adversarial loss, to be combined with others. The paper alternates steps of the discriminator and of the student,
+    each with its own optimiser. Here both learn in the same backward pass (simultaneous gradient descent) and with the
+    same optimiser, in which the discriminator has its own learning rate and no weight decay. So mixed precision,
+    gradient accumulation, combinations and resumed runs work as for every method. Clipping the gradient norm treats
+    both together; within :class:`~distill.methods.Combined`, a weight also scales the discriminator's loss.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`.
         form: ``non_saturating`` or ``hinge``, see :func:`~distill.losses.discriminator_loss`.
-        hidden: The units of each of the discriminator's two hidden layers.
-        weight: The weight of the student's term; 0.1.
-        discriminator_lr: The learning rate of the discriminator, which the schedule scales as the student's; that of
-            the student if left out.
+        hidden: The number of units in each of the discriminator's two hidden layers.
+        weight: The weight of the student's term.
+        discriminator_lr: The learning rate of the discriminator, by default the student's. The schedule scales both.
         **kwargs: As in :class:`~distill.base.DistillationModule`.
     """
 
@@ -54,12 +54,12 @@ class ALKD(DistillationModule):
         self.discriminator = Discriminator(hidden)
 
     def parameter_settings(self) -> Sequence[ParameterSettings]:
-        """Those of :func:`~distill.methods.parts.discriminator.discriminator_settings`."""
+        """See :func:`~distill.methods.parts.discriminator.discriminator_settings`."""
         return discriminator_settings(self.discriminator, self.discriminator_lr)
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """Both losses for every sample or pixel."""
         logits = student.prediction
-        learning, deceiving = opposed_losses(self.discriminator, logits, teacher.prediction, self.form)
-        positions = logits.shape[:1] + logits.shape[2:]
-        return {"adversarial": self.weight * deceiving.view(positions), "discriminator": learning.view(positions)}
+        losses = opposed_losses(self.discriminator, logits, teacher.prediction, self.form)
+        discriminator, adversarial = (loss.view(logits.shape[:1] + logits.shape[2:]) for loss in losses)
+        return {"adversarial": self.weight * adversarial, "discriminator": discriminator}

@@ -1,4 +1,4 @@
-"""ARFD: features are recalibrated by a kernel, then made consistent."""
+"""ARFD: a kernel recalibrates the features of both networks, then the student's follow the teacher's."""
 
 from __future__ import annotations
 
@@ -18,15 +18,19 @@ from distill.methods.parts.pairs import as_map, feature_pairs, require_pairs
 class ARFD(DistillationModule):
     """Adaptively-recalibrated feature distillation (LIX, Guo et al., IEEE TIP 2025, arXiv:2403.08215, eqs. 13-20).
 
-    ``hard_weight * CE + weight * sum over the pairs of layers of (1 - CKA)``. Of each pair both features are pooled to
-    the smaller of their sizes, brought to the teacher's number of channels by a 3x3 convolution, normalisation and ReLU
+    Needs: pairs of layers.
+
+    Trains: a 3x3 convolution for each layer of either network.
+
+    ``hard_weight * CE + weight * sum over the pairs of layers of (1 - CKA)``. Both features of a pair are pooled to the
+    smaller of their sizes, brought to the teacher's number of channels by a 3x3 convolution, normalisation and ReLU
     (eq. 13), and recalibrated by a kernel (eqs. 14-17). Features may be maps ``(N, C, H, W)`` or vectors ``(N, C)``.
 
-    The paper does not say which normalisation. It is that of all channels and pixels of a sample together (GroupNorm
-    with one group, without parameters of its own): then no sample depends on the rest of its batch, so that two
-    processes with half a batch each have the loss of one with the whole.
+    The paper does not name the normalisation. Here all channels and pixels of a sample are normalised together
+    (GroupNorm with one group, without parameters). Then no sample depends on the rest of its batch, and two processes
+    with half a batch each have the same loss as one process with the whole batch.
 
-    Both convolutions learn by this loss, as printed: nothing keeps them from agreeing on features that say little.
+    This loss trains both convolutions, as printed. Nothing prevents them from agreeing on features without content.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` are pairs.
@@ -57,16 +61,14 @@ class ARFD(DistillationModule):
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """Equation 20 for each sample."""
-        features = feature_pairs(self, student, teacher)
+        alignments = zip(self.student_alignments, self.teacher_alignments, strict=True)
         values = []
-        for align_student, align_teacher, pair in zip(
-            self.student_alignments, self.teacher_alignments, features, strict=True
-        ):
-            ours, theirs = to_common_size(*map(as_map, pair))
-            channels = theirs.shape[1]
+        for alignment, pair in zip(alignments, feature_pairs(self, student, teacher), strict=True):
+            features = to_common_size(*map(as_map, pair))
+            channels = features[1].shape[1]
             recalibrated = [
-                recalibrate(_aligned(feature, channels, align), kernel=self.kernel)
-                for feature, align in ((ours, align_student), (theirs, align_teacher))
+                recalibrate(_aligned(feature, channels, convolution), kernel=self.kernel)
+                for feature, convolution in zip(features, alignment, strict=True)
             ]
             values.append(consistency_loss(*recalibrated, measure=self.measure))
         return {"arfd": self.weight * sum(values[1:], start=values[0])}

@@ -1,4 +1,4 @@
-"""AT: the student is active where the teacher is."""
+"""AT: the student's layers are active at the same positions as the teacher's."""
 
 from __future__ import annotations
 
@@ -15,15 +15,17 @@ from distill.methods.parts.pairs import feature_pairs, require_pairs
 class AT(DistillationModule):
     """Attention transfer (Zagoruyko and Komodakis, ICLR 2017, eq. 2 with activation-based maps and p = 2).
 
-    ``hard_weight * CE + weight * sum over the pairs of layers of the squared difference of their attention maps``, as a
-    mean over positions, which is the authors' code; eq. 2 prints half the norm of the difference. See
-    :func:`~distill.losses.at_loss`. Nothing is trained beside the student.
+    Needs: pairs of maps.
+
+    ``hard_weight * CE + weight * sum over the pairs of layers of the squared difference of their attention maps``. The
+    difference is a mean over positions, as in the authors' code; eq. 2 prints half its norm. See
+    :func:`~distill.losses.at_loss`.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` are pairs of
             feature maps ``(N, C, H, W)``, in the paper the ends of the groups of residual blocks.
-        weight: The weight of the term. The authors' code has 1000; the paper 1000, too, divided by the number of
-            positions and samples.
+        weight: The weight of the term; 1000 in the authors' code. The paper divides 1000 by the number of positions and
+            samples.
         **kwargs: As in :class:`~distill.base.DistillationModule`.
 
     Raises:

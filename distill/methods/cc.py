@@ -1,4 +1,4 @@
-"""CC: embeddings of the student correlate over the batch as the teacher's do."""
+"""CC: the student's embeddings have the same correlations between samples as the teacher's."""
 
 from __future__ import annotations
 
@@ -16,20 +16,24 @@ from distill.methods.parts.pairs import as_vector, feature_pairs, require_pairs
 class CC(DistillationModule):
     """Correlation congruence for knowledge distillation (Peng et al., ICCV 2019, Sec. 3).
 
-    ``hard_weight * CE + weight * CC``, for several pairs of layers of its sum. A linear layer embeds each side's
-    features, of maps their mean over the positions; both are trained by this loss. Correlations are those between all
-    samples of the batch, of all processes together, also of samples without a label.
+    Needs: pairs of layers; global.
 
-    The paper's form, with a Gaussian kernel by its Taylor series; widespread code multiplies the differences of
-    neighbouring samples instead. The paper adds KD: combine both for that. Nothing keeps the two trained embeddings
-    from agreeing on little: the loss can fall without the student.
+    Trains: two embeddings for each pair.
+
+    ``hard_weight * CE + weight * CC``, where CC is summed over the pairs of layers. A linear layer embeds the features
+    of each network; maps are averaged over positions first. This loss trains both embeddings. Correlations are taken
+    between all samples of the batch, of all processes together, also samples without a label.
+
+    This is the paper's form, the Taylor series of a Gaussian kernel; widespread code multiplies the differences of
+    neighbouring samples instead. The paper adds KD: combine both methods for that. Nothing prevents the two trained
+    embeddings from agreeing on vectors without content: the loss can fall although the student learns nothing.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` are pairs.
         dimension: The length of the embeddings; 128 in widespread code.
-        gamma: Of the kernel; 0.4 in the paper.
-        order: Where the Taylor series ends; 2 in the paper.
-        weight: The weight of the term; 0.02, as widely run beside cross entropy.
+        gamma: The kernel's gamma; 0.4 in the paper.
+        order: The order of the Taylor series; 2 in the paper.
+        weight: The weight of the term; 0.02 is widely used beside cross entropy.
         **kwargs: As in :class:`~distill.base.DistillationModule`.
 
     Raises:
@@ -55,12 +59,10 @@ class CC(DistillationModule):
         self.teacher_embeddings = nn.ModuleList(nn.LazyLinear(dimension) for _ in self.teacher_layers)
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
-        """The difference of the correlations of student and teacher."""
+        """The difference between the correlations of student and teacher."""
+        embeddings = zip(self.student_embeddings, self.teacher_embeddings, strict=True)
         values = []
-        parts = zip(
-            self.student_embeddings, self.teacher_embeddings, feature_pairs(self, student, teacher), strict=True
-        )
-        for embed_ours, embed_theirs, (ours, theirs) in parts:
-            embedded = gather(embed_ours(as_vector(ours))), gather(embed_theirs(as_vector(theirs)))
+        for modules, pair in zip(embeddings, feature_pairs(self, student, teacher), strict=True):
+            embedded = (gather(embed(as_vector(feature))) for embed, feature in zip(modules, pair, strict=True))
             values.append(cc_loss(*embedded, gamma=self.gamma, order=self.order))
         return {"cc": self.weight * torch.stack(values).sum()}

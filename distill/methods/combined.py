@@ -1,4 +1,4 @@
-"""Any methods together, side by side on one pair of networks."""
+"""Combined: any methods together, side by side on one pair of networks."""
 
 from __future__ import annotations
 
@@ -19,6 +19,10 @@ OF_THE_WHOLE = {
 
 class Combined(DistillationModule):
     """The weighted sum of other methods' terms beside one hard loss, as in ``KD + DS``.
+
+    Needs: what its parts need.
+
+    Trains: what its parts train.
 
     The parts are methods without networks, inputs, task and optimiser of their own; their hard losses are left out.
     Each sees the layers that it names; a layer named by several runs once. Its terms are logged as

@@ -1,4 +1,4 @@
-"""CRD: a sample's embeddings by student and teacher are told from those of other samples."""
+"""CRD: the student's embedding of a sample is near the teacher's of that sample and far from those of others."""
 
 from __future__ import annotations
 
@@ -21,35 +21,38 @@ Memory = Literal["bank", "queue"]
 class CRD(DistillationModule):
     """Contrastive representation distillation (Tian et al., ICLR 2020, eqs. 18 and 19).
 
+    Needs: one pair of layers; ``index`` for the bank, nothing more for the queue.
+
+    Trains: two embeddings; a memory is kept, not trained.
+
     ``hard_weight * CE + weight * (NCE with the student's embedding as the anchor + NCE with the teacher's)``. A linear
-    layer embeds each side's feature, of a map its mean over the positions, and the embedding is divided by its length;
-    both layers are trained by this loss. The other embeddings come from a memory:
+    layer embeds the feature of each network, a map by its mean over positions, and the embedding is divided by its
+    length. This loss trains both layers. The embeddings of other samples come from a memory of M samples:
 
-    - ``bank``, as in the paper: one embedding of either network for every training sample, by the ``index`` in the
-      batch; M is their number.
-    - ``queue``, which needs no index: those of the last ``negatives`` samples; M is their number.
+    - ``bank``, as in the paper: one embedding of each network for every training sample, found by the ``index`` in the
+      batch; M is the number of training samples.
+    - ``queue``, which needs no index: the embeddings of the last ``negatives`` samples; M is ``negatives``.
 
-    The memory takes the embeddings of a batch after the step. The constant Z is what the authors' code estimates from
-    its first batch, see :func:`~distill.losses.nce_log_normalizer`. There the negatives are drawn from all samples, the
-    sample itself included; here from the others, which matters where the data set is not larger than the number of
-    negatives.
+    The memory takes the embeddings of a batch after the backward pass. The constant Z is the one that the authors' code
+    estimates from its first batch, see :func:`~distill.losses.nce_log_normalizer`. That code draws the negatives from
+    all samples, also the sample itself; here they are drawn from the others. This matters if there are fewer samples
+    than negatives.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` have one
             layer each, in the paper the last before the classifier.
         memory: ``bank`` or ``queue``.
-        num_samples: How many training samples the bank has a place for; as many as the training data unless said
-            otherwise.
-        negatives: K, how many other samples each is told from; 16384 in the paper.
-        temperature: By which the products of embeddings are divided; 0.07 in the authors' code.
-        momentum: What remains in the bank of an old embedding; 0.5 in the authors' code. A queue has none.
+        num_samples: The number of training samples that the bank holds; by default that of the training data.
+        negatives: K, the number of other samples that each sample is compared with; 16384 in the paper.
+        temperature: Divides the products of embeddings; 0.07 in the authors' code.
+        momentum: The share of the old embedding that stays in the bank; 0.5 in the authors' code. A queue has none.
         dimension: The length of an embedding; 128 in the authors' code.
         weight: The weight of the term; 0.8 in the authors' code.
         **kwargs: As in :class:`~distill.base.DistillationModule`.
 
     Raises:
-        ValueError: There is not one pair of layers, or an argument is out of its range. From the step: it is not known
-            how many samples there are, there are fewer than 2, or an index lies outside the bank.
+        ValueError: There is not exactly one pair of layers, or an argument is out of its range. From the step: the
+            number of samples is unknown or below 2, or an index lies outside the bank.
         KeyError: From the step: the batch has no ``index`` for the bank.
     """
 
@@ -87,15 +90,18 @@ class CRD(DistillationModule):
             self.memory = MemoryBank(dimension, negatives=negatives, momentum=momentum)
         else:
             self.memory = MemoryQueue(dimension)
-        self._latest: tuple[Tensor, Tensor, Batch] | None = None
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
-        """Equation 18 in both directions, for each sample."""
-        ((feature, their_feature),) = feature_pairs(self, student, teacher)
-        ours = unit_vectors(self.student_embedding(as_vector(feature)))
-        theirs = unit_vectors(self.teacher_embedding(as_vector(their_feature)))
+        """Equation 18 in both directions, for each sample.
+
+        The memory gets its size in the first call, as lazy layers get theirs. It holds the embeddings of this call for
+        :meth:`after_backward` and compares nothing with them before.
+        """
+        ((of_student, of_teacher),) = feature_pairs(self, student, teacher)
+        student_z = unit_vectors(self.student_embedding(as_vector(of_student)))
+        teacher_z = unit_vectors(self.teacher_embedding(as_vector(of_teacher)))
         if not len(self.memory) and not self._allocate():
-            return {"crd": 0 * (ours + theirs).sum(1)}
+            return {"crd": 0 * (student_z + teacher_z).sum(1)}
         samples = len(self.memory)
         log_normalizer = nce_log_normalizer(n_data=samples, dimension=self.dimension, temperature=self.temperature)
         losses = [
@@ -106,19 +112,17 @@ class CRD(DistillationModule):
                 log_normalizer=log_normalizer,
                 reduction="none",
             )
-            for positive, negatives in self.memory.similarities(ours, theirs, batch)
+            for positive, negatives in self.memory.similarities(student_z, teacher_z, batch)
         ]
-        self._latest = ours.detach(), theirs.detach(), batch
+        self.memory.hold(student_z, teacher_z, batch)
         return {"crd": self.weight * (losses[0] + losses[1])}
 
     def after_backward(self) -> None:
         """Puts the embeddings of the last step, from all processes, into the memory."""
-        if self._latest is not None:
-            self.memory.update(*self._latest)
-            self._latest = None
+        self.memory.update()
 
     def _allocate(self) -> bool:
-        """Makes the memory; False where nothing says its size, as in a validation alone."""
+        """Makes the memory; returns False if its size is unknown, as in a validation without a fit."""
         if isinstance(self.memory, MemoryQueue):
             self.memory.allocate(self.negatives)
         elif self.num_samples is not None:

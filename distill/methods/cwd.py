@@ -1,4 +1,4 @@
-"""CWD: the student looks at the same places, channel by channel."""
+"""CWD: each channel of the student is active at the same positions as that of the teacher."""
 
 from __future__ import annotations
 
@@ -16,16 +16,20 @@ from distill.methods.parts.pairs import check_pairs, feature_pairs
 class CWD(DistillationModule):
     """Channel-wise knowledge distillation for dense prediction (Shu et al., ICCV 2021, eqs. 4 and 5).
 
+    Needs: logits of maps, or pairs of maps.
+
+    Trains: a 1x1 convolution for each pair.
+
     ``hard_weight * CE + weight * T^2 KL(teacher || student)``, where the softmax of each channel goes over the
-    positions. Without layers the channels are the classes' logits. With them they are those of features: a 1x1
-    convolution brings the student's to the teacher's channels (the authors' code has one only where the counts differ),
-    and they are resized bilinearly to the teacher's positions.
+    positions. Without layers, the channels are the logits of the classes. With layers, they are channels of features: a
+    1x1 convolution brings the student's channels to the teacher's (the authors' code has one only if the numbers
+    differ), and the result is resized bilinearly to the teacher's positions.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`.
-        temperature: T, by which both are divided; 4 in the paper.
-        weight: The weight of the distillation term, for several layers of their sum; 3 on logits and 50 on features
-            unless said otherwise, as in the paper.
+        temperature: T, which divides the values of both networks; 4 in the paper.
+        weight: The weight of the distillation term, which is summed over the layers. By default, and in the paper, 3 on
+            logits and 50 on features.
         **kwargs: As in :class:`~distill.base.DistillationModule`.
 
     Raises:
@@ -44,11 +48,12 @@ class CWD(DistillationModule):
         pairs = [(student.prediction, teacher.prediction)]
         if self.student_layers:
             features = zip(self.adaptors, feature_pairs(self, student, teacher), strict=True)
-            pairs = [(_like(theirs, adaptor, ours), theirs) for adaptor, (ours, theirs) in features]
+            pairs = [(_adapted(adaptor, *pair), pair[1]) for adaptor, pair in features]
         values = [cwd_loss(*pair, temperature=self.temperature, reduction="none") for pair in pairs]
         return {"cwd": self.weight * sum(values[1:], start=values[0])}
 
 
-def _like(theirs: Tensor, adaptor: nn.Module, ours: Tensor) -> Tensor:
-    adapted = convolve_to(theirs.shape[1], adaptor, ours)
-    return F.interpolate(adapted, theirs.shape[2:], mode="bilinear", align_corners=False)
+def _adapted(adaptor: nn.Module, student: Tensor, teacher: Tensor) -> Tensor:
+    """The student's feature with the teacher's number of channels and size."""
+    adapted = convolve_to(teacher.shape[1], adaptor, student)
+    return F.interpolate(adapted, teacher.shape[2:], mode="bilinear", align_corners=False)

@@ -1,4 +1,4 @@
-"""DS: dimensions of the output are told apart, intermediate features are spread."""
+"""DS: each dimension of the output correlates with its counterpart alone, and intermediate features are spread."""
 
 from __future__ import annotations
 
@@ -22,45 +22,43 @@ Term = Literal["sem_1", "sem_2", "dcm_1", "dcm_2"]
 class DimensionalStructure(DistillationModule):
     """Knowledge of the dimensional structure (DS; Si et al., A Dimensional Structure based ..., eqs. 6-12).
 
-    ``hard_weight * CE + gamma (SEM + DCM)``. The last pair of layers is the output feature: projectors, one a side,
-    bring it to more dimensions, whose correlation between student and teacher is to be the identity (semantic
-    enhancement, SEM). The pairs before it are intermediate features: those of different samples are to lie apart
-    (distribution calibration, DCM; summed over the pairs). Both look at all samples of the batch, of all processes
-    together, also at those without a label.
+    Needs: pairs of layers, the last of them the output's; global.
 
-    Features may be vectors or maps. For SEM the mean is taken over positions. For DCM the larger of two maps is
-    average-pooled, and the side with fewer channels gets channels of zeros, which change no distance on its own side:
-    eq. 12 trains no adaptor. Where the paper's text and equations cannot both be met, ``center`` and ``cross`` choose;
-    see :func:`~distill.losses.cross_correlation` and :func:`~distill.losses.dcm_loss`.
+    Trains: a projector.
 
-    What the paper leaves open was measured on the digits of :class:`~datamodules.NoisyPair` over 5 seeds
-    (``configs/studies/ds_readings.yaml``), in points of accuracy against the student without distillation. With
-    ``dimension=128``: +0.6 ± 0.6 at gamma 0.001, 0.0 ± 0.8 at 0.01, -2.3 ± 0.8 at 0.1; with 1024, +0.3 ± 0.6 at 0.0001
-    and -0.4 ± 1.0 at 0.001. At gamma 0.01 and 128, not centred -0.4 ± 0.9, aligned -0.4 ± 1.0, the teacher's projector
-    trained -0.8 ± 0.8. At 0.001, aligned +0.2 ± 0.7, sigma 0.35 +0.4 ± 0.8, sigma 1.4 +0.2 ± 1.0, lambda 0.0005 +0.2 ±
-    0.6, lambda 0.05 -0.1 ± 0.5. So each default has the best mean of its kind, but only gamma 0.1 differs from the
-    student by more than chance.
+    ``hard_weight * CE + gamma (SEM + DCM)``. The last pair of layers is the output feature. One projector for each
+    network brings it to more dimensions, and the correlation of these dimensions between student and teacher should be
+    the identity (semantic enhancement, SEM). The pairs before it are intermediate features, and features of different
+    samples should lie apart (distribution calibration, DCM, summed over the pairs). Both terms compare all samples of
+    the batch, of all processes together, also samples without a label.
+
+    Features may be vectors or maps. SEM takes their mean over positions. For DCM the larger of two maps is
+    average-pooled, and the network with fewer channels gets channels of zeros, which change none of its distances: eq.
+    12 trains no adaptor. The paper's text and its equations contradict each other in two places, where ``center`` and
+    ``cross`` choose; see :func:`~distill.losses.cross_correlation` and :func:`~distill.losses.dcm_loss`. The defaults
+    were chosen by a study, see ``docs/ds_ablation.md``.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` are pairs,
             such as ``[stage1, stage2, stage3, pool]``.
-        terms: Which of the four terms of the paper's Table 6 there are; its fifth, SRM, is the hard loss, which
+        terms: Which of the four terms of the paper's Table 6 are used. Its fifth, SRM, is the hard loss, which
             ``hard_weight=0`` leaves out.
-        dimension: The paper's d, of the projected embeddings, and of the projectors' hidden layer; the paper says
-            "higher dimensions". 1024 is four times that of its ResNet8x4.
-        gamma: The weight of all four terms; the paper names no value. SEM is a sum over dimensions, so what fits
+        dimension: The paper's d, the number of dimensions of the projected embeddings and of the projectors' hidden
+            layer; the paper says "higher dimensions". 1024 is four times the output of its ResNet8x4.
+        gamma: The weight of all four terms; the paper names no value. SEM is a sum over dimensions, so the right value
             depends on ``dimension``: 0.0001 for 1024, 0.001 for 128.
         lambda_: The weight of ``sem_2`` within SEM; the paper names no value, Barlow Twins has 0.005.
         sigma: The width of DCM's kernel; the paper names no value. 0.7071 is that of Wang and Isola, whom it follows.
-        center: Whether SEM centres the embeddings over the batch; not so in eq. 6.
-        cross: What ``dcm_2`` is: ``printed`` as in eq. 10, ``align`` the distance of true pairs.
-        train_teacher_projector: Whether the teacher's projector learns. Eq. 12 does not train it: it stays as it
-            started, at random.
+        center: Whether SEM centres the embeddings over the batch; eq. 6 does not.
+        cross: The form of ``dcm_2``: ``printed`` as in eq. 10, ``align`` for the distance between the two features of
+            each sample.
+        train_teacher_projector: Whether the teacher's projector learns. Eq. 12 does not train it: it keeps its random
+            start.
         **kwargs: As in :class:`~distill.base.DistillationModule`.
 
     Raises:
-        ValueError: A term is unknown, there is none, or there are no layers for it; teacher and student have different
-            numbers of layers.
+        ValueError: There is no term, one is unknown or has no layers, or teacher and student have different numbers of
+            layers.
     """
 
     def __init__(
@@ -99,7 +97,7 @@ class DimensionalStructure(DistillationModule):
                 parameter.requires_grad = train_teacher_projector
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
-        """Equation 12, its terms apart."""
+        """The terms of equation 12."""
         *intermediate, output = feature_pairs(self, student, teacher)
         values = self._sem(*output) if self._has("sem") else {}
         if self._has("dcm"):
@@ -109,28 +107,28 @@ class DimensionalStructure(DistillationModule):
     def _has(self, module: str) -> bool:
         return any(term.startswith(module) for term in self.terms)
 
-    def _sem(self, ours: Tensor, theirs: Tensor) -> dict[str, Tensor]:
-        student_z = self.student_projector(as_vector(ours))
-        teacher_z = self.teacher_projector(as_vector(theirs))
-        alike, apart = sem_terms(gather(student_z), gather(teacher_z), center=self.center)
-        return {"sem_1": alike, "sem_2": self.lambda_ * apart}
+    def _sem(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
+        student_z = self.student_projector(as_vector(student))
+        teacher_z = self.teacher_projector(as_vector(teacher))
+        diagonal, off_diagonal = sem_terms(gather(student_z), gather(teacher_z), center=self.center)
+        return {"sem_1": diagonal, "sem_2": self.lambda_ * off_diagonal}
 
     def _dcm(self, pairs: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:
-        values = [dcm_terms(*map(gather, _of_one_shape(*pair)), sigma=self.sigma, cross=self.cross) for pair in pairs]
-        own, across = zip(*values, strict=True)
-        return {"dcm_1": torch.stack(own).sum(), "dcm_2": torch.stack(across).sum()}
+        values = [dcm_terms(*map(gather, _same_shape(*pair)), sigma=self.sigma, cross=self.cross) for pair in pairs]
+        within, across = zip(*values, strict=True)
+        return {"dcm_1": torch.stack(within).sum(), "dcm_2": torch.stack(across).sum()}
 
 
 def _projector(dimension: int) -> nn.Module:
     return nn.Sequential(nn.LazyLinear(dimension), nn.ReLU(), nn.Linear(dimension, dimension))
 
 
-def _of_one_shape(ours: Tensor, theirs: Tensor) -> tuple[Tensor, Tensor]:
-    ours, theirs = to_common_size(ours, theirs)
-    channels = max(ours.shape[1], theirs.shape[1])
-    return _padded(ours, channels), _padded(theirs, channels)
+def _same_shape(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    student, teacher = to_common_size(student, teacher)
+    channels = max(student.shape[1], teacher.shape[1])
+    return _padded(student, channels), _padded(teacher, channels)
 
 
 def _padded(feature: Tensor, channels: int) -> Tensor:
-    """Zeros for the channels that are lacking."""
+    """The feature with zeros for its missing channels."""
     return F.pad(feature, (0, 0) * (feature.ndim - 2) + (0, channels - feature.shape[1]))

@@ -15,6 +15,8 @@ from distill.weighting import SampleWeighting
 class DKD(DistillationModule):
     """Decoupled knowledge distillation (Zhao et al., CVPR 2022, eq. 7).
 
+    Needs: ``target``.
+
     ``hard_weight * CE + alpha T^2 TCKD + beta T^2 NCKD``: TCKD compares the probability of the target class with that
     of all others together, NCKD the probabilities among the others.
 

@@ -1,4 +1,4 @@
-"""DWLD: a small network weighs every non-target class of every pixel."""
+"""DWLD: a small network weights every non-target class of every pixel."""
 
 from __future__ import annotations
 
@@ -16,22 +16,22 @@ from distill.methods.parts.warmup import warmup_share
 
 
 class DynamicWeightController(nn.Module):
-    r"""The weight of every class at every position, by an MLP on the prediction there (LIX, eqs. 6-9).
+    r"""Computes the weight of every class at every position, by an MLP on the prediction there (LIX, eqs. 6-9).
 
     .. math::
         \beta = (\beta_{\max} - \beta_{\min}) \, \mathrm{sigmoid}(\mathrm{MLP}(\Omega)) + \beta_{\min}, \quad
         \Omega = \mathrm{Concat}(p, c), \quad c = -\sum_i p_i \log p_i
 
-    The MLP is one for all positions, so its layers are 1x1 convolutions, each with as many outputs as there are classes
-    and a ReLU between. The prediction is taken as a constant: what the weights depend on does not learn through them.
+    All positions share the MLP, so its layers are 1x1 convolutions with a ReLU between them. Each has as many outputs
+    as there are classes. The prediction is a constant: no gradient flows to it.
 
     Args:
-        layers: How many layers the MLP has, 1 or more; 3 in the paper, which tries 1 to 5.
-        confidence: Whether the entropy c, in nats, is an input beside the probabilities p; so in the paper.
-        source: Whose prediction it is; the student's in the paper.
+        layers: The number of layers of the MLP, 1 or more; 3 in the paper, which tries 1 to 5.
+        confidence: Whether the entropy c, in nats, is an input beside the probabilities p; True in the paper.
+        source: Whose prediction is the input; the student's in the paper.
         dropout: The share of hidden units dropped in training; 0 in the paper, which tries it.
-        beta_min: The lowest weight; the paper names no value. 1 is the lowest that DKD's authors tried.
-        beta_max: The highest; the paper names no value. 10 is the highest of DKD's.
+        beta_min: The lowest weight; the paper names no value. 1 is the lowest beta that DKD's authors tried.
+        beta_max: The highest weight; the paper names no value. 10 is the highest beta that DKD's authors tried.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -77,31 +77,26 @@ class DynamicWeightController(nn.Module):
 class DWLD(DistillationModule):
     """Dynamically-weighted logit distillation (LIX, Guo et al., IEEE TIP 2025, arXiv:2403.08215, eqs. 6-12).
 
-    ``hard_weight * CE + weight * (alpha TCLD + NCLD)``: DKD, with a weight for the divergence at every non-target class
-    of every pixel, which a small network makes of the student's prediction. That network trains with the student, by
-    the same loss, as in the paper; a network that lowers the loss that it weighs lowers the weights where it can.
+    Needs: ``target``.
 
-    Measured by ``train.py study --config configs/studies/lix_forms.yaml`` (rendered scenes, T = 4, 5 seeds, 240 steps):
+    Trains: the controller, an MLP on the classes.
 
-    =========== ============ =========== =================================
-    form        mIoU [%]     mean beta   NCLD in the last epoch
-    =========== ============ =========== =================================
-    ``bregman`` 34.5 +- 0.8  1.06        +0.55, never negative
-    ``kl``      28.7 +- 1.1  4.43        -30.5, negative for every seed
-    =========== ============ =========== =================================
+    ``hard_weight * CE + weight * (alpha TCLD + NCLD)``: DKD with a weight for the divergence at every non-target class
+    of every pixel. A small network, the controller, computes the weights from the student's prediction. It trains with
+    the student and on the same loss, as in the paper, so it learns to lower the weights.
 
-    With the paper's sum (``kl``) the controller finds the weights that make the loss negative, and the student gets
-    worse; so ``bregman`` is the default here, where the loss functions have the paper's. With ``bregman`` the weights
-    end near ``beta_min``: what is left is close to DKD with that ``beta``.
+    With the paper's sum (``kl``) the controller finds weights that make the loss negative, and the student gets worse,
+    see ``docs/lix_ablation.md``. So the default here is ``bregman``; the loss functions have the paper's form as their
+    default. With ``bregman`` the weights end near ``beta_min``, which is close to DKD with that ``beta``.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`.
         alpha: The weight of TCLD; 1 in the paper.
-        temperature: T, by which the logits of both are divided in the loss; 1 in the paper.
+        temperature: T, which divides the logits of both networks in the loss; 1 in the paper.
         form: How unequal weights enter the divergence of the non-target classes; see
             :func:`~distill.losses.dwld_terms`.
         weight: The weight of the term, lambda_L of eq. 21; the best of the paper's ratios to the hard loss is 1 : 2.
-        controller: Makes the weights; the paper's by default.
+        controller: Computes the weights; by default as in the paper.
         warmup_epochs: Over this many epochs the weight of both terms grows linearly to its full value, as in DKD's
             code; the paper names none.
         **kwargs: As in :class:`~distill.base.DistillationModule`.
@@ -127,14 +122,14 @@ class DWLD(DistillationModule):
         self.warmup_epochs = warmup_epochs
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
-        """Equation 10, its terms apart."""
+        """The terms of equation 10."""
         ignored = (batch["target"] == self.ignore_index).unsqueeze(1)
-        seen = (output.prediction.detach().masked_fill(ignored, 0) for output in (student, teacher))
+        predictions = (output.prediction.detach().masked_fill(ignored, 0) for output in (student, teacher))
         tcld, ncld = dwld_terms(
             student.prediction,
             teacher.prediction,
             batch["target"],
-            self.controller(*seen),
+            self.controller(*predictions),
             temperature=self.temperature,
             form=self.form,
             ignore_index=self.ignore_index,

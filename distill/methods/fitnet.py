@@ -1,4 +1,4 @@
-"""FitNet: a regressor on the student's middle layer gives the teacher's hint."""
+"""FitNet: a regressor predicts a middle layer of the teacher from one of the student."""
 
 from __future__ import annotations
 
@@ -17,27 +17,31 @@ from distill.methods.parts.staged import StagedDistillation
 class FitNet(StagedDistillation):
     """Hints for thin deep nets (Romero et al., ICLR 2015, eq. 3 and Algorithm 1).
 
-    The first ``stage_one_epochs`` train the student up to its guided layers, and a regressor on each, on
-    ``weight * sum over the pairs of layers of the mean squared error``; nothing else moves. After them the regressors
-    are done with, and the whole student trains on ``hard_weight * CE``. The paper's second stage adds KD: so does
-    ``Combined`` with KD as its other part, which then runs beside the first stage as well.
+    Needs: pairs of layers.
 
-    ``joint=True`` has no stages: hints and hard loss together from the first epoch to the last, as most comparisons of
-    methods run it.
+    Trains: a regressor for each pair, in the first stage.
 
-    The regressor is a 1x1 convolution, for vectors a linear layer, with batch normalisation
-    (:class:`~distill.methods.parts.regressor.Regressor`), and of maps of two sizes the larger is pooled. The paper's
-    convolution has no padding, and a kernel as large as it takes to get to the teacher's size; published code has the
-    normalisation and a ReLU, behind which nothing can equal a feature that is negative.
+    The first ``stage_one_epochs`` train the student up to its guided layers, and a regressor on each of these, on
+    ``weight * sum over the pairs of layers of the mean squared error``; nothing else is trained. After them the
+    regressors are no longer used, and the whole student trains on ``hard_weight * CE``. The paper's second stage adds
+    KD. ``Combined`` with KD as another part does the same, but runs KD in the first stage as well.
+
+    With ``joint=True`` there are no stages: hints and hard loss are trained together in all epochs, as in most
+    comparisons of methods.
+
+    The regressor is a 1x1 convolution (for vectors a linear layer) with batch normalisation
+    (:class:`~distill.methods.parts.regressor.Regressor`). If two maps differ in size, the larger one is pooled. The
+    paper's convolution has no padding and a kernel large enough to reach the teacher's size. Published code has the
+    normalisation and a ReLU after it, which cannot predict negative features.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` (hint layers) and ``student_layers``
             (guided layers) are pairs, in the paper one in the middle of each network.
-        stage_one_epochs: The length of the first stage; of no effect with ``joint``. 30 in published code for methods
-            with two stages.
+        stage_one_epochs: The number of epochs of the first stage; unused with ``joint``. 30 in published code for
+            methods with two stages.
         joint: Whether hints and hard loss are trained together.
-        weight: The weight of the hints; 100 in published code that compares methods, 1 / 2 of the sum over channels and
-            positions in the paper.
+        weight: The weight of the hints; 100 in published code that compares methods. The paper has 1 / 2 of the sum
+            over channels and positions.
         **kwargs: As in :class:`~distill.base.DistillationModule`.
 
     Raises:
@@ -68,7 +72,7 @@ class FitNet(StagedDistillation):
         if not (self.in_stage_one or self.joint):
             return {"hint": student.prediction.new_zeros(())}
         values = []
-        for regressor, (ours, theirs) in zip(self.regressors, feature_pairs(self, student, teacher), strict=True):
-            regressed = regressor(as_map(ours), theirs.shape[1])
-            values.append(hint_loss(regressed, as_map(theirs), reduction="none"))
+        for regressor, pair in zip(self.regressors, feature_pairs(self, student, teacher), strict=True):
+            guided, hint = map(as_map, pair)
+            values.append(hint_loss(regressor(guided, hint.shape[1]), hint, reduction="none"))
         return {"hint": self.weight * torch.stack(values).sum(0)}

@@ -1,4 +1,4 @@
-"""FSP: from one layer to a later one, the student's features flow as the teacher's do."""
+"""FSP: two layers of the student have the same Gram matrix as two layers of the teacher."""
 
 from __future__ import annotations
 
@@ -19,20 +19,25 @@ from distill.methods.parts.staged import StagedDistillation
 class FSP(StagedDistillation):
     """A gift from knowledge distillation: the flow of the solution procedure (Yim et al., CVPR 2017, eqs. 1 and 2).
 
-    The first ``stage_one_epochs`` train the student on
-    ``weight * sum over the pairs of layers (first, second) of the squared difference of their FSP matrices``, taken as
-    a mean over their entries; eq. 2 prints the sum. After them it trains on ``hard_weight * CE`` alone.
+    Needs: maps, two layers for each matrix.
 
-    The paper chooses networks with equal channel counts. Where a layer's counts differ, a trained 1x1 convolution
-    brings the student's to the teacher's; it is done with after the first stage.
+    Trains: a 1x1 convolution for each layer whose channel counts differ, in the first stage.
+
+    The first ``stage_one_epochs`` train the student on
+    ``weight * sum over the pairs of layers (first, second) of the squared difference of their FSP matrices``. The
+    difference is a mean over the entries; eq. 2 prints the sum. After them the student trains on ``hard_weight * CE``
+    alone.
+
+    The paper chooses networks with equal channel counts. If the counts of a layer differ, a trained 1x1 convolution
+    brings the student's channels to the teacher's; it is not used after the first stage.
 
     Args:
-        *args: As in :class:`~distill.base.DistillationModule`; of ``teacher_layers`` and ``student_layers``, feature
-            maps ``(N, C, H, W)``, the first two make one FSP matrix, the next two another, and so on. In the paper they
-            are the first and the last layer of each of three groups of residual blocks.
-        stage_one_epochs: The length of the first stage. 30 in published code.
-        weight: The weight of the term, which has the first stage to itself. The paper weighs all pairs alike and names
-            no value; with 1, that of published code, a mean over entries moves the student but slowly.
+        *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` are feature
+            maps ``(N, C, H, W)``. The first two layers make one FSP matrix, the next two another, and so on; in the
+            paper the first and the last layer of each of three groups of residual blocks.
+        stage_one_epochs: The number of epochs of the first stage; 30 in published code.
+        weight: The weight of the term, the only one in the first stage. The paper gives all pairs the same weight and
+            names no value; with 1, the value of published code, a mean over entries trains the student slowly.
         **kwargs: As in :class:`~distill.base.DistillationModule`.
 
     Raises:
@@ -58,23 +63,23 @@ class FSP(StagedDistillation):
         if not self.in_stage_one:
             return {"fsp": student.prediction.new_zeros(())}
         pairs = zip(self.convolutions, feature_pairs(self, student, teacher), strict=True)
-        layers = [(match(ours, theirs.shape[1]), theirs) for match, (ours, theirs) in pairs]
+        layers = [(match(of_student, of_teacher.shape[1]), of_teacher) for match, (of_student, of_teacher) in pairs]
         values = []
-        for (first, their_first), (second, their_second) in zip(layers[::2], layers[1::2], strict=True):
-            matrices = fsp_matrix(first, second), fsp_matrix(their_first, their_second)
-            values.append(fsp_loss(*matrices, reduction="none"))
+        for first, second in zip(layers[::2], layers[1::2], strict=True):
+            of_student, of_teacher = (fsp_matrix(*layers) for layers in zip(first, second, strict=True))
+            values.append(fsp_loss(of_student, of_teacher, reduction="none"))
         return {"fsp": self.weight * torch.stack(values).sum(0)}
 
 
 class _ChannelMatch(LazyModuleMixin, nn.Module):
-    """A 1x1 convolution to a number of channels; nothing, and without parameters, where they are as many already."""
+    """A 1x1 convolution to a number of channels, or the identity without parameters if the feature has that number."""
 
     def __init__(self) -> None:
         super().__init__()
         self.weight: Tensor | None = UninitializedParameter()
 
     def initialize_parameters(self, feature: Tensor, channels: int) -> None:
-        """Makes the weight, or does away with it."""
+        """Makes the weight, or removes it."""
         if feature.shape[1] == channels:
             self.weight = None
         elif isinstance(self.weight, UninitializedParameter):

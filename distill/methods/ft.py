@@ -1,4 +1,4 @@
-"""FT: the teacher paraphrases its features, the student translates its own."""
+"""FT: a paraphraser shortens the teacher's features to factors, a translator predicts them from the student's."""
 
 from __future__ import annotations
 
@@ -21,21 +21,25 @@ from distill.methods.parts.staged import StagedDistillation
 class FT(StagedDistillation):
     """Factor transfer (Kim et al., NeurIPS 2018, eqs. 1 to 4).
 
-    The first ``stage_one_epochs`` train a paraphraser on each of the teacher's layers, an autoencoder with
-    ``rate * C`` channels in its middle, to reconstruct the features (eq. 1); the student does not learn meanwhile.
-    After them the paraphrasers are frozen, and the student trains on
-    ``hard_weight * CE + weight * sum over the pairs of layers of the mean absolute difference`` of the teacher's factor
-    and of what a translator makes of the student's features, both of length 1 (eqs. 2 to 4).
+    Needs: pairs of layers.
 
-    Encoder, decoder and translator are three 3x3 convolutions with leaky ReLU (0.1) after each, as in the paper, except
-    after the decoder's last: features may be negative. Batch normalisation between them, which some published code has,
-    is left out. The paper takes eq. 4 without the mean, with p = 1; the mean is that of published code.
+    Trains: a paraphraser for each pair, in the first stage; a translator for each pair.
+
+    The first ``stage_one_epochs`` train a paraphraser on each of the teacher's layers: an autoencoder with ``rate * C``
+    channels in its middle, which reconstructs the features (eq. 1). The student does not learn in this stage. After it
+    the paraphrasers are frozen, and the student trains on
+    ``hard_weight * CE + weight * sum over the pairs of layers of the mean absolute difference`` between the teacher's
+    factor and the translator's output on the student's features, both of length 1 (eqs. 2 to 4).
+
+    Encoder, decoder and translator are three 3x3 convolutions with a leaky ReLU (0.1) after each, as in the paper,
+    except after the decoder's last, because features may be negative. There is no batch normalisation between them,
+    which some published code has. The paper takes eq. 4 without the mean, with p = 1; published code takes the mean.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` are pairs of
             maps or vectors, in the paper one pair: the ends of the last groups of convolutions.
-        stage_one_epochs: The length of the first stage; 30 in published code.
-        rate: k, the channels of a factor by those of the teacher; 0.5 to 4 in the paper, 0.5 in most of its tables.
+        stage_one_epochs: The number of epochs of the first stage; 30 in published code.
+        rate: k, the channels of a factor divided by those of the teacher; 0.5 to 4 in the paper, 0.5 in most tables.
         weight: The weight of the term; 500 in the authors' code on CIFAR-100.
         **kwargs: As in :class:`~distill.base.DistillationModule`.
 
@@ -61,16 +65,16 @@ class FT(StagedDistillation):
         modules = zip(self.encoders, self.decoders, self.translators, strict=True)
         values = []
         for (encoder, decoder, translator), pair in zip(modules, feature_pairs(self, student, teacher), strict=True):
-            ours, theirs = map(as_map, pair)
-            channels = theirs.shape[1]
+            of_student, of_teacher = map(as_map, pair)
+            channels = of_teacher.shape[1]
             factor_channels = max(1, round(self.rate * channels))
-            factor = encoder(theirs, (channels, factor_channels, factor_channels))
-            # in the first stage, too, so that the probe before training finds the translator's channels
-            translated = translator(ours, (ours.shape[1], factor_channels, factor_channels))
+            factor = encoder(of_teacher, (channels, factor_channels, factor_channels))
+            # also in the first stage, so that the translator's channels are found before training
+            translated = translator(of_student, (of_student.shape[1], factor_channels, factor_channels))
             if self.in_stage_one:
                 reconstruction = decoder(factor, (factor_channels, channels, channels))
-                values.append(hint_loss(reconstruction, theirs, reduction="none"))
-            else:  # the paraphraser is frozen: the loss takes its factor as a constant
+                values.append(hint_loss(reconstruction, of_teacher, reduction="none"))
+            else:  # the paraphraser is frozen: no gradient of the loss flows to its factor
                 values.append(factor_loss(*to_common_size(translated, factor), reduction="none"))
         total, none = torch.stack(values).sum(0), student.prediction.new_zeros(())
         if self.in_stage_one:
@@ -79,7 +83,7 @@ class FT(StagedDistillation):
 
 
 class _Convolutions(nn.Module):
-    """Three 3x3 convolutions, to as many channels as their first call says, each with a leaky ReLU after it."""
+    """Three 3x3 convolutions with a leaky ReLU after each; the first call tells their channels."""
 
     def __init__(self, linear_end: bool = False) -> None:
         super().__init__()

@@ -15,6 +15,10 @@ from distill.methods.dwld import DWLD, DynamicWeightController
 class LIX(Combined):
     """Learning to infuse "X" (Guo et al., IEEE Transactions on Image Processing 2025, arXiv:2403.08215, eq. 21).
 
+    Needs: ``target``, pairs of layers.
+
+    Trains: what DWLD and ARFD train.
+
     ``hard_weight * CE + logit_weight * DWLD + feature_weight * ARFD``, in the ratio 2 : 1 : 1 unless said otherwise,
     the best of the paper's Table V. See :class:`DWLD` and :class:`ARFD`, whose terms are logged as ``train/dwld/...``
     and ``train/arfd/...``.

@@ -1,4 +1,4 @@
-"""NST: the student's channels look at the places that the teacher's look at."""
+"""NST: the student's channels are active at the positions where the teacher's are, as two sets of maps."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from distill.methods.parts.pairs import feature_pairs, require_pairs
 class NST(DistillationModule):
     """Neuron selectivity transfer (Huang and Wang, 2017, arXiv:1707.01219, Sec. 4).
 
-    ``hard_weight * CE + weight * sum over the pairs of layers of MMD^2``: the channels of a layer, each a map of where
-    it is active, are samples of a distribution, and the two layers' distributions are compared by their squared maximum
-    mean discrepancy under the kernel (x^T y)^2. See :func:`~distill.losses.nst_loss`. Nothing is trained beside the
-    student.
+    Needs: pairs of maps.
+
+    ``hard_weight * CE + weight * sum over the pairs of layers of MMD^2``. The channels of a layer, each a map of where
+    it is active, are samples of a distribution. The distributions of two layers are compared by their squared maximum
+    mean discrepancy under the kernel (x^T y)^2. See :func:`~distill.losses.nst_loss`.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` are pairs of
@@ -37,6 +38,6 @@ class NST(DistillationModule):
         self.weight = weight
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
-        """The discrepancies of all pairs of layers, for each sample."""
+        """The sum of the discrepancies of all pairs of layers, for each sample."""
         values = [nst_loss(*pair, reduction="none") for pair in feature_pairs(self, student, teacher)]
         return {"nst": self.weight * torch.stack(values).sum(0)}

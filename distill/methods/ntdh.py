@@ -1,4 +1,4 @@
-"""NTDH: how much the divergence on non-target classes counts, and on which samples."""
+"""NTDH: target and non-target classes have weights of their own, and a mask drops samples."""
 
 from __future__ import annotations
 
@@ -12,27 +12,29 @@ from distill.weighting import NontargetSampleMask
 
 
 class NTDH(DistillationModule):
-    """Weight adjustment and sample mask of the non-target divergence hypothesis (eqs. 17-20, Algorithm 2).
+    """Non-target divergence hypothesis: weight adjustment and sample mask (Chen et al., 2024, eqs. 17-20, Algorithm 2).
 
-    Chen et al., "Non-target divergence hypothesis: toward understanding domain gaps in cross-modal knowledge
+    Needs: ``target``.
+
+    Source: Chen et al., "Non-target divergence hypothesis: toward understanding domain gaps in cross-modal knowledge
     distillation", 2024.
 
-    ``hard_weight * CE + alpha * TCKL + beta * NCKL``, on the samples that the mask leaves. The hypothesis says that
-    distillation fails where teacher and student diverge on the non-target classes: then a larger ``beta`` harms, and
+    ``hard_weight * CE + alpha * TCKL + beta * NCKL``, on the samples that the mask keeps. The hypothesis says that
+    distillation fails if teacher and student diverge on the non-target classes. Then a larger ``beta`` harms, and
     dropping the samples of the largest divergence helps.
 
-    Samples that are dropped still count in the mean, unless the mask says ``average="kept"``, so that a mask also
-    lowers the weight of distillation as a whole: what its choice of samples does shows against ``mode="random"`` alone.
+    Dropped samples still count in the mean, unless the mask has ``average="kept"``. So a mask also lowers the weight of
+    distillation as a whole; only a comparison with ``mode="random"`` shows the effect of its choice of samples.
 
     TCKL is the full binary divergence of eq. 17, not the single term that eq. 19 prints. The paper's captions
-    exchange alpha and beta; here, as in its Sec. IV-C, alpha weighs TCKL.
+    exchange alpha and beta; here, as in its Sec. IV-C, alpha is the weight of TCKL.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`.
         alpha: The weight of TCKL; swept from 1 to 20 in the paper.
-        beta: The weight of NCKL; swept likewise.
-        temperature: T, by which the logits of both are divided.
-        sample_mask: Which samples or pixels are dropped (Algorithm 2); none by default.
+        beta: The weight of NCKL; swept from 1 to 20 in the paper.
+        temperature: T, which divides the logits of both networks.
+        sample_mask: Drops samples or pixels (Algorithm 2); by default none are dropped.
         **kwargs: As in :class:`~distill.base.DistillationModule`.
     """
 

@@ -1,4 +1,4 @@
-"""PKT: a sample's neighbours to the teacher are its neighbours to the student."""
+"""PKT: samples that are neighbours for the teacher are neighbours for the student."""
 
 from __future__ import annotations
 
@@ -16,13 +16,16 @@ from distill.methods.parts.pairs import feature_pairs, require_pairs
 class PKT(DistillationModule):
     """Probabilistic knowledge transfer (Passalis and Tefas, ECCV 2018, Sec. 3, with the cosine kernel).
 
-    ``hard_weight * CE + weight * PKT``, for several pairs of layers of its sum. A sample's neighbours are all samples
-    of the batch, of all processes together, also those without a label. Features may be vectors or maps, which count as
-    one long vector, and may have any size; the paper takes the embeddings, the last layer before the classifier.
+    Needs: pairs of layers; global.
+
+    ``hard_weight * CE + weight * PKT``, where PKT is summed over the pairs of layers. A sample's neighbours are all
+    samples of the batch, of all processes together, also samples without a label. Features may be vectors or maps,
+    which count as one long vector, and may have any size; the paper takes the embeddings, the last layer before the
+    classifier.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` are pairs.
-        weight: The weight of the term; 30000, as widely run beside cross entropy. The paper trains on the term alone.
+        weight: The weight of the term; 30000 is widely used beside cross entropy. The paper trains on the term alone.
         **kwargs: As in :class:`~distill.base.DistillationModule`.
 
     Raises:
@@ -36,5 +39,5 @@ class PKT(DistillationModule):
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """The divergence of the student's neighbourhoods from the teacher's."""
-        values = [pkt_loss(gather(ours), gather(theirs)) for ours, theirs in feature_pairs(self, student, teacher)]
+        values = [pkt_loss(*map(gather, pair)) for pair in feature_pairs(self, student, teacher)]
         return {"pkt": self.weight * torch.stack(values).sum()}

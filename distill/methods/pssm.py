@@ -1,4 +1,4 @@
-"""PSSM: less weight for samples on which teacher and student live in different solution spaces."""
+"""PSSM: samples on which teacher and student have different solution spaces get less weight."""
 
 from __future__ import annotations
 
@@ -13,29 +13,31 @@ from distill.weighting import PerceptualSolutionSpaceMask
 
 
 class PSSM(DistillationModule):
-    """KD or DKD under the perceptual solution space mask (PSSM, eqs. 5-9).
+    """KD or DKD under the perceptual solution space mask (anonymous, under review, 2023, eqs. 5-9).
 
-    "Investigating the impact of data distribution shifts on cross-modal knowledge distillation", anonymous, under
-    review, 2023.
+    Needs: ``target``.
 
-    ``hard_weight * CE + weight * mask * KD`` (eq. 8) or ``... * mask * (alpha TCKD + beta NCKD)`` (eq. 9). Where the
-    teacher's prediction is wrong, a sample counts by the similarity of the two outputs. How eqs. 5-7 are read is told
-    in :class:`~distill.weighting.PerceptualSolutionSpaceMask`.
+    Source: "Investigating the impact of data distribution shifts on cross-modal knowledge distillation", anonymous,
+    under review, 2023.
+
+    ``hard_weight * CE + weight * mask * KD`` (eq. 8) or ``... * mask * (alpha TCKD + beta NCKD)`` (eq. 9). If the
+    teacher's prediction for a sample is wrong, the weight of the sample is the similarity of the two outputs.
+    :class:`~distill.weighting.PerceptualSolutionSpaceMask` explains how eqs. 5-7 are read.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`.
         loss: ``kd`` (eq. 8) or ``dkd`` (eq. 9).
         alpha: The weight of TCKD; the paper has 100 on scikit-learn data, 16 on MNIST-M.
         beta: The weight of NCKD; 1 in the paper.
-        temperature: T, by which the logits of both are divided; the paper names no value.
+        temperature: T, which divides the logits of both networks; the paper names no value.
         weight: The weight of the masked loss; the paper's lambda.
         reading: How eq. 6 is read; see the mask.
         threshold: tau of eq. 6; the paper names no value.
-        predictor: Whose prediction eq. 7 compares with the label.
+        predictor: The network whose prediction eq. 7 compares with the label.
         **kwargs: As in :class:`~distill.base.DistillationModule`.
 
     Raises:
-        ValueError: ``loss`` is neither ``kd`` nor ``dkd``; and as the mask does.
+        ValueError: ``loss`` is neither ``kd`` nor ``dkd``, or an argument of the mask is out of its range.
     """
 
     def __init__(

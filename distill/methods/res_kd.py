@@ -17,9 +17,11 @@ DepthLoss = Literal["ssim", "mse", "si"]
 
 
 class ResKD(DepthDistillation):
-    """Response-based distillation of depth: the sum of one or more losses between the depths of student and teacher.
+    """Response-based distillation of depth (compared with by Choi et al., Image and Vision Computing 2024, Sec. 4.2).
 
-    What TIE-KD is compared with (Choi et al., Image and Vision Computing 2024, Sec. 4.2); no ground truth is used.
+    Needs: depth.
+
+    ``weight`` times the sum of one or more losses between the depths of student and teacher. No ground truth is used.
 
     - ``"ssim"``: 1 - SSIM (:func:`~distill.losses.ssim_loss`);
     - ``"mse"``: the mean squared error in square metres;
@@ -54,14 +56,14 @@ class ResKD(DepthDistillation):
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """The losses apart; means over the pixels, or for SI the images, where the teacher has a response."""
-        ours, theirs = self.depths(teacher, student)
-        return {name: self.weight * self._loss(name, ours, theirs) for name in self.losses}
+        depths = self.depths(teacher, student)
+        return {name: self.weight * self._loss(name, *depths) for name in self.losses}
 
-    def _loss(self, name: DepthLoss, ours: Tensor, theirs: Tensor) -> Tensor:
-        responded = theirs > 0
+    def _loss(self, name: DepthLoss, student: Tensor, teacher: Tensor) -> Tensor:
+        responded = teacher > 0
         if name == "si":
-            return mean(silog_loss(ours, theirs, reduction="none"), responded.flatten(1).any(1))
+            return mean(silog_loss(student, teacher, reduction="none"), responded.flatten(1).any(1))
         if name == "mse":
-            return mean(torch.where(responded, ours - theirs, 0).square(), responded)
+            return mean(torch.where(responded, student - teacher, 0).square(), responded)
         data_range = self.data_range or self.depth_task.max_depth
-        return mean(ssim_loss(ours, theirs, data_range=data_range, reduction="none"), responded[:, 0])
+        return mean(ssim_loss(student, teacher, data_range=data_range, reduction="none"), responded[:, 0])

@@ -1,4 +1,4 @@
-"""RKD: the student's samples lie to each other as the teacher's do, in distance and angle."""
+"""RKD: the student's features have the same distances and angles between samples as the teacher's."""
 
 from __future__ import annotations
 
@@ -16,10 +16,12 @@ from distill.methods.parts.pairs import feature_pairs, require_pairs
 class RKD(DistillationModule):
     """Relational knowledge distillation (Park et al., CVPR 2019, eqs. 4-10).
 
-    ``hard_weight * CE + distance_weight * RKD-D + angle_weight * RKD-A``, for several pairs of layers of their sums.
-    Relations are those between all samples of the batch, of all processes together, also of samples without a label.
-    The paper compares the embeddings, the output of the last layer before the classifier: name that pooled layer.
-    Features may be vectors or maps, which count as one long vector, and may have any number of channels.
+    Needs: pairs of layers; global, 3 samples for angles.
+
+    ``hard_weight * CE + distance_weight * RKD-D + angle_weight * RKD-A``, where both terms are summed over the pairs of
+    layers. Relations are taken between all samples of the batch, of all processes together, also samples without a
+    label. The paper compares the embeddings, the output of the last layer before the classifier: name that pooled
+    layer. Features may be vectors or maps, which count as one long vector, and may have any number of channels.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` are pairs.
@@ -41,8 +43,8 @@ class RKD(DistillationModule):
         self.angle_weight = angle_weight
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
-        """Equation 4 with the distances of eq. 7 and the angles of eq. 10, apart."""
-        pairs = [(gather(ours), gather(theirs)) for ours, theirs in feature_pairs(self, student, teacher)]
+        """Equation 4 with the distances of eq. 7 and the angles of eq. 10, as two terms."""
+        pairs = [tuple(map(gather, pair)) for pair in feature_pairs(self, student, teacher)]
         terms = {}
         if self.distance_weight:
             distances = [rkd_distance_loss(*pair) for pair in pairs]

@@ -1,4 +1,4 @@
-"""SemCKD: attention decides which of the teacher's layers teach which of the student's."""
+"""SemCKD: attention decides how much each layer of the teacher teaches each layer of the student."""
 
 from __future__ import annotations
 
@@ -19,16 +19,20 @@ from distill.methods.parts.regressor import Regressor
 class SemCKD(DistillationModule):
     """Cross-layer distillation with semantic calibration (Chen et al., AAAI 2021).
 
-    ``hard_weight * CE + weight * sum over all pairs of layers of attention * mean squared error``, a mean over the
-    student's layers. Each of these is projected to the channels of each of the teacher's by a 1x1 convolution with
-    batch normalisation (:class:`~distill.methods.parts.regressor.Regressor`; the authors' projections have three
-    convolutions). Of maps of two sizes the larger is pooled, the student's before it is projected, as in the authors'
-    code. The attention of a student's layer is a softmax over the teacher's of the products of its query with their
-    keys, for each sample.
+    Needs: layers of both networks, any number of each.
 
-    The authors make queries and keys from the similarities of a sample with all others of its batch, whose number then
-    is the input size of a layer: no batch may have another. Here they are made from the features themselves, averaged
-    over positions: two linear layers with ReLU between them, and length 1.
+    Trains: queries, keys, and a regressor for every layer of the student with every layer of the teacher.
+
+    ``hard_weight * CE + weight * sum over all pairs of layers of attention * mean squared error``, divided by the
+    number of the student's layers. A 1x1 convolution with batch normalisation
+    (:class:`~distill.methods.parts.regressor.Regressor`) projects each layer of the student to the channels of each
+    layer of the teacher; the authors' projections have three convolutions. If two maps differ in size, the larger one
+    is pooled, the student's before its projection, as in the authors' code. For each sample, the attention of a layer
+    of the student is a softmax over the teacher's layers of the products of its query with their keys.
+
+    The authors compute queries and keys from the similarities of a sample with all samples of its batch. The batch size
+    is then the input size of a layer, so all batches must have the same size. Here queries and keys are computed from
+    the features, averaged over positions, by two linear layers with a ReLU between them, and have length 1.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` may have
@@ -54,19 +58,19 @@ class SemCKD(DistillationModule):
         )
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
-        """The weighted errors of all pairs of layers, for each sample."""
-        ours = [as_map(feature) for feature in student.at(self.student_layers)]
-        theirs = [as_map(feature) for feature in teacher.at(self.teacher_layers)]
+        """The weighted sum of the errors of all pairs of layers, for each sample."""
+        of_student = [as_map(feature) for feature in student.at(self.student_layers)]
+        of_teacher = [as_map(feature) for feature in teacher.at(self.teacher_layers)]
         projected = [
             [
                 project(pooled_to_fit(feature, target), target.shape[1])
-                for project, target in zip(row.children(), theirs, strict=True)
+                for project, target in zip(row.children(), of_teacher, strict=True)
             ]
-            for row, feature in zip(self.projections, ours, strict=True)
+            for row, feature in zip(self.projections, of_student, strict=True)
         ]
         # (N, A, D) @ (N, D, B)
-        attention = (_embedded(self.queries, ours) @ _embedded(self.keys, theirs).mT).softmax(-1)
-        return {"semckd": self.weight * semckd_loss(projected, theirs, attention, reduction="none")}
+        attention = (_embedded(self.queries, of_student) @ _embedded(self.keys, of_teacher).mT).softmax(-1)
+        return {"semckd": self.weight * semckd_loss(projected, of_teacher, attention, reduction="none")}
 
 
 def _embedding(dim: int) -> nn.Sequential:

@@ -1,4 +1,4 @@
-"""SP: samples that are alike to the teacher are alike to the student."""
+"""SP: samples that are similar for the teacher are similar for the student."""
 
 from __future__ import annotations
 
@@ -16,8 +16,10 @@ from distill.methods.parts.pairs import feature_pairs, require_pairs
 class SP(DistillationModule):
     """Similarity-preserving knowledge distillation (Tung and Mori, ICCV 2019, eqs. 1-4).
 
-    ``hard_weight * CE + weight * SP``, for several pairs of layers of its sum. Similarities are those between all
-    samples of the batch, of all processes together, also of samples without a label. Features may be vectors or maps,
+    Needs: pairs of layers; global.
+
+    ``hard_weight * CE + weight * SP``, where SP is summed over the pairs of layers. Similarities are taken between all
+    samples of the batch, of all processes together, also samples without a label. Features may be vectors or maps,
     which count as one long vector, and may have any size; the paper takes the maps of the last block.
 
     Args:
@@ -36,5 +38,5 @@ class SP(DistillationModule):
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """Equation 4."""
-        values = [sp_loss(gather(ours), gather(theirs)) for ours, theirs in feature_pairs(self, student, teacher)]
+        values = [sp_loss(*map(gather, pair)) for pair in feature_pairs(self, student, teacher)]
         return {"sp": self.weight * torch.stack(values).sum()}

@@ -18,23 +18,25 @@ from distill.methods.parts.depth import DepthDistillation
 class TIEKD(DepthDistillation):
     """Teacher-independent explainable distillation of depth (Choi et al., Image and Vision Computing 2024, eq. 4).
 
-    ``beta * (alpha * L_DPM + (1 - alpha) * L_depth)``: the divergence of the student's probabilities over bins of depth
-    from a map made of the teacher's depth (eqs. 1, 2, 5), and 1 - SSIM of the two depths (eq. 6). Any teacher will do
-    that returns depth, also a stored one; no ground truth is used.
+    Needs: depth; the student's layer with logits over bins.
+
+    ``beta * (alpha * L_DPM + (1 - alpha) * L_depth)``. L_DPM is the divergence between the student's probabilities over
+    bins of depth and a map made of the teacher's depth (eqs. 1, 2, 5). L_depth is 1 - SSIM of the two depths (eq. 6).
+    The teacher may be any network that returns depth, also a stored one; no ground truth is used.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`.
-        student_layers: The one layer of the student that returns logits over the bins, ``(N, bins, H, W)``, for bins
-            that divide the task's range evenly, as ``bins`` of :class:`~distill.models.DepthUNet`.
+        student_layers: The one layer of the student that returns logits over the bins, ``(N, bins, H, W)``. The bins
+            must divide the task's range evenly, as those of :class:`~distill.models.DepthUNet`.
         alpha: The weight of L_DPM against L_depth, 0 to 1; 0.1 in the paper.
         beta: The weight of both; 10 in the paper.
         sigma: The width of the teacher's map in metres; see :func:`~distill.losses.depth_probability_map`. 0.8 in the
             paper, whose released code trains with 0.5.
-        bin_value: As there.
-        normalization: As there.
-        direction: Which divergence; see :func:`~distill.losses.dpm_loss`.
-        data_range: The range of depths that SSIM's constants stand for; the task's highest depth by default. 1 gives
-            the released code's constants.
+        bin_value: See :func:`~distill.losses.depth_probability_map`.
+        normalization: See :func:`~distill.losses.depth_probability_map`.
+        direction: The direction of the divergence; see :func:`~distill.losses.dpm_loss`.
+        data_range: The range of depths in SSIM's constants, by default the task's highest depth. 1 gives the constants
+            of the released code.
         **kwargs: As in :class:`~distill.methods.parts.depth.DepthDistillation`.
 
     Raises:
@@ -75,16 +77,16 @@ class TIEKD(DepthDistillation):
         self.data_range = data_range
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
-        """Equation 4, its two terms apart, if they weigh anything; means over the pixels where there is a response."""
+        """The terms of equation 4 with a weight above 0, as means over the pixels with a response of the teacher."""
         task = self.depth_task
-        ours, theirs = self.depths(teacher, student)
+        student_depth, teacher_depth = self.depths(teacher, student)
         (logits,) = student.at(self.student_layers)
-        responded = (theirs > 0)[:, 0]
+        responded = (teacher_depth > 0)[:, 0]
         terms = {}
         if self.alpha > 0:
             divergence = dpm_loss(
                 logits,
-                theirs,
+                teacher_depth,
                 min_depth=task.min_depth,
                 max_depth=task.max_depth,
                 sigma=self.sigma,
@@ -95,6 +97,7 @@ class TIEKD(DepthDistillation):
             )
             terms["dpm"] = self.beta * self.alpha * mean(divergence, responded)
         if self.alpha < 1:
-            dissimilarity = ssim_loss(ours, theirs, data_range=self.data_range or task.max_depth, reduction="none")
+            data_range = self.data_range or task.max_depth
+            dissimilarity = ssim_loss(student_depth, teacher_depth, data_range=data_range, reduction="none")
             terms["depth"] = self.beta * (1 - self.alpha) * mean(dissimilarity, responded)
         return terms

@@ -1,4 +1,4 @@
-"""2DPASS: at every scale the student's own prediction follows that of its features fused with the teacher's."""
+"""2DPASS: at every scale a prediction from the student's features follows one from both networks' features."""
 
 from __future__ import annotations
 
@@ -20,27 +20,31 @@ from distill.weighting import SampleWeighting
 class TwoDPASS(DistillationModule):
     """2D priors assisted semantic segmentation (Yan et al., ECCV 2022, arXiv:2207.04397, Sec. 3, MSFSKD).
 
-    ``hard_weight * CE + the mean over the pairs of layers of (head_weight * (CE + CE') + lovasz_weight * (Lovász +
-    Lovász') + weight * w * KL(fused || single))``. At each scale one classifier reads the camera's and the lidar's
-    features fused and another the lidar's alone, enhanced by what the fusion takes from it
-    (:class:`FusionToSingle`). Both learn from the labels, and the second from the first, which is a constant to it: so
-    the lidar's network learns from the image, while what it knows of its own is kept. The classifiers are of use in
-    training only.
+    Needs: ``target``, pairs of layers.
 
-    Unlike the paper: the camera's network is the frozen teacher and does not learn beside the student; both see dense
-    views from the camera, where the paper's student is a SPVCNN of sparse convolutions on voxels; features are of their
-    layers' resolutions, of which the larger is pooled, and logits are enlarged to the labels'. The cross entropy of the
-    classes is not weighted, the Lovász loss is that of each sample, and the student's own prediction has the task's
-    loss.
+    Trains: a 2D learner, a fusion with its gate and two classifiers for each pair.
+
+    ``hard_weight * CE + the mean over the pairs of layers of (head_weight * (CE + CE') + lovasz_weight * (Lovász +
+    Lovász') + weight * w * KL(fused || single))``. Each scale has two classifiers (:class:`FusionToSingle`). One reads
+    the fused features of camera and lidar; the other reads the features of the lidar alone, enhanced by the part that
+    the fusion takes from them. Both learn from the labels, and the second also learns from the first, whose prediction
+    is a constant. So the lidar's network learns from the image and keeps what only it knows. The classifiers are used
+    in training only.
+
+    Four things differ from the paper. The camera's network is the frozen teacher and does not learn beside the student.
+    Both networks see dense views from the camera; the paper's student is a SPVCNN of sparse convolutions on voxels.
+    Features keep the resolutions of their layers: the larger feature is pooled, and logits are enlarged to the labels'
+    size. The cross entropy has no class weights, the Lovász loss is computed for each sample, and the student's own
+    prediction has the task's loss.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` are pairs,
-            one for each scale, the paper has four. Features may be maps or vectors.
+            one for each scale; the paper has four. Features may be maps or vectors.
         weight: The weight of the divergence; 0.05 in the paper.
         head_weight: The weight of the cross entropies of the two classifiers.
         lovasz_weight: The weight of their Lovász losses (:func:`~distill.losses.lovasz_loss`).
-        weighting: Weights each sample or pixel of the divergence by what teacher and student predict for it: with
-            :class:`~distill.weighting.NontargetSampleMask` NTDH's Table IV.
+        weighting: Weights each sample or pixel of the divergence by what teacher and student predict for it;
+            :class:`~distill.weighting.NontargetSampleMask` gives NTDH's Table IV.
         **kwargs: As in :class:`~distill.base.DistillationModule`.
 
     Raises:
@@ -65,7 +69,7 @@ class TwoDPASS(DistillationModule):
         self.scales = nn.ModuleList(FusionToSingle() for _ in self.student_layers)
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
-        """The three terms, means over the scales."""
+        """The three terms, as means over the scales."""
         counted = batch["target"] != self.ignore_index
         labelled: Any = {"target": batch["target"], "ignore_index": self.ignore_index, "reduction": "none"}
         divergences, heads = [], []
@@ -93,8 +97,8 @@ class FusionToSingle(nn.Module):
         \hat{F}^{2D3D} = F^{2D} + \sigma(\mathrm{MLP}(H)) \odot H, \quad
         \hat{F}^{3D} = F^{3D} + G
 
-    G is what the paper calls the 2D learner's. Each MLP has two layers with a ReLU between them, the classifiers are
-    linear; all are the same at every position, so that no sample depends on the others of its batch.
+    G is the output of the paper's 2D learner. Each MLP has two layers with a ReLU between them; the classifiers are
+    linear. All work on each position alone, so that no sample depends on the others of its batch.
     """
 
     def __init__(self) -> None:
@@ -105,18 +109,18 @@ class FusionToSingle(nn.Module):
         self.single_head = PointwiseMLP(1)
         self.fused_head = PointwiseMLP(1)
 
-    def forward(self, ours: Tensor, theirs: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-        """Logits of the student's features alone and of the fused ones, ``(N, classes, H, W)`` each.
+    def forward(self, student: Tensor, teacher: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+        """Logits of the student's features alone and of the fused features, ``(N, classes, H, W)`` each.
 
         Args:
-            ours: The student's features, ``(N, C, H, W)``.
-            theirs: The teacher's, ``(N, D, H, W)``.
-            classes: How many logits a position has.
+            student: The student's features, ``(N, C, H, W)``.
+            teacher: The teacher's features, ``(N, D, H, W)``.
+            classes: The number of logits at each position.
         """
-        learned = self.learner(ours, ours.shape[1])
-        both = self.fusion(torch.cat([theirs, learned], 1), theirs.shape[1])
-        fused = theirs + self.gate(both, theirs.shape[1]).sigmoid() * both
-        return self.single_head(ours + learned, classes), self.fused_head(fused, classes)
+        learned = self.learner(student, student.shape[1])
+        both = self.fusion(torch.cat([teacher, learned], 1), teacher.shape[1])
+        fused = teacher + self.gate(both, teacher.shape[1]).sigmoid() * both
+        return self.single_head(student + learned, classes), self.fused_head(fused, classes)
 
 
 def _as_prediction(logits: Tensor, prediction: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""VID: the student's features are to tell the teacher's, as far as they can."""
+"""VID: the student's features predict the teacher's, with a variance for each channel."""
 
 from __future__ import annotations
 
@@ -26,14 +26,19 @@ LEAST_VARIANCE = 1e-5
 class VID(DistillationModule):
     """Variational information distillation (Ahn et al., CVPR 2019, Sec. 2).
 
-    ``hard_weight * CE + weight * sum over the pairs of layers of -log q(teacher | student)``: a bound of their mutual
-    information, where q is a Gaussian. Its mean is made from the student's features by three 1x1 convolutions with ReLU
-    between them, and it has one variance for each of the teacher's channels, softplus of a trained scale plus 1e-5, 5
-    at the start. Features may be maps or vectors; of maps of different sizes the larger is pooled.
+    Needs: pairs of layers.
 
-    The paper sums over channels and positions; published code, and this, takes the mean, see
-    :func:`~distill.losses.vid_loss`. The authors' convolutions have batch normalisation, ours depend on no other
-    sample. Weight decay would pull the variances to softplus(0), so the scales have none.
+    Trains: a regressor of three convolutions for each pair, and variances.
+
+    ``hard_weight * CE + weight * sum over the pairs of layers of -log q(teacher | student)``, a bound of their mutual
+    information, where q is a Gaussian. Three 1x1 convolutions with ReLU between them compute its mean from the
+    student's features. Its variance is the same at all positions of a channel: the softplus of a trained scale plus
+    1e-5, which starts at 5. Features may be maps or vectors; if two maps differ in size, the larger one is pooled.
+
+    The paper sums over channels and positions; here, as in published code, it is the mean, see
+    :func:`~distill.losses.vid_loss`. The authors' convolutions have batch normalisation; without it, as here, a sample
+    does not depend on the others of its batch. Weight decay would pull the variances to softplus(0), so the scales have
+    none.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` are pairs.
@@ -56,12 +61,13 @@ class VID(DistillationModule):
         return [(scale, {"weight_decay": 0.0}) for scale in self.variances.parameters()]
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
-        """Minus the log-likelihoods of all pairs of layers, for each sample."""
+        """The negative log-likelihood, summed over the pairs of layers, for each sample."""
         parts = zip(self.regressors, self.variances, feature_pairs(self, student, teacher), strict=True)
         values = []
         for regressor, variance, pair in parts:
-            ours, theirs = to_common_size(*map(as_map, pair))
-            values.append(vid_loss(regressor(ours, theirs.shape[1]), theirs, variance(theirs), reduction="none"))
+            of_student, of_teacher = to_common_size(*map(as_map, pair))
+            predicted_mean = regressor(of_student, of_teacher.shape[1])
+            values.append(vid_loss(predicted_mean, of_teacher, variance(of_teacher), reduction="none"))
         return {"vid": self.weight * torch.stack(values).sum(0)}
 
 

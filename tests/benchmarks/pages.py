@@ -10,6 +10,7 @@ from typing import NamedTuple
 import torch
 
 from distill.atomic import atomic_write
+from tests import methods_page
 
 DOCS = Path(__file__).parents[2] / "docs"
 
@@ -81,17 +82,7 @@ def write(losses: list[LossCost], steps: list[StepCost]) -> None:
     _write(DOCS / "benchmarks.md", page)
     of_kd = [cost.over_hand for cost in steps if cost.method == "KD"]
     if of_kd:
-        over_kd = {cost.method: cost.over_hand / of_kd[0] for cost in steps}
-        lines = (DOCS / "methods.md").read_text().split("\n")
-        _write(DOCS / "methods.md", "\n".join(_with_cost(line, over_kd) for line in lines))
-
-
-def _with_cost(line: str, over_kd: dict[str, float]) -> str:
-    """A row of the table of methods with its last cell anew."""
-    named = re.match(r"\| `(\w+)` ", line)
-    if not named or named[1] not in over_kd:
-        return line
-    return f"{line.rsplit('|', 2)[0]}| {over_kd[named[1]]:.2f} |"
+        methods_page.write({cost.method: f"{cost.over_hand / of_kd[0]:.2f}" for cost in steps})
 
 
 def _write(path: Path, text: str) -> None:

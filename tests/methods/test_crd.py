@@ -32,7 +32,6 @@ def made(**options: Any) -> CRD:
     """With its memory, which the first step makes."""
     method = unused(**options)
     step(method)
-    method._latest = None
     return method
 
 
@@ -109,6 +108,16 @@ def test_a_step_is_pure_and_the_next_draws_other_negatives() -> None:
     assert not torch.equal(method.memory._draw(torch.tensor(INDEX)), draws)  # type: ignore[operator]
 
 
+def test_only_the_last_step_before_the_backward_pass_is_stored() -> None:
+    twice, once = made(), made()
+    step(twice, seed=5)
+    for method in (twice, once):
+        step(method)
+        method.after_backward()
+    for name, value in once.state_dict().items():
+        assert torch.equal(twice.state_dict()[name], value), name
+
+
 def test_remembering_moves_the_samples_of_the_batch_half_way_and_no_others() -> None:
     method = made(momentum=0.75)
     before = {side: getattr(method.memory, side).clone() for side in ("student", "teacher")}
@@ -121,8 +130,9 @@ def test_remembering_moves_the_samples_of_the_batch_half_way_and_no_others() -> 
         kept[INDEX] = moved / moved.norm(dim=1, keepdim=True)
         assert_near(getattr(method.memory, side), kept)
     after = method.memory.student.clone()
-    method.after_backward()
+    method.after_backward()  # nothing is held any more
     assert torch.equal(method.memory.student, after)
+    assert method.memory.steps == 1
 
 
 def test_of_a_sample_that_is_in_the_batch_twice_the_last_is_remembered() -> None:
@@ -205,7 +215,7 @@ def test_data_without_a_length_need_the_number_of_samples(tmp_path: Path) -> Non
 def test_what_the_bank_cannot_look_up_is_named() -> None:
     with pytest.raises(ValueError, match="the batch has index 9, but CRD's bank has the samples 0 to 8: num_samples"):
         step(made(), index=[3, 9, 0, 1])
-    with pytest.raises(KeyError, match="the batch has no 'index', which CRD's bank needs; memory='queue' does without"):
+    with pytest.raises(KeyError, match="the batch has no 'index', which CRD's bank needs; memory='queue' needs none"):
         made().distillation_step(*outputs(), {})
 
 

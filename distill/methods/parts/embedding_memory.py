@@ -1,4 +1,4 @@
-"""What CRD tells a sample from: embeddings of other samples that earlier steps have left behind."""
+"""CRD's memories: the embeddings of other samples, from earlier steps."""
 
 from __future__ import annotations
 
@@ -13,13 +13,15 @@ from distill.losses.parts.normalization import unit_vectors
 from distill.outputs import Batch
 
 Similarities = tuple[Tensor, Tensor]
-"""Cosines of embeddings of the same sample, ``(N,)``, and of different ones, ``(N, K)``."""
+"""Cosines between embeddings of the same sample, ``(N,)``, and of different samples, ``(N, K)``."""
 
 
 class EmbeddingMemory(SynchronizedBuffers, ABC):
-    """Embeddings of both networks, of length 1, at first random; the same in all processes, and in checkpoints.
+    """Embeddings of both networks, of length 1; random at first, equal in all processes, and saved in checkpoints.
 
-    There are none until a checkpoint or :meth:`allocate` says how many.
+    It is empty until a checkpoint is loaded or :meth:`allocate` is called. A step reads it by :meth:`similarities` and
+    may call :meth:`hold`; both leave the embeddings as they are. :meth:`update` alone changes them, once for each
+    training step, after the backward pass.
 
     Args:
         dimension: The length of an embedding.
@@ -32,6 +34,7 @@ class EmbeddingMemory(SynchronizedBuffers, ABC):
         super().__init__()
         self.steps = 0
         self._seed = int(torch.randint(2**31, ()))
+        self._held: tuple[Tensor, Tensor, Batch] | None = None
         self.register_buffer("student", torch.empty(0, dimension))
         self.register_buffer("teacher", torch.empty(0, dimension))
         self.register_load_state_dict_pre_hook(_allocate_as_saved)  # type: ignore[no-untyped-call]
@@ -40,7 +43,7 @@ class EmbeddingMemory(SynchronizedBuffers, ABC):
         return len(self.student)
 
     def allocate(self, size: int) -> None:
-        """Makes room for ``size`` embeddings of either network: in all processes together, as the first one would."""
+        """Draws ``size`` random embeddings for each network, in all processes those of the first one."""
         self._seed = int(gather(torch.tensor([self._seed], device=self.student.device))[0])
         # on the CPU, so that the numbers are the same on every device
         generator = torch.Generator().manual_seed(self._seed)
@@ -50,33 +53,48 @@ class EmbeddingMemory(SynchronizedBuffers, ABC):
 
     @abstractmethod
     def similarities(self, student: Tensor, teacher: Tensor, batch: Batch) -> tuple[Similarities, Similarities]:
-        """How the embeddings of a batch compare with those kept of the other network.
+        """The similarities of a batch's embeddings with the stored embeddings of the other network.
 
         Args:
             student: The student's embeddings, ``(N, D)``.
-            teacher: The teacher's of the same samples, ``(N, D)``.
-            batch: What the samples are.
+            teacher: The teacher's embeddings of the same samples, ``(N, D)``.
+            batch: The batch of these samples.
 
         Returns:
-            With the student's embeddings as anchors, and with the teacher's; gradients flow to the anchors alone.
+            The similarities with the student's embeddings as anchors, then with the teacher's. Gradients flow to the
+            anchors only.
         """
 
+    def hold(self, student: Tensor, teacher: Tensor, batch: Batch) -> None:
+        """Holds the embeddings of a step, ``(N, D)``, for :meth:`update`; they replace those held before."""
+        self._held = student.detach(), teacher.detach(), batch
+
     @torch.no_grad()
-    def update(self, student: Tensor, teacher: Tensor, batch: Batch) -> None:
-        """Keeps the embeddings of the batches of all processes, ``(N, D)`` here."""
-        self.keep(gather(student), gather(teacher), batch)
+    def update(self) -> None:
+        """Stores the held embeddings of all processes; does nothing if none are held."""
+        if self._held is None:
+            return
+        student, teacher, batch = self._held
+        self._held = None
+        self.store(gather(student), gather(teacher), batch)
         self.steps += 1
 
     @abstractmethod
-    def keep(self, student: Tensor, teacher: Tensor, batch: Batch) -> None:
-        """Keeps the embeddings of all processes, of which this one has this batch."""
+    def store(self, student: Tensor, teacher: Tensor, batch: Batch) -> None:
+        """Stores embeddings.
+
+        Args:
+            student: The student's embeddings from all processes, ``(N, D)``.
+            teacher: The teacher's embeddings of the same samples.
+            batch: The batch of this process.
+        """
 
     def get_extra_state(self) -> Tensor:
-        """What checkpoints keep beside the embeddings: the seed, and how many batches there were."""
+        """What checkpoints hold beside the embeddings: the seed and the number of steps."""
         return torch.tensor([self._seed, self.steps])
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Goes on where the memory of the checkpoint stopped."""
+        """Restores the seed and the number of steps."""
         self._seed, self.steps = (int(number) for number in state)
 
 
@@ -87,20 +105,20 @@ def _allocate_as_saved(memory: EmbeddingMemory, state_dict: dict[str, Any], pref
 
 
 class MemoryBank(EmbeddingMemory):
-    """One embedding for every sample of the data set, by its index: a moving average over the epochs.
+    """One embedding for every sample of the data set, found by its index: a moving average over the epochs.
 
-    A sample's own embedding of the other network is the positive; its negatives are drawn, with replacement, from all
-    other samples. Several processes draw what one process would that holds their batches one after the other.
+    The positive of a sample is its own embedding by the other network; its negatives are drawn, with replacement, from
+    all other samples. Several processes draw the same negatives as one process with all their batches.
 
     Args:
         dimension: The length of an embedding.
-        negatives: How many negatives each sample has.
-        momentum: What remains of the old embedding where there is a new one.
+        negatives: The number of negatives for each sample.
+        momentum: The share of the old embedding that stays when there is a new one.
 
     Raises:
-        ValueError: From :meth:`allocate`: there are fewer than 2 samples; from :meth:`similarities`: an index lies
+        ValueError: From :meth:`allocate`: there are fewer than 2 samples. From :meth:`similarities`: an index lies
             outside the bank.
-        KeyError: From there: the batch has no ``index``.
+        KeyError: From :meth:`similarities`: the batch has no ``index``.
     """
 
     def __init__(self, dimension: int, *, negatives: int, momentum: float) -> None:
@@ -118,27 +136,27 @@ class MemoryBank(EmbeddingMemory):
         """See :meth:`EmbeddingMemory.similarities`."""
         index = self._index(batch)
         positive, negatives = index.unsqueeze(1), self._draw(index)
-        # one product with the whole bank is less than a copy of K embeddings a sample, (N, K, D)
+        # a product with the whole bank takes less memory than K embeddings for each sample, (N, K, D)
         of_student, of_teacher = student @ self.teacher.mT, teacher @ self.student.mT
         return (
             (of_student.gather(1, positive).squeeze(1), of_student.gather(1, negatives)),
             (of_teacher.gather(1, positive).squeeze(1), of_teacher.gather(1, negatives)),
         )
 
-    def keep(self, student: Tensor, teacher: Tensor, batch: Batch) -> None:
+    def store(self, student: Tensor, teacher: Tensor, batch: Batch) -> None:
         """Moves the embeddings of these samples towards the new ones."""
         index = gather(batch["index"])
         places = torch.arange(len(index), device=index.device)
-        # of a sample that is there twice the last counts, on every device
+        # if a sample is there twice, its last embedding counts, on every device
         last = index.new_zeros(len(self)).scatter_reduce_(0, index, places, "amax")[index]
-        for kept, new in ((self.student, student), (self.teacher, teacher)):
-            kept[index] = unit_vectors(self.momentum * kept[index] + (1 - self.momentum) * new[last].to(kept))
+        for bank, new in ((self.student, student), (self.teacher, teacher)):
+            bank[index] = unit_vectors(self.momentum * bank[index] + (1 - self.momentum) * new[last].to(bank))
 
     def _index(self, batch: Batch) -> Tensor:
         if "index" not in batch:
-            raise KeyError("the batch has no 'index', which CRD's bank needs; memory='queue' does without")
+            raise KeyError("the batch has no 'index', which CRD's bank needs; memory='queue' needs none")
         index = batch["index"]
-        # worth waiting for the GPU: reading beside the bank would be an error there that no process recovers from
+        # worth a wait for the GPU: an index outside the bank is an error there from which no process recovers
         outside = index[(index < 0) | (index >= len(self))]
         if len(outside):
             raise ValueError(
@@ -149,17 +167,17 @@ class MemoryBank(EmbeddingMemory):
 
     def _draw(self, index: Tensor) -> Tensor:
         """The negatives of each sample, ``(N, K)``, drawn on the device for the global batch."""
-        everywhere = gather(index)
+        of_all = gather(index)
         generator = torch.Generator(index.device).manual_seed(self._seed + self.steps)
-        size = len(everywhere), self.negatives
+        size = len(of_all), self.negatives
         others = torch.randint(len(self) - 1, size, generator=generator, device=index.device)
-        return own_rows(others + (others >= everywhere.unsqueeze(1)), index)
+        return own_rows(others + (others >= of_all.unsqueeze(1)), index)
 
 
 class MemoryQueue(EmbeddingMemory):
-    """The embeddings of the last samples, whichever they were; all of them are negatives.
+    """The embeddings of the last samples; all of them are negatives.
 
-    The positive is the other network's embedding of the sample in the same batch, taken as a constant.
+    The positive of a sample is its embedding by the other network in the same batch, as a constant.
     """
 
     def similarities(self, student: Tensor, teacher: Tensor, batch: Batch) -> tuple[Similarities, Similarities]:
@@ -169,8 +187,8 @@ class MemoryQueue(EmbeddingMemory):
             ((teacher * student.detach()).sum(1), teacher @ self.student.mT),
         )
 
-    def keep(self, student: Tensor, teacher: Tensor, batch: Batch) -> None:
-        """Puts the embeddings at the end; as many at the front are dropped."""
+    def store(self, student: Tensor, teacher: Tensor, batch: Batch) -> None:
+        """Puts the embeddings at the end and drops the same number at the front."""
         size = len(self)
         self.student = torch.cat([self.student, student.to(self.student)])[-size:].clone()
         self.teacher = torch.cat([self.teacher, teacher.to(self.teacher)])[-size:].clone()
