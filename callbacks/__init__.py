@@ -1,6 +1,6 @@
-"""Callbacks that watch, draw and export; they know a module by what its steps return.
+"""Callbacks that measure, draw and export. They read what a module's steps return.
 
-Only :class:`ControllerTracker` listens to a part of one.
+Only :class:`ControllerTracker` reads from a part of a module, through a hook.
 """
 
 from callbacks.controller import ControllerTracker

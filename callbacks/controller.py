@@ -1,4 +1,4 @@
-"""What the dynamic weight controller of DWLD and LIX does during training."""
+"""The weights of the dynamic weight controller of DWLD and LIX during training."""
 
 from __future__ import annotations
 
@@ -14,34 +14,34 @@ from distill.methods import DynamicWeightController
 class ControllerTracker(Callback):
     """Logs ``train/beta``, the mean weight over all classes, pixels and steps of an epoch.
 
-    The sign of the loss stands in the log beside it, as ``train/ncld`` (``train/dwld/ncld`` of LIX). Together they show
-    whether a controller weighs, or only runs to the end of its range that lowers the loss. The mean takes in target
-    classes and ignored pixels, whose weights the loss does not read. Methods without a controller are left alone.
+    Compare it with the loss, ``train/ncld`` (LIX: ``train/dwld/ncld``): the two show whether the controller weights
+    classes differently, or only moves all weights to the end of its range that lowers the loss. The mean includes
+    target classes and ignored pixels, whose weights the loss does not read. Without a controller, nothing is logged.
     """
 
     def __init__(self) -> None:
         self._handles: list[RemovableHandle] = []
-        self._features: list[Tensor] = []
+        self._betas: list[Tensor] = []
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Listens to the controllers."""
+        """Adds a hook to each controller."""
         controllers = [module for module in pl_module.modules() if isinstance(module, DynamicWeightController)]
-        self._handles = [controller.register_forward_hook(self._hear) for controller in controllers]
+        self._handles = [controller.register_forward_hook(self._record) for controller in controllers]
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Logs what was heard in the step."""
-        for beta in self._features:
+        """Logs the weights of the step."""
+        for beta in self._betas:
             size = len(batch["target"])
             pl_module.log("train/beta", beta, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
-        self._features = []
+        self._betas = []
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Listens no more, also after a fit that failed."""
+        """Removes the hooks, also after a fit that failed."""
         for handle in self._handles:
             handle.remove()
         self._handles = []
 
-    def _hear(self, controller: nn.Module, inputs: Any, beta: Tensor) -> None:
-        self._features.append(beta.detach().mean())
+    def _record(self, controller: nn.Module, inputs: Any, beta: Tensor) -> None:
+        self._betas.append(beta.detach().mean())

@@ -1,4 +1,4 @@
-"""Pictures of the depth that both models see in a few samples, and of why."""
+"""Pictures of the depth that both models predict for a few samples, and of their probabilities over depth."""
 
 from __future__ import annotations
 
@@ -13,38 +13,40 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from callbacks.parts.depth_figures import DepthViews, depth_figure
-from callbacks.parts.gallery import Gallery, images_seen, visible
+from callbacks.parts.figures import as_picture
+from callbacks.parts.gallery import Gallery, input_images
 from distill.atomic import atomic_write
+from distill.checks import check_positive
 from distill.losses.dpm import BinValue, Normalization, depth_probability_map
 
 
 class DepthGallery(Gallery[DepthViews]):
     """Draws a few validation samples every few epochs: modalities, target, depths, error, and the bins of a pixel row.
 
-    One row a sample: the modalities that the models see, the ground truth, the depth of teacher and student, and the
-    student's absolute relative error against the ground truth, or against the teacher where no sample has any. Below,
-    for one pixel row of the first sample, the two distributions over the bins that TIE-KD brings together (Sec. 3.2):
-    the teacher's depth probability map and the student's softmax. They are left out where the student has no bins.
-    Everything comes from what the step returned; no model runs again. The picture is ``figures/depth_epoch_0003.png``
-    of the run's folder, and an image in TensorBoard where that is a logger.
+    Each sample has a row of pictures: the modalities that the models see, the ground truth, the depth of teacher and
+    student, and the student's absolute relative error against the ground truth. If no sample has ground truth, the
+    error is against the teacher. Below, for one pixel row of the first sample, are the two distributions over the bins
+    that TIE-KD compares (Sec. 3.2): the teacher's depth probability map and the student's softmax. A student without
+    bins has no such pictures. All data come from what the step returned; no model runs again. The picture is
+    ``figures/depth_epoch_0003.png`` in the run's folder, and an image in TensorBoard if that is a logger.
 
-    ``test`` writes ``figures/depth_test.png``, and, for a study's picture of several students,
-    ``figures/depth_test.npz``: ``image`` ``(N, H, W, 3)`` as uint8, and in metres as float32 ``target``, ``student``
-    and, where there is one, ``teacher``, ``(N, H, W)`` each.
+    ``test`` writes ``figures/depth_test.png``, and ``figures/depth_test.npz`` for a study's picture of several
+    students: ``image`` ``(N, H, W, 3)`` as uint8, and ``target``, ``student`` and, if there is a teacher, ``teacher``,
+    ``(N, H, W)`` each, as float32 in metres.
 
-    Ground truth outside ``min_depth`` and ``max_depth`` does not count, as in the scores, and is drawn as none.
-    Predictions that are no maps of depth are left out with a warning.
+    As in the scores, ground truth outside ``min_depth`` and ``max_depth`` is ignored. If the predictions are no maps of
+    depth, a warning says so and nothing is drawn.
 
     Args:
-        every_n_epochs: Draws the first validation after each so many epochs, and the last one.
-        samples: How many samples, the first ones that the main process sees.
-        min_depth: The nearest depth that counts, in metres, and the one at which the bins begin.
-        max_depth: The farthest, and the one at which they end.
+        every_n_epochs: The first validation after each ``every_n_epochs`` epochs is drawn, and the last validation.
+        samples: The number of samples; they are the first ones of the main process.
+        min_depth: The nearest depth that counts and the lower end of the bins, in metres.
+        max_depth: The farthest depth that counts and the upper end of the bins, in metres.
         sigma: The standard deviation of the teacher's map, in metres.
         bin_value: See :func:`~distill.losses.depth_probability_map`.
-        normalization: See there.
-        row: The pixel row, as a fraction of the height from the top; ``None`` leaves the bins out. To look at another
-            row of a trained student, run ``test`` with another value.
+        normalization: See :func:`~distill.losses.depth_probability_map`.
+        row: The pixel row, as a fraction of the height from the top; ``None`` draws no bins. To see another row of a
+            trained student, run ``test`` with another value.
         layer: The student's layer that returns logits over the bins, one of its ``student_layers``.
 
     Raises:
@@ -66,10 +68,9 @@ class DepthGallery(Gallery[DepthViews]):
         layer: str = "bins",
     ) -> None:
         super().__init__(every_n_epochs, samples)
-        if not 0 < min_depth < max_depth:
-            raise ValueError(f"min_depth must be positive and below max_depth, got {min_depth} and {max_depth}")
-        if not sigma > 0:
-            raise ValueError(f"sigma must be positive, got {sigma}")
+        check_positive(min_depth=min_depth, max_depth=max_depth, sigma=sigma)
+        if not min_depth < max_depth:
+            raise ValueError(f"min_depth must be below max_depth, got {min_depth} and {max_depth}")
         if row is not None and not 0 <= row < 1:
             raise ValueError(f"row must be at least 0 and below 1, or None, got {row}")
         self.min_depth = min_depth
@@ -81,14 +82,14 @@ class DepthGallery(Gallery[DepthViews]):
         self.layer = layer
 
     def close(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws the samples; those of the test it also writes, for a comparison with other runs."""
+        """Draws the samples, and writes those of the test for a comparison with other runs."""
         if stage == "test" and self._kept and self._folder is not None:
             with atomic_write(self._folder / "figures" / "depth_test.npz") as draft:
                 np.savez_compressed(draft, **_arrays(self._kept))  # type: ignore[arg-type]
         super().close(stage, trainer, pl_module)
 
     def obstacle(self, outputs: Mapping[str, Any], batch: Mapping[str, Tensor]) -> str | None:
-        """Anything but maps of depth with a target of the same size."""
+        """Predictions that are no maps of depth, or have no target of the same size."""
         prediction, target = outputs["prediction"], batch.get("target")
         if (
             target is None
@@ -100,7 +101,7 @@ class DepthGallery(Gallery[DepthViews]):
         return None
 
     def keep(self, outputs: Mapping[str, Any], batch: Mapping[str, Tensor], count: int) -> list[DepthViews]:
-        """The columns of the picture, and of all bins those along one row."""
+        """The pictures of each sample, and the probabilities over the bins along one pixel row."""
         target, student_bins, teacher_bins = batch["target"], *self._bins(outputs, count)
         maps = {
             "image": batch.get("image", outputs["inputs"][0]),
@@ -110,15 +111,15 @@ class DepthGallery(Gallery[DepthViews]):
             "student_bins": student_bins,
             "teacher_bins": teacher_bins,
         }
-        known = {name: values[:count].float().cpu() for name, values in maps.items() if values is not None}
-        seen = {name: values[:count].float().cpu() for name, values in images_seen(outputs, batch).items()}
-        seen.pop("teacher_prediction", None)  # what a stored teacher sees is what it says
+        views = {name: values[:count].float().cpu() for name, values in maps.items() if values is not None}
+        modalities = {name: values[:count].float().cpu() for name, values in input_images(outputs, batch).items()}
+        modalities.pop("teacher_prediction", None)  # the input of a stored teacher is its prediction
         return [
             DepthViews(
-                modalities={name: values[n] for name, values in seen.items()},
-                **{name: values[n] for name, values in known.items()},
+                modalities={name: values[n] for name, values in modalities.items()},
+                **{name: values[n] for name, values in views.items()},
             )
-            for n in range(len(known["target"]))
+            for n in range(len(views["target"]))
         ]
 
     def draw(self, samples: list[DepthViews], data: Any) -> Figure:
@@ -126,14 +127,14 @@ class DepthGallery(Gallery[DepthViews]):
         return depth_figure(samples, (self.min_depth, self.max_depth), self.row)
 
     def _bins(self, outputs: Mapping[str, Any], count: int) -> tuple[Tensor | None, Tensor | None]:
-        """The probabilities of student and teacher along the row, ``(count, bins, columns)``, where they are known."""
+        """The probabilities of student and teacher along the row, ``(count, bins, columns)``, or ``None``."""
         logits, teacher = outputs.get("features", {}).get(self.layer), outputs.get("teacher_prediction")
         if self.row is None or logits is None or teacher is None:
             return None, None
-        # the two may differ in size: the target's, and that of the layer
-        of_student, of_teacher = (int(self.row * maps.shape[2]) for maps in (logits, teacher))
+        # the teacher has the size of the target, the logits that of their layer
+        student_row, teacher_row = (int(self.row * maps.shape[2]) for maps in (logits, teacher))
         teacher_bins = depth_probability_map(
-            teacher[:count, :, of_teacher : of_teacher + 1].float(),
+            teacher[:count, :, teacher_row : teacher_row + 1].float(),
             bins=logits.shape[1],
             min_depth=self.min_depth,
             max_depth=self.max_depth,
@@ -141,11 +142,11 @@ class DepthGallery(Gallery[DepthViews]):
             bin_value=self.bin_value,
             normalization=self.normalization,
         )
-        return logits[:count, :, of_student].float().softmax(1), teacher_bins[:, :, 0]
+        return logits[:count, :, student_row].float().softmax(1), teacher_bins[:, :, 0]
 
 
 def _arrays(samples: list[DepthViews]) -> dict[str, NDArray[Any]]:
-    images = [np.round(255 * visible(views.image)).astype(np.uint8) for views in samples]
+    images = [np.round(255 * as_picture(views.image)).astype(np.uint8) for views in samples]
     arrays = {"image": np.stack(images)}
     for name in ("target", "teacher", "student"):
         maps = [getattr(views, name) for views in samples]

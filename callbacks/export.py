@@ -18,9 +18,11 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 
+from callbacks.parts.run_folder import run_folder
 from distill.atomic import atomic_write
 from distill.base import Supervised
 from distill.checkpoint import load_network, save_network
+from distill.checks import check_positive
 
 ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
@@ -28,32 +30,31 @@ ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 class StudentExport(Callback):
     """Writes the best student to the run's folder when a fit ends: ``student.safetensors`` and ``student.onnx``.
 
-    Its weights are those of the best checkpoint by the metric that is monitored, or the last ones where none is.
+    Its weights are those of the best checkpoint by the monitored metric, or the last weights if no metric is monitored.
     ``student.safetensors`` holds them by the names of the network's own ``state_dict``. ``student.onnx`` takes the
-    modalities by name, in any batch size, and returns ``prediction`` as the network in eval mode does: before it is
-    kept, ONNX Runtime and PyTorch are compared on samples of a real batch. A network that cannot be exported ends in
-    a warning, and without ``student.onnx``.
+    modalities by name, in any batch size, and returns ``prediction`` as the network does in eval mode. Before it is
+    kept, ONNX Runtime and PyTorch are compared on samples of a real batch. If a network cannot be exported, a warning
+    says so and there is no ``student.onnx``.
 
     Args:
-        onnx: Whether to write ``student.onnx``; by default where the packages for it are installed.
+        onnx: Whether to write ``student.onnx``; ``None`` writes it if its packages are installed.
         tolerance: The largest difference between ONNX Runtime and PyTorch, as a share of the largest absolute value of
-            PyTorch's prediction, or in its unit where that is below 1.
+            PyTorch's prediction, or absolute if that value is below 1.
 
     Raises:
-        ValueError: Before training, where ``onnx`` is true and its packages are missing; at the end of the fit, where
-            ONNX Runtime predicts something else than PyTorch.
+        ValueError: Before training: ``onnx`` is true and its packages are missing. At the end of the fit: the
+            predictions of ONNX Runtime and PyTorch differ.
     """
 
     def __init__(self, onnx: bool | None = None, tolerance: float = 1e-4) -> None:
-        if not tolerance > 0:
-            raise ValueError(f"tolerance must be positive, got {tolerance}")
+        check_positive(tolerance=tolerance)
         self.onnx = onnx
         self.tolerance = tolerance
         self._samples: tuple[Tensor, ...] | None = None
         self._folder: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Tells before training what would be missing after it."""
+        """Checks before training that the student can be exported after it."""
         if stage != "fit":
             return
         if not isinstance(pl_module, Supervised):
@@ -66,15 +67,14 @@ class StudentExport(Callback):
             )
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Finds the run's folder, on all processes as Lightning asks for."""
-        folder = None if trainer.fast_dev_run else trainer.log_dir  # type: ignore[attr-defined]
-        self._folder = None if folder is None else Path(folder)
+        """Finds the run's folder."""
+        self._folder = run_folder(trainer)
         self._samples = None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Keeps some samples, where validation has not."""
+        """Keeps some samples, if validation has not."""
         self._keep_samples(trainer, outputs)
 
     def on_validation_batch_end(
@@ -97,7 +97,7 @@ class StudentExport(Callback):
         network = _best_student(trainer, pl_module)
         save_network(network, self._folder / "student.safetensors")
         path = self._folder / "student.onnx"
-        path.unlink(missing_ok=True)  # of an earlier fit in this folder, and so of other weights
+        path.unlink(missing_ok=True)  # an earlier fit in this folder had other weights
         if self.onnx is False:
             return
         missing = _missing_packages()
@@ -105,7 +105,7 @@ class StudentExport(Callback):
             rank_zero_info(f"there is no student.onnx, as {missing[0]} is missing: pip install 'crossdistill[onnx]'")
             return
         if self._samples is None:
-            rank_zero_warn("there is no student.onnx, as no batch passed to export the student with")
+            rank_zero_warn("there is no student.onnx, because no batch was seen to export the student with")
             return
         self._export(Supervised(network, inputs=pl_module.inputs).eval(), path)
 
@@ -115,12 +115,12 @@ class StudentExport(Callback):
 
     def _export(self, student: Supervised, path: Path) -> None:
         assert self._samples is not None
-        # a batch of one would be exported as a batch that is always of one
+        # a batch of one would be exported with a fixed batch size of one
         samples = tuple(torch.cat([tensor] * 2) if len(tensor) == 1 else tensor.clone() for tensor in self._samples)
         try:
             model = _as_onnx(student, samples)
             differences = [_difference(student, tuple(x[:size] for x in samples), model) for size in (None, 1)]
-        except Exception as error:  # those of the exporter and of ONNX Runtime have no class in common
+        except Exception as error:  # the errors of the exporter and of ONNX Runtime share no other class
             rank_zero_warn(
                 f"{type(student.network).__name__} cannot be exported to ONNX, so there is no student.onnx beside "
                 f"student.safetensors: {_root_cause(error)}"
@@ -141,7 +141,7 @@ def _missing_packages() -> list[str]:
 
 
 def _best_student(trainer: Trainer, pl_module: Supervised) -> nn.Module:
-    """A copy of the network on the CPU, with the best weights by a monitored metric, else with the present ones."""
+    """A copy of the network on the CPU, with the best weights by a monitored metric, or with its current weights."""
     assert pl_module.network is not None
     network = copy.deepcopy(pl_module.network).cpu().eval()
     best = [
@@ -173,7 +173,7 @@ def _as_onnx(student: Supervised, samples: tuple[Tensor, ...]) -> bytes:
 
 
 def _difference(student: Supervised, inputs: tuple[Tensor, ...], model: bytes) -> float:
-    """The largest difference between ONNX Runtime and PyTorch, as a share of the largest value, or of 1."""
+    """The largest difference between ONNX Runtime and PyTorch, divided by the largest value, but at least by 1."""
     import onnxruntime
 
     session = onnxruntime.InferenceSession(model, providers=["CPUExecutionProvider"])
@@ -193,7 +193,7 @@ def _root_cause(error: BaseException) -> str:
 
 @contextmanager
 def _quiet() -> Iterator[None]:
-    """Keeps back what the exporter prints, warns and logs about its own steps."""
+    """Suppresses the prints, warnings and logs of the exporter."""
     disabled = logging.root.manager.disable
     logging.disable(logging.CRITICAL)
     try:

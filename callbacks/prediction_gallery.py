@@ -1,4 +1,4 @@
-"""Pictures of what both models saw and which classes they said, and of where they diverge."""
+"""Pictures of the inputs of both models, the classes that they predict, and the divergence of their predictions."""
 
 from __future__ import annotations
 
@@ -15,61 +15,60 @@ from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from callbacks.parts.gallery import CELL, Gallery, images_seen, visible
+from callbacks.parts.figures import as_picture
+from callbacks.parts.gallery import PICTURE_WIDTH, Gallery, input_images
 from distill.checks import check_share
 from distill.metrics import nontarget_jsd
 from distill.weighting import left_out
 
 NO_CLASS = -1
-MARK = (1.0, 0.4, 0.0)
+MARK_COLOUR = (1.0, 0.4, 0.0)  # orange, RGB from 0 to 1
 
 RGB = tuple[float, float, float]
 
 Views = dict[str, Tensor]
-"""What there is to see of one sample, from left to right, by name: float ``(C, H, W)`` is a modality, integer
-``(H, W)`` are classes, ``NO_CLASS`` where there is none, and float ``(H, W)`` a divergence in nats, NaN where there is
-none."""
+"""The pictures of one sample by name, from left to right: a modality is float ``(C, H, W)``; classes are integer
+``(H, W)``, ``NO_CLASS`` where there is none; a divergence is float ``(H, W)``, in nats, NaN where there is none."""
 
 
 class PredictionGallery(Gallery[Views]):
     """Draws a few validation samples every few epochs: modalities, target, predictions, and their divergence.
 
-    One row a sample: the modalities that the models see, the labels, what teacher and student predict, and the Jensen-
-    Shannon divergence of the two on the non-target classes (NCJSD, NTDH eq. 6) at every pixel as a heat map. Everything
-    comes from what the step returned; no model runs again. The picture is ``figures/predictions_epoch_0003.png`` of the
-    run's folder, and an image in TensorBoard where that is a logger; ``test`` writes ``figures/predictions_test.png``.
+    Each sample has a row of pictures: the modalities that the models see, the labels, the predictions of teacher and
+    student, and a heat map of the Jensen-Shannon divergence of the two on the non-target classes (NCJSD, NTDH eq. 6)
+    at every pixel. All data come from what the step returned; no model runs again. The picture is
+    ``figures/predictions_epoch_0003.png`` in the run's folder, and an image in TensorBoard if that is a logger;
+    ``test`` writes ``figures/predictions_test.png``.
 
-    Classes are drawn in the ``palette`` of the data module and called by its ``class_names``, where it has them.
-    Predictions that are no maps of logits are left out with a warning.
+    Classes have the colours and names of the data module's ``palette`` and ``class_names``, if it has these. If the
+    predictions are no maps of logits, a warning says so and nothing is drawn.
 
     Args:
-        every_n_epochs: Draws the first validation after each so many epochs, and the last one.
-        samples: How many samples, the first ones that the main process sees.
-        left_out: Marks on the image this share of its pixels, those of the highest NCJSD, which
-            :class:`~distill.weighting.NontargetSampleMask` would leave out of the image (NTDH Fig. 12); no such column
-            by default.
+        every_n_epochs: The first validation after each ``every_n_epochs`` epochs is drawn, and the last validation.
+        samples: The number of samples; they are the first ones of the main process.
+        left_out: Adds a picture that marks this share of the pixels, those with the highest NCJSD.
+            :class:`~distill.weighting.NontargetSampleMask` would leave them out (NTDH Fig. 12). ``None`` adds none.
 
     Raises:
-        ValueError: A number is below 1, or the share outside [0, 1].
+        ValueError: A number is below 1, or the share lies outside [0, 1].
     """
 
     name = "predictions"
 
     def __init__(self, every_n_epochs: int = 5, samples: int = 4, left_out: float | None = None) -> None:
         super().__init__(every_n_epochs, samples)
-        if left_out is not None:
-            check_share(left_out=left_out)
+        check_share(left_out=left_out)
         self.left_out = left_out
 
     def obstacle(self, outputs: Mapping[str, Any], batch: Mapping[str, Tensor]) -> str | None:
-        """Anything but maps of logits with a target."""
+        """Predictions that are no maps of logits, or have no target of the same size."""
         prediction, target = outputs["prediction"], batch.get("target")
         if target is None or prediction.ndim != 4 or target.shape != prediction[:, 0].shape or prediction.shape[1] < 2:
             return "the predictions are no maps of logits with a target"
         return None
 
     def keep(self, outputs: Mapping[str, Any], batch: Mapping[str, Tensor], count: int) -> list[Views]:
-        """The columns of the picture."""
+        """The pictures of each sample."""
         samples = _views(outputs, batch, count)
         for views in samples:
             if self.left_out is not None and "NCJSD" in views:
@@ -77,7 +76,7 @@ class PredictionGallery(Gallery[Views]):
         return samples
 
     def draw(self, samples: list[Views], data: Any) -> Figure:
-        """The gallery, in the classes of the data."""
+        """The gallery, with the names and colours of the data's classes."""
         return gallery_figure(samples, getattr(data, "class_names", None), getattr(data, "palette", None))
 
 
@@ -86,17 +85,17 @@ def gallery_figure(
     class_names: Sequence[str] | None = None,
     palette: Sequence[tuple[int, int, int]] | None = None,
 ) -> Figure:
-    """One row a sample, one column a view, and below them the colours of the classes that occur.
+    """A row of pictures for each sample, and below them the colours of the classes that occur.
 
     Args:
         samples: At least one, all with the same views of the same size.
-        class_names: By index; their numbers by default.
-        palette: RGB from 0 to 255 by index; 20 distinct colours in turn by default.
+        class_names: By index; ``None`` writes the indices.
+        palette: RGB from 0 to 255 by index; ``None`` repeats 20 colours.
     """
     height, width = samples[0]["target"].shape
     rows, columns = len(samples), len(samples[0])
     figure = Figure(
-        figsize=(CELL * columns + 0.6, (CELL * height / width + 0.05) * rows + 0.9),
+        figsize=(PICTURE_WIDTH * columns + 0.6, (PICTURE_WIDTH * height / width + 0.05) * rows + 0.9),
         layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01),
     )
     grid = figure.subplots(rows, columns, squeeze=False)
@@ -108,7 +107,7 @@ def gallery_figure(
         for axes, view in zip(row, views.values(), strict=True):
             axes.set_axis_off()
             if view.ndim == 3:
-                axes.imshow(visible(view), interpolation="nearest")
+                axes.imshow(as_picture(view), interpolation="nearest")
             elif not view.is_floating_point():
                 axes.imshow(_painted(view, colours), interpolation="nearest")
             else:
@@ -124,10 +123,10 @@ def gallery_figure(
 
 
 def _views(outputs: Mapping[str, Any], batch: Mapping[str, Tensor], count: int) -> list[Views]:
-    """What there is to see of the first samples of a batch, on the CPU."""
+    """The pictures of the first samples of a batch, on the CPU."""
     student, teacher, target = outputs["prediction"][:count], outputs.get("teacher_prediction"), batch["target"][:count]
     is_class = (target >= 0) & (target < student.shape[1])
-    views = images_seen(outputs, batch)
+    views = input_images(outputs, batch)
     views["target"] = target.where(is_class, NO_CLASS)
     if teacher is None:
         views["prediction"] = student.argmax(1)
@@ -141,10 +140,10 @@ def _views(outputs: Mapping[str, Any], batch: Mapping[str, Tensor], count: int) 
 
 
 def _marked(views: Views, where: Tensor) -> Tensor:
-    """The last image that there is, or grey, with pixels in orange where told."""
+    """The last image of a sample, or grey if it has none, with the pixels of ``where`` in orange."""
     images = [view for view in views.values() if view.ndim == 3]
-    grey = visible(images[-1]).mean(-1) if images else np.full(where.shape, 0.5)
-    return torch.tensor(np.where(where.numpy()[..., None], MARK, grey[..., None])).movedim(-1, 0)
+    grey = as_picture(images[-1]).mean(-1) if images else np.full(where.shape, 0.5)
+    return torch.tensor(np.where(where.numpy()[..., None], MARK_COLOUR, grey[..., None])).movedim(-1, 0)
 
 
 def _classes_in(view: Tensor) -> list[int]:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 import pandas as pd
@@ -11,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from callbacks.parts.run_folder import run_folder
 from callbacks.responses import ResponseWriter
 from distill.atomic import atomic_write
 
@@ -18,9 +18,9 @@ from distill.atomic import atomic_write
 class PredictionWriter(Callback):
     """Writes ``predictions.csv`` to the run's folder at the end of ``predict``.
 
-    One line a sample, in the order of the data set: ``index``, ``target`` where the data have it, the predicted
-    class as ``prediction`` and its probability as ``confidence``. With several processes, one table of all. Predictions
-    that are not one class a sample, as of segmentation, are left out with a warning.
+    Each sample has a line, in the order of the data set: ``index``, ``target`` if the data have it, the predicted class
+    as ``prediction`` and its probability as ``confidence``. Several processes write one table together. If the
+    predictions are not one class for each sample, as in segmentation, a warning says so and there is no table.
     """
 
     def __init__(self) -> None:
@@ -52,22 +52,22 @@ class PredictionWriter(Callback):
             self._warned = True
             return
         confidence, prediction = logits.float().softmax(dim=1).max(dim=1)
-        known = {name: outputs[name] for name in ("index", "target") if name in outputs}
-        self._batches.append({**known, "prediction": prediction, "confidence": confidence})
+        columns = {name: outputs[name] for name in ("index", "target") if name in outputs}
+        self._batches.append({**columns, "prediction": prediction, "confidence": confidence})
 
     def on_predict_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Gathers the rows of all processes and writes them, whole or not at all."""
+        """Gathers the rows of all processes and writes the table."""
         parts = [pd.DataFrame({name: values.cpu().numpy() for name, values in rows.items()}) for rows in self._batches]
         self._batches = []
         if trainer.world_size > 1:
             gathered: list[list[pd.DataFrame]] = [parts] * trainer.world_size
             dist.all_gather_object(gathered, parts)
-            parts = [part for parts_of_one in gathered for part in parts_of_one]
-        folder = None if trainer.fast_dev_run else trainer.log_dir  # type: ignore[attr-defined]
+            parts = [part for rank_parts in gathered for part in rank_parts]
+        folder = run_folder(trainer)
         if not trainer.is_global_zero or folder is None or not parts:
             return
         rows = pd.concat(parts, ignore_index=True)
         if "index" in rows:
             rows = rows.drop_duplicates("index").sort_values("index")
-        with atomic_write(Path(folder, "predictions.csv")) as draft:
+        with atomic_write(folder / "predictions.csv") as draft:
             rows.to_csv(draft, index=False)

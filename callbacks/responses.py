@@ -1,4 +1,4 @@
-"""A teacher's responses to a data set, stored for students to learn from."""
+"""Stores a teacher's responses to a data set, so that students can be trained without the teacher."""
 
 from __future__ import annotations
 
@@ -17,35 +17,36 @@ from torch import Tensor
 from datamodules import FrameDataModule
 from datamodules.reading.responses import DESCRIPTION, ResponseFormat, read_description, response_path
 from distill.atomic import atomic_write
+from distill.checks import check_option, check_positive
 from distill.teacher.fingerprint import network_fingerprint
 
-LARGEST = 65535
-"""Of a 16-bit PNG file."""
+LARGEST_UINT16 = 65535
+"""The largest number in a 16-bit PNG file."""
 
 
 class ResponseWriter(Callback):
-    """Writes what a depth network predicts, one file a frame, as ``responses`` of the data modules reads it.
+    """Writes the predictions of a depth network, one file for each frame, for ``responses`` of the data modules.
 
     ``python train.py predict --config CONFIG --ckpt_path CHECKPOINT --data.init_args.predict_on train
     --trainer.callbacks+=ResponseWriter --trainer.callbacks.folder=FOLDER`` stores the predictions for the frames to
     train on, not augmented, as ``<folder>/<name of the frame>.png`` or ``.npz``, and describes them in
     ``<folder>/responses.json``. Several splits may share a folder.
 
-    Responses have the size of the images in the batch: that of the frames after a fixed crop and resizing. Predictions
-    of another size are resized bilinearly.
+    A response has the size of the image in the batch: that of the frame after a fixed crop and resizing. A prediction
+    of another size is resized bilinearly.
 
-    Every file is written whole or not at all. A run that was stopped goes on where it stopped when it is started again:
-    frames whose response is there are not run again, unless fewer are left than there are processes. With several
-    processes each writes its own. ``Trainer.predict`` returns nothing, so that memory holds one batch.
+    A stopped run leaves only whole files. If it is started again, it skips the frames that have a response. (A few are
+    predicted again if fewer frames are left than there are processes.) Each of several processes writes its own files.
+    ``Trainer.predict`` returns nothing, so that memory holds one batch only.
 
     Args:
-        folder: Where to write. One that holds responses of another network, or in another form, is refused.
+        folder: The folder to write to. A folder with responses of another network or in another form is refused.
         format: ``png``, 16 bits in the unit ``metres_per_unit``, rounded; or ``npz``, compressed ``float32`` metres.
-        metres_per_unit: Of PNG files. ``None`` takes 0.001, millimetres, where they reach the data module's
-            ``max_depth``, as they do up to 65.535 m, and else as many whole millimetres as it takes: 0.002 for 80 m.
+        metres_per_unit: The unit of PNG files. ``None`` takes the smallest number of whole millimetres with which 16
+            bits reach the data module's ``max_depth``: 0.001 up to 65.535 m, and 0.002 for 80 m.
 
     Raises:
-        ValueError: An argument is out of its range. In ``predict``: the folder was begun otherwise, the samples have
+        ValueError: An argument is out of its range. In ``predict``: the folder holds other responses, the samples have
             no names, or a prediction is no depth or too large for its file.
     """
 
@@ -55,10 +56,8 @@ class ResponseWriter(Callback):
         format: ResponseFormat = "png",  # noqa: A002
         metres_per_unit: float | None = None,
     ) -> None:
-        if format not in get_args(ResponseFormat):
-            raise ValueError(f"format must be one of {', '.join(get_args(ResponseFormat))}, got {format!r}")
-        if metres_per_unit is not None and not 0 < metres_per_unit < float("inf"):
-            raise ValueError(f"metres_per_unit must be a finite number above 0, got {metres_per_unit}")
+        check_option("format", format, get_args(ResponseFormat))
+        check_positive(metres_per_unit=metres_per_unit)
         if metres_per_unit is not None and format == "npz":
             raise ValueError(f"metres_per_unit {metres_per_unit} is for png files: npz files hold metres")
         self.folder = Path(folder)
@@ -66,7 +65,7 @@ class ResponseWriter(Callback):
         self.metres_per_unit = metres_per_unit
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Leaves out the frames that there are responses to."""
+        """Skips the frames that have a response."""
         if stage != "predict":
             return
         data = _named_data(trainer)
@@ -79,12 +78,12 @@ class ResponseWriter(Callback):
         for position, name in enumerate(data.predict_names):
             is_done = response_path(self.folder, name, self.format).is_file()
             (done if is_done else missing).append(position)
-        # Lightning lets no process go without a sample
+        # each process needs a sample
         data.predict_only(missing + done[: max(trainer.world_size - len(missing), 0)])
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Describes the responses, or finds them described as they are going to be."""
-        trainer.predict_loop.return_predictions = False  # which would keep all maps in memory
+        """Describes the responses in the folder, or checks that its description fits this run."""
+        trainer.predict_loop.return_predictions = False  # they would fill the memory
         data = _named_data(trainer)
         description = {
             "metres_per_unit": self._unit(data),
@@ -92,17 +91,17 @@ class ResponseWriter(Callback):
             "size": None if data.frame_size is None else list(data.frame_size),
             "network": network_fingerprint(getattr(pl_module, "network", pl_module)),
         }
-        begun = read_description(self.folder)
-        if begun is None:
+        earlier = read_description(self.folder)
+        if earlier is None:
             if trainer.is_global_zero:
                 with atomic_write(self.folder / DESCRIPTION) as draft:
                     draft.write_text(json.dumps(description, indent=2) + "\n")
             return
         for key, value in description.items():
-            if begun.get(key) != value:
+            if earlier.get(key) != value:
                 raise ValueError(
-                    f"{self.folder / DESCRIPTION} says {key} {begun.get(key)!r}, but this run would write {value!r}: "
-                    "give another folder, or what the responses there were written with"
+                    f"{self.folder / DESCRIPTION} says {key} {earlier.get(key)!r}, but this run would write {value!r}: "
+                    "give another folder, or the network and the arguments that wrote these responses"
                 )
 
     def on_predict_batch_end(
@@ -114,7 +113,7 @@ class ResponseWriter(Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        """Writes the responses to a batch."""
+        """Writes the responses to the frames of a batch."""
         data = _named_data(trainer)
         unit, names = self._unit(data), data.predict_names
         depths = _depths(outputs["prediction"], batch["image"].shape[-2:])
@@ -127,7 +126,7 @@ class ResponseWriter(Callback):
             _named_data(trainer).predict_only(None)
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """As :meth:`teardown`, which Lightning calls after a run that went well only."""
+        """Does the same as :meth:`teardown`, which Lightning does not call after a failed run."""
         if isinstance(trainer.datamodule, FrameDataModule):  # type: ignore[attr-defined]
             trainer.datamodule.predict_only(None)  # type: ignore[attr-defined]
 
@@ -136,7 +135,7 @@ class ResponseWriter(Callback):
             return 1.0
         if self.metres_per_unit is not None:
             return self.metres_per_unit
-        return math.ceil(1000 * data.max_depth / LARGEST) / 1000
+        return math.ceil(1000 * data.max_depth / LARGEST_UINT16) / 1000
 
     def _write(self, name: str, depth: NDArray[np.float32], unit: float) -> None:
         if not (np.isfinite(depth).all() and (depth >= 0).all()):
@@ -147,10 +146,10 @@ class ResponseWriter(Callback):
                 np.savez_compressed(draft, depth=depth)
             return
         counts = np.rint(depth / np.float64(unit))
-        if counts.max() > LARGEST:
+        if counts.max() > LARGEST_UINT16:
             raise ValueError(
                 f"the prediction for {name} reaches {depth.max():.3f} m, but 16 bits of {unit} m end at "
-                f"{LARGEST * unit:.3f} m: give a larger metres_per_unit, or format npz"
+                f"{LARGEST_UINT16 * unit:.3f} m: give a larger metres_per_unit, or format npz"
             )
         with atomic_write(path) as draft:
             Image.fromarray(counts.astype(np.uint16)).save(draft)
@@ -171,7 +170,7 @@ def _holds_files(folder: Path) -> bool:
 
 
 def _depths(prediction: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
-    """``(N, H, W)`` metres in the size of the images."""
+    """The predicted depth in metres, ``(N, H, W)``, in the size of the images."""
     if prediction.ndim != 4 or prediction.shape[1] != 1:
         raise ValueError(
             f"responses are depth of the shape (N, 1, H, W), but the prediction has {tuple(prediction.shape)}"

@@ -1,4 +1,4 @@
-"""How much the depth that a student sees is that of its teacher."""
+"""How close a student's depth is to its teacher's."""
 
 from __future__ import annotations
 
@@ -6,31 +6,29 @@ from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacks.parts.comparison import float64_device
-from callbacks.parts.evaluation import EvaluationCallback
+from callbacks.parts.evaluation import EvaluationCallback, log_reduced
 from distill.metrics import DepthScores
 from distill.metrics.depth import Average, Crop
 
 
 class TeacherSimilarity(EvaluationCallback):
-    """Scores the student's depth against the teacher's, as if that were the ground truth (TIE-KD, Table 2).
+    """Scores the student's depth with the teacher's depth as the ground truth (TIE-KD, Table 2).
 
-    Logged for the stages ``val`` and ``test`` are all of :class:`~distill.metrics.DepthScores`, as
+    For the stages ``val`` and ``test``, it logs all scores of :class:`~distill.metrics.DepthScores`, as
     ``<stage>/similarity_abs_rel``, ``<stage>/similarity_rmse``, ``<stage>/similarity_delta1`` and so on, over all
-    pixels where the teacher has a depth in the range, whether or not there is ground truth. All of it comes from what
-    the steps return, no model runs again. The numbers are exact however the data are split into batches and over
-    processes.
+    pixels where the teacher's depth lies in the range, with or without ground truth. All data come from what the steps
+    return; no model runs again. The numbers are exact, whatever the batches and the number of processes are.
 
-    Nothing is logged where there is no teacher, and, with one warning, where predictions are not depth.
+    Nothing is logged if there is no teacher. If the predictions are no depth, one warning says so.
 
     Args:
-        min_depth: The teacher's depth counts above this, and the student's is raised to it; in metres.
-        max_depth: The same from above.
+        min_depth: In metres. Smaller depths of the teacher are ignored, and those of the student are raised to it.
+        max_depth: In metres. Larger depths of the teacher are ignored, and those of the student are lowered to it.
         crop: The part of the image that is scored; see :class:`~distill.metrics.DepthScores`.
         average: Whether scores are means over images, as in the paper, or over all pixels.
-        ignore_top_rows: So many rows do not count; 110 of 352 in the paper.
+        ignore_top_rows: The number of upper rows that are ignored; 110 of 352 in the paper.
 
     Raises:
         ValueError: An argument is out of its range.
@@ -45,10 +43,9 @@ class TeacherSimilarity(EvaluationCallback):
         ignore_top_rows: int = 0,
     ) -> None:
         self._scores = DepthScores(min_depth, max_depth, crop, average, ignore_top_rows)
-        self._warned = False
 
     def start(self, stage: str) -> None:
-        """Starts anew."""
+        """Forgets the batches of an earlier epoch."""
         self._scores.reset()
 
     def add(self, stage: str, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any) -> None:
@@ -57,12 +54,10 @@ class TeacherSimilarity(EvaluationCallback):
             return
         student, teacher = outputs["prediction"], outputs["teacher_prediction"]
         if student.ndim != 4 or student.shape[1] != 1 or student.shape != teacher.shape:
-            if not self._warned:
-                rank_zero_warn(
-                    f"TeacherSimilarity measures nothing: predictions of the shapes {tuple(student.shape)} and "
-                    f"{tuple(teacher.shape)} are not depth of the same pixels, (N, 1, H, W)"
-                )
-            self._warned = True
+            self._warn_once(
+                f"measures nothing: predictions of the shapes {tuple(student.shape)} and {tuple(teacher.shape)} are "
+                "not depth of the same pixels, (N, 1, H, W)"
+            )
             return
         device = float64_device(pl_module.device)
         self._scores.to(device)
@@ -75,5 +70,4 @@ class TeacherSimilarity(EvaluationCallback):
             return
         self._scores.to(float64_device(pl_module.device))
         scores = {f"{stage}/similarity_{name}": value.float() for name, value in self._scores.compute().items()}
-        # equal on all processes already: sync_dist only tells Lightning not to warn
-        pl_module.log_dict(scores, on_step=False, on_epoch=True, sync_dist=True)
+        log_reduced(pl_module, scores)

@@ -1,9 +1,8 @@
-"""How the features of teacher and student are made: whether their channels are independent, and how samples spread."""
+"""The structure of the features of teacher and student: how independent the channels are, and how samples spread."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,10 +12,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from callbacks.parts.comparison import float64_device
-from callbacks.parts.evaluation import EvaluationCallback
+from callbacks.parts.evaluation import DrawingCallback, log_reduced
 from callbacks.parts.figures import publish
 from callbacks.parts.layer_structure import LayerStructure, Structure
 from callbacks.parts.structure_figures import NO_CLASS, embedding_figure, similarity_figure
+from distill.checks import check_at_least
 from distill.distributed import gather, world_size
 
 NETWORKS = ("teacher", "student")
@@ -24,34 +24,35 @@ Pair = tuple[str, str]
 """A layer of the teacher and one of the student."""
 
 
-class FeatureStructure(EvaluationCallback):
+class FeatureStructure(DrawingCallback):
     r"""Measures and draws the dimensional structure of the features of teacher and student (DS, Fig. 2).
 
-    Of each layer, whose maps are averaged over their positions to ``(N, C)``, over the samples of a validation or test,
-    for ``<network>`` teacher and student:
+    The feature maps of each layer are averaged over their positions, to ``(N, C)`` for all samples of a validation or
+    a test. For teacher and student (``<network>``), it logs:
 
     - ``<stage>/<network>_correlation``: the mean of :math:`|\cos(f_i, f_j)|` over all pairs of different channels,
       where :math:`f_i` holds channel i of all samples, not centred, as in DS, eq. 6. From 0 (independent) to 1. It is
-      exact however the samples are split into batches and over processes;
+      exact, whatever the batches and the number of processes are;
     - ``<stage>/<network>_uniformity``: :math:`\log` of the mean of :math:`\exp(-2 \lVert x - y \rVert^2)` over all
-      pairs of samples, with features of length 1 (Wang and Isola, ICML 2020; DS, eq. 11 for one network). From -4
-      (spread evenly, in many dimensions) to 0 (all alike); of the first ``max_samples``.
+      pairs of the first ``max_samples`` samples, with features of length 1 (Wang and Isola, ICML 2020; DS, eq. 11 for
+      one network). From -4 (spread evenly, in many dimensions) to 0 (all samples are equal).
 
-    Where there are several layers, their names follow: ``val/student_correlation_layer2``. All of it comes from what
-    the steps return; no model runs again.
+    If there are several layers, the names end with the layer: ``val/student_correlation_layer2``. All data come from
+    what the steps return; no model runs again.
 
     In the run's folder, ``figures/feature_similarity_epoch_0003.png`` shows the :math:`|\cos(f_i, f_j)|` of all
-    channels as heat maps, and at the end of the fit ``figures/feature_embedding.png`` the last validation's samples in
-    the plane (t-SNE), coloured by class. Both are images in TensorBoard where that is a logger.
+    channels as heat maps. At the end of the fit, ``figures/feature_embedding.png`` shows the samples of the last
+    validation in the plane (t-SNE), coloured by class. TensorBoard shows both if that is a logger.
 
-    Nothing is measured, with one warning, where no layers are tapped.
+    If no layers are tapped, one warning says so and nothing is measured.
 
     Args:
-        teacher_layers: Which of the tapped layers. If left out, all of them in the order in which they were named, or
-            the last one where the student has another number of them.
-        student_layers: As many of the student's, to stand beside them.
-        max_samples: How many samples are kept for uniformity and t-SNE, the first ones of the validation.
-        every_n_epochs: Draws the heat maps of the first validation after each so many epochs, and of the last one.
+        teacher_layers: The tapped layers of the teacher to measure. By default these are all tapped layers in their
+            order, or only the last one if teacher and student have different numbers of layers.
+        student_layers: The student's layers, one for each of the teacher's.
+        max_samples: The number of samples for uniformity and t-SNE; they are the first ones of the validation.
+        every_n_epochs: The heat maps of the first validation after each ``every_n_epochs`` epochs are drawn, and those
+            of the last validation.
 
     Raises:
         ValueError: An argument is out of its range, or the numbers of layers differ.
@@ -70,42 +71,26 @@ class FeatureStructure(EvaluationCallback):
                 "teacher_layers and student_layers must be pairs, got "
                 f"{len(teacher_layers)} and {len(student_layers)} layers"
             )
-        if max_samples < 3:
-            raise ValueError(f"max_samples must be at least 3, got {max_samples}")
-        if every_n_epochs < 1:
-            raise ValueError(f"every_n_epochs must be at least 1, got {every_n_epochs}")
+        super().__init__(every_n_epochs)
+        check_at_least(3, max_samples=max_samples)
         self.pairs: list[Pair] = list(zip(teacher_layers, student_layers, strict=True))
         self.max_samples = max_samples
-        self.every_n_epochs = every_n_epochs
         self._sums: dict[Pair, list[LayerStructure]] = {}
         self._labels: list[Tensor] = []
-        self._found: dict[Pair, list[Structure]] = {}
-        self._found_labels = torch.empty(0)
-        self._epoch = 0
-        self._drawn = 0
-        self._folder: Path | None = None
-        self._warned = False
-
-    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Finds the run's folder, on all processes as Lightning asks for."""
-        folder = None if trainer.fast_dev_run else trainer.log_dir  # type: ignore[attr-defined]
-        self._folder = None if folder is None else Path(folder)
-
-    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Counts from the epoch on which a fit that goes on builds."""
-        self._drawn = trainer.current_epoch
+        self._structures: dict[Pair, list[Structure]] = {}
+        self._structure_labels = torch.empty(0)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Draws the heat maps of the last epoch, unless it was their turn, and the samples in the plane."""
-        if self._drawn != self._epoch + 1:
+        """Draws the heat maps of the last validation, unless they are drawn, and the samples in the plane."""
+        if self._drawn_epochs != self._epoch + 1:
             self._draw_similarity(trainer)
         self._draw_embedding(trainer)
         self.start("val")
 
     def start(self, stage: str) -> None:
-        """Starts anew."""
+        """Forgets the batches of an earlier epoch."""
         self._sums, self._labels = {}, []
-        self._found, self._found_labels = {}, torch.empty(0)
+        self._structures, self._structure_labels = {}, torch.empty(0)
 
     def add(self, stage: str, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any) -> None:
         """Adds the features of a batch."""
@@ -113,12 +98,10 @@ class FeatureStructure(EvaluationCallback):
             return
         features = [outputs.get("teacher_features"), outputs.get("features")]
         if not all(features):
-            if not self._warned:
-                rank_zero_warn(
-                    "FeatureStructure measures nothing: there are no features of teacher and student; name "
-                    "teacher_layers and student_layers of the method"
-                )
-            self._warned = True
+            self._warn_once(
+                "measures nothing: there are no features of teacher and student; name teacher_layers and "
+                "student_layers of the method"
+            )
             return
         pairs = self.pairs or _all_or_last(*map(list, features))
         _check_tapped(pairs, features)
@@ -126,8 +109,8 @@ class FeatureStructure(EvaluationCallback):
         share = -(-self.max_samples // world_size())
         for pair in pairs:
             sums = self._sums.setdefault(pair, [LayerStructure(share, device) for _ in NETWORKS])
-            for of_network, layer, found in zip(sums, pair, features, strict=True):
-                of_network.add(found[layer])
+            for layer_sums, layer, network_features in zip(sums, pair, features, strict=True):
+                layer_sums.add(network_features[layer])
         missing = share - sum(map(len, self._labels))
         if missing > 0:
             self._labels.append(_labels(outputs, batch)[:missing])
@@ -135,47 +118,41 @@ class FeatureStructure(EvaluationCallback):
     def close(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the epoch, and every few epochs of a fit draws the heat maps."""
         self._log(stage, trainer, pl_module)
-        if trainer.state.fn != TrainerFn.FITTING:
-            return
-        self._epoch = trainer.current_epoch
-        done = self._epoch + 1
-        if done // self.every_n_epochs > self._drawn // self.every_n_epochs:
+        if trainer.state.fn == TrainerFn.FITTING and self._is_due(trainer):
             self._draw_similarity(trainer)
-            self._drawn = done
 
     def _log(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
-        # without a batch a process does not know the layers' channels
+        # a process without a batch does not know the layers' channels
         if not trainer.strategy.reduce_boolean_decision(bool(self._sums)):
             return
-        self._found = {pair: [sums.compute() for sums in both] for pair, both in self._sums.items()}
-        self._found_labels = gather(torch.cat(self._labels))
+        self._structures = {pair: [sums.compute() for sums in both] for pair, both in self._sums.items()}
+        self._structure_labels = gather(torch.cat(self._labels))
         self._sums, self._labels = {}, []
         values = {}
-        for pair, both in self._found.items():
+        for pair, both in self._structures.items():
             for network, layer, structure in zip(NETWORKS, pair, both, strict=True):
-                suffix = f"_{layer}" if len(self._found) > 1 else ""
+                suffix = f"_{layer}" if len(self._structures) > 1 else ""
                 values[f"{stage}/{network}_correlation{suffix}"] = structure.correlation.float()
                 values[f"{stage}/{network}_uniformity{suffix}"] = structure.uniformity.float()
-        # equal on all processes already: sync_dist only tells Lightning not to warn
-        pl_module.log_dict(values, on_step=False, on_epoch=True, sync_dist=True)
+        log_reduced(pl_module, values)
 
     def _draw_similarity(self, trainer: Trainer) -> None:
-        if not self._found or self._folder is None or not trainer.is_global_zero:
+        if not self._structures or self._folder is None or not trainer.is_global_zero:
             return
         rows = [
             {
                 f"{network}, layer {layer}\nmean off the diagonal {structure.correlation:.3f}": structure.similarity
                 for network, layer, structure in zip(NETWORKS, pair, both, strict=True)
             }
-            for pair, both in self._found.items()
+            for pair, both in self._structures.items()
         ]
         publish(similarity_figure(rows), "feature_similarity", self._folder, trainer, f"_epoch_{self._epoch:04d}")
 
     def _draw_embedding(self, trainer: Trainer) -> None:
-        if not self._found or self._folder is None or not trainer.is_global_zero:
+        if not self._structures or self._folder is None or not trainer.is_global_zero:
             return
-        everything = [structure.rows for both in self._found.values() for structure in both]
-        if len(self._found_labels) < 3 or not all(rows.isfinite().all() for rows in everything):
+        features = [structure.rows for both in self._structures.values() for structure in both]
+        if len(self._structure_labels) < 3 or not all(rows.isfinite().all() for rows in features):
             rank_zero_warn("FeatureStructure draws no samples: there are fewer than three, or features are not finite")
             return
         rows = [
@@ -183,10 +160,10 @@ class FeatureStructure(EvaluationCallback):
                 f"{network}, layer {layer}\nuniformity {structure.uniformity:.3f}": structure.rows
                 for network, layer, structure in zip(NETWORKS, pair, both, strict=True)
             }
-            for pair, both in self._found.items()
+            for pair, both in self._structures.items()
         ]
         names = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
-        publish(embedding_figure(rows, self._found_labels, names), "feature_embedding", self._folder, trainer)
+        publish(embedding_figure(rows, self._structure_labels, names), "feature_embedding", self._folder, trainer)
 
 
 def _all_or_last(teacher_layers: list[str], student_layers: list[str]) -> list[Pair]:
@@ -206,7 +183,7 @@ def _check_tapped(pairs: Sequence[Pair], features: Sequence[Mapping[str, Tensor]
 
 
 def _labels(outputs: Mapping[str, Any], batch: Mapping[str, Tensor]) -> Tensor:
-    """Class indices ``(N,)``, ``NO_CLASS`` where a sample has none or one for each of its pixels."""
+    """Class indices ``(N,)``, ``NO_CLASS`` where a sample has no class or a class for each pixel."""
     target = batch.get("target")
     if target is None or target.ndim != 1 or target.is_floating_point():
         size = len(outputs["prediction"])

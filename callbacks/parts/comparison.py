@@ -1,4 +1,4 @@
-"""Sums over an epoch from which the divergences of teacher and student come; nothing here knows a trainer."""
+"""Sums over an epoch that give the divergences of teacher and student; they do not depend on a trainer."""
 
 from __future__ import annotations
 
@@ -13,13 +13,12 @@ from torchmetrics import Metric
 from distill.metrics import CentralMomentDiscrepancy, NontargetJSD, TargetJSD
 from distill.resume.epoch_state import metric_state, set_metric_state
 
-WAITING_NUMEL = 2**19
-"""Numbers of one model that wait to be compared at once: 2 MiB of float32. Of small batches it is the calls that
-cost."""
+BUFFER_NUMEL = 2**19
+"""How many numbers of one model are collected before they are compared: 2 MiB of float32. Fewer calls are faster."""
 
 
 class OutputDivergences:
-    """The divergences of what student and teacher predict, by name; exact however the samples come in batches.
+    """The divergences of the predictions of student and teacher by name; exact, whatever the batches are.
 
     ``cmd`` is the central moment discrepancy of the probabilities p, ``cmd_target`` that of ``[p_t, 1 - p_t]`` with
     the target class t, ``cmd_nontarget`` that of the softmax over the other classes; ``tcjsd`` and ``ncjsd`` are
@@ -28,8 +27,9 @@ class OutputDivergences:
     Args:
         temperature: The logits of both models are divided by this.
         moments: K, the highest moment of the CMD.
-        max_positions: About so many positions of dense logits are compared, on an even grid; all with ``None``.
-        device: Where the sums are kept; it must have float64.
+        max_positions: The approximate number of positions of dense logits that are compared, on an even grid; ``None``
+            compares all.
+        device: The device of the sums; it must have float64.
     """
 
     def __init__(self, temperature: float, moments: int, max_positions: int | None, device: torch.device) -> None:
@@ -37,12 +37,12 @@ class OutputDivergences:
         self.max_positions = max_positions
         self.device = device
         self.cmds = {name: CentralMomentDiscrepancy(moments) for name in ("cmd", "cmd_target", "cmd_nontarget")}
-        # no ignored position is ever given to them
+        # ignored positions are removed before
         self.jsds = {"tcjsd": TargetJSD(ignore_index=-1), "ncjsd": NontargetJSD(ignore_index=-1)}
         self._metrics: dict[str, Metric] = {**self.cmds, **self.jsds}
         for metric in self._metrics.values():
             metric.to(device)
-        self._waiting = _Waiting()
+        self._buffer = _RowBuffer()
 
     def add(self, student: Tensor, teacher: Tensor, target: Tensor, ignore_index: int) -> None:
         """Adds a batch.
@@ -51,33 +51,33 @@ class OutputDivergences:
             student: The student's logits, ``(N, C, *spatial)``, C at least 2.
             teacher: The teacher's, of the same shape.
             target: Class indices, ``(N, *spatial)``.
-            ignore_index: Positions of this target do not count.
+            ignore_index: Positions with this target are ignored.
         """
         grid = _grid(target.shape[1:], self.max_positions)
         rows = [logits.detach()[grid].movedim(1, -1).flatten(0, -2) for logits in (student, teacher)]
         target = target[grid].flatten()
-        self._waiting.add(*rows, target, target != ignore_index)
-        if self._waiting.numel >= WAITING_NUMEL:
+        self._buffer.add(*rows, target, target != ignore_index)
+        if self._buffer.numel >= BUFFER_NUMEL:
             self._update()
 
     def compute(self) -> dict[str, float]:
-        """The divergences over all processes, NaN where no position counted; all processes must take part."""
+        """The divergences over all processes, NaN if all positions were ignored; all processes must call this."""
         self._update()
         return {name: metric.compute().item() for name, metric in self._metrics.items()}
 
     def state_dict(self) -> dict[str, Any]:
-        """What was added, on the CPU."""
+        """All that was added, on the CPU."""
         metrics = {name: metric_state(metric) for name, metric in self._metrics.items()}
-        return {"metrics": metrics, "waiting": self._waiting.batches("cpu")}
+        return {"metrics": metrics, "waiting": self._buffer.batches("cpu")}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes the place of what was added."""
-        for name, seen in state["metrics"].items():
-            set_metric_state(self._metrics[name], seen)
-        self._waiting = _Waiting(state["waiting"])
+        """Replaces all that was added."""
+        for name, metric in state["metrics"].items():
+            set_metric_state(self._metrics[name], metric)
+        self._buffer = _RowBuffer(state["waiting"])
 
     def _update(self) -> None:
-        for student, teacher, target, counts in self._waiting.take(self.device):
+        for student, teacher, target, counts in self._buffer.take(self.device):
             if not counts.all():
                 student, teacher, target = student[counts], teacher[counts], target[counts]
             if self.temperature != 1:
@@ -91,21 +91,21 @@ class OutputDivergences:
 
 
 def float64_device(device: torch.device) -> torch.device:
-    """Where sums in float64 are kept for values of a device: Apple's GPUs have no float64."""
+    """The device for sums in float64: the given one, or the CPU for Apple's GPUs, which have no float64."""
     return torch.device("cpu") if device.type == "mps" else device
 
 
 class InputDivergence:
-    """The central moment discrepancy, with un-normalised moments, of what student and teacher see.
+    """The central moment discrepancy of the inputs of student and teacher, with un-normalised moments.
 
-    Inputs with equally many values are compared value by value, images of one size with different channels by the
-    mean over their channels.
+    Inputs with the same number of values are compared value by value. Images of one size with different channels are
+    compared by the mean over their channels.
 
     Args:
         moments: K, the highest moment of the CMD.
-        max_positions: About so many positions of an image or a sequence are compared, on an even grid; all with
-            ``None``.
-        device: Where the sums are kept; it must have float64.
+        max_positions: The approximate number of positions of an image or a sequence that are compared, on an even grid;
+            ``None`` compares all.
+        device: The device of the sums; it must have float64.
     """
 
     def __init__(self, moments: int, max_positions: int | None, device: torch.device) -> None:
@@ -114,14 +114,14 @@ class InputDivergence:
         self.comparable = True
         self._width = 0
         self._cmd = CentralMomentDiscrepancy(moments).to(device)
-        self._waiting = _Waiting()
+        self._buffer = _RowBuffer()
 
     def add(self, student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> None:
         """Adds a batch; inputs that cannot be compared make ``comparable`` false.
 
         Args:
-            student: The modalities that the student sees, ``(N, *)`` each.
-            teacher: Those that the teacher sees.
+            student: The inputs of the student, ``(N, *)`` each.
+            teacher: The inputs of the teacher, ``(N, *)`` each.
         """
         equal = _values(student) == _values(teacher)
         if not equal and not _are_images_of_one_size(*student, *teacher):
@@ -130,44 +130,44 @@ class InputDivergence:
         as_rows = _rows if equal else _rows_of_channel_means
         a, b = (as_rows([self._thinned(tensor) for tensor in inputs]) for inputs in (student, teacher))
         self._width = self._width or a.shape[1]
-        # the grid takes different numbers of a large image and a vector, and batches may differ in size
+        # the grid takes different numbers of positions of images and vectors, and batches may differ in size
         self.comparable = a.shape[1] == b.shape[1] == self._width
         if not self.comparable:
             return
-        self._waiting.add(a, b)
-        if self._waiting.numel >= WAITING_NUMEL:
+        self._buffer.add(a, b)
+        if self._buffer.numel >= BUFFER_NUMEL:
             self._update()
 
     def compute(self) -> float:
-        """The discrepancy over all processes; all processes must take part."""
+        """The discrepancy over all processes; all processes must call this."""
         self._update()
         return float(self._cmd.compute())
 
     def state_dict(self) -> dict[str, Any]:
-        """What was added, on the CPU."""
+        """All that was added, on the CPU."""
         return {
             "comparable": self.comparable,
             "width": self._width,
             "cmd": metric_state(self._cmd),
-            "waiting": self._waiting.batches("cpu"),
+            "waiting": self._buffer.batches("cpu"),
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes the place of what was added."""
+        """Replaces all that was added."""
         self.comparable, self._width = state["comparable"], state["width"]
         set_metric_state(self._cmd, state["cmd"])
-        self._waiting = _Waiting(state["waiting"])
+        self._buffer = _RowBuffer(state["waiting"])
 
     def _update(self) -> None:
-        for pair in self._waiting.take(self.device):
+        for pair in self._buffer.take(self.device):
             self._cmd.update(*pair)
 
     def _thinned(self, tensor: Tensor) -> Tensor:
         return tensor.detach()[_grid(tensor.shape[2:], self.max_positions)].float()
 
 
-class _Waiting:
-    """Rows of several batches that will be compared together."""
+class _RowBuffer:
+    """Rows of several batches, to be compared together."""
 
     def __init__(self, batches: Sequence[tuple[Tensor, ...]] = ()) -> None:
         self.numel = 0
@@ -183,7 +183,7 @@ class _Waiting:
         return [tuple(tensor.to(device) for tensor in tensors) for tensors in self._batches]
 
     def take(self, device: torch.device) -> list[list[Tensor]]:
-        """All that waits as one batch, if anything does."""
+        """All rows as one batch, and empties the buffer; no batch if it is empty."""
         batches, self._batches, self.numel = self._batches, [], 0
         columns = zip(*batches, strict=True)
         return [[torch.cat([part.to(device) for part in column]) for column in columns]] if batches else []
@@ -206,7 +206,7 @@ def _rows_of_channel_means(modalities: list[Tensor]) -> Tensor:
 
 
 def _grid(spatial: torch.Size, max_positions: int | None) -> tuple[Any, ...]:
-    """An index that leaves every s-th position along each of the last dims, about ``max_positions`` in all."""
+    """An index of an even grid over the last dims, with about ``max_positions`` positions."""
     positions = math.prod(spatial)
     if max_positions is None or positions <= max_positions:
         return (...,)
@@ -215,12 +215,12 @@ def _grid(spatial: torch.Size, max_positions: int | None) -> tuple[Any, ...]:
 
 
 def _distributions(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Of logits ``(M, C)``: p ``(M, C)``, ``[p_t, 1 - p_t]`` ``(M, 2)``, and p-hat of the others ``(M, C - 1)``.
+    """From logits ``(M, C)``: p ``(M, C)``, ``[p_t, 1 - p_t]`` ``(M, 2)``, and the others' softmax ``(M, C - 1)``.
 
-    The others stay in their order, because moments are compared column by column.
+    The other classes keep their order, because moments are compared column by column.
     """
     probability = logits.softmax(1)
-    of_target = probability.gather(1, target[:, None])
+    target_probability = probability.gather(1, target[:, None])
     place = torch.arange(logits.shape[1] - 1, device=logits.device)
     others = place + (place >= target[:, None])
-    return probability, torch.cat([of_target, 1 - of_target], 1), logits.gather(1, others).softmax(1)
+    return probability, torch.cat([target_probability, 1 - target_probability], 1), logits.gather(1, others).softmax(1)

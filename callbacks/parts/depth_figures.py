@@ -18,28 +18,28 @@ from matplotlib.ticker import LogLocator, NullFormatter, PercentFormatter, StrMe
 from numpy.typing import NDArray
 from torch import Tensor
 
-from callbacks.parts.gallery import visible
+from callbacks.parts.figures import as_picture
 
-CELL = 3.2  # inches, the width of one picture
+PICTURE_WIDTH = 3.2  # inches
 BINS_HEIGHT = 2.6  # inches
-DEPTHS = matplotlib.colormaps["magma_r"].with_extremes(bad="#b8b8b8")
-ERRORS = matplotlib.colormaps["YlOrRd"].with_extremes(bad="#b8b8b8")
-# they end where a prediction that is too far leaves the accuracy delta_1
+DEPTH_COLOURS = matplotlib.colormaps["magma_r"].with_extremes(bad="#b8b8b8")
+ERROR_COLOURS = matplotlib.colormaps["YlOrRd"].with_extremes(bad="#b8b8b8")
+# 0.25 is the largest error of a too far prediction that the accuracy delta_1 accepts
 ERROR_NORM = Normalize(0, 0.25)
-SPARSE = 0.5
-"""Maps with a smaller share of pixels with depth are those of a lidar, whose points are drawn larger."""
+SPARSE_SHARE = 0.5
+"""A map with a smaller share of measured pixels is taken as a lidar's, and its points are drawn larger."""
 
 
 @dataclass(frozen=True)
 class DepthViews:
-    """What there is to see of one sample, on the CPU.
+    """The pictures of one sample, on the CPU.
 
     Args:
-        image: How the scene looks, ``(C, H, W)``; the models need not have seen it.
-        modalities: What the models saw, ``(C, H, W)`` each, by name.
-        target: Metres, ``(H, W)``; 0 is no ground truth.
+        image: The scene's image, ``(C, H, W)``, even if no model takes it as an input.
+        modalities: The inputs of the models by name, ``(C, H, W)`` each.
+        target: Metres, ``(H, W)``; 0 where there is no ground truth.
         student: Metres, ``(H, W)``.
-        teacher: Metres, ``(H, W)``; 0 is no response.
+        teacher: Metres, ``(H, W)``; 0 where there is no response.
         student_bins: The student's probabilities over the bins along one pixel row, ``(bins, columns)``.
         teacher_bins: The teacher's depth probability map along the same row, ``(bins, columns)``.
     """
@@ -56,30 +56,30 @@ class DepthViews:
 def depth_figure(
     samples: Sequence[DepthViews], bins_range: tuple[float, float] = (1e-3, 80.0), row: float | None = None
 ) -> Figure:
-    """One row a sample: modalities, target, the teacher's depth, the student's, and its error.
+    """A row of pictures for each sample: modalities, target, depth of teacher and student, and the student's error.
 
-    The error is AbsRel, ``|student - target| / target``; where no sample has ground truth, the same against the
-    teacher. Below stand the probabilities over the bins along one pixel row of the first sample, if it has them.
+    The error is AbsRel, ``|student - target| / target``; if no sample has ground truth, it is against the teacher.
+    Below are the probabilities over the bins along one pixel row of the first sample, if it has bins.
 
     Args:
         samples: At least one, all with the same views of the same size.
-        bins_range: The depths at which the bins begin and end, in metres.
-        row: That pixel row, as a fraction of the height from the top; without it no bins are drawn.
+        bins_range: The lower and the upper end of the bins, in metres.
+        row: The pixel row, as a fraction of the height from the top; ``None`` draws no bins.
     """
     first = samples[0]
     height, width = first.target.shape
     depths = [name for name in ("target", "teacher", "student") if getattr(first, name) is not None]
     columns = len(first.modalities) + len(depths) + 1
-    gallery_height = (CELL * height / width + 0.1) * len(samples) + 1.1
-    explained = row is not None and first.student_bins is not None and first.teacher_bins is not None
+    gallery_height = (PICTURE_WIDTH * height / width + 0.1) * len(samples) + 1.1
+    has_bins = row is not None and first.student_bins is not None and first.teacher_bins is not None
     figure = Figure(
-        figsize=(CELL * columns, gallery_height + BINS_HEIGHT * explained),
+        figsize=(PICTURE_WIDTH * columns, gallery_height + BINS_HEIGHT * has_bins),
         layout=ConstrainedLayoutEngine(w_pad=0.03, h_pad=0.06, wspace=0.01, hspace=0.01),
     )
-    ratios = [gallery_height, BINS_HEIGHT] if explained else [gallery_height]
+    ratios = [gallery_height, BINS_HEIGHT] if has_bins else [gallery_height]
     parts = figure.subfigures(len(ratios), 1, height_ratios=ratios, squeeze=False)[:, 0]
     _draw_gallery(parts[0], samples, depths)
-    if row is not None and explained:
+    if row is not None and has_bins:
         _mark_row(parts[0], int(row * height), columns)
         _draw_bins(parts[1], first, bins_range, row)
     return figure
@@ -88,9 +88,9 @@ def depth_figure(
 def _draw_gallery(figure: SubFigure, samples: Sequence[DepthViews], depths: Sequence[str]) -> None:
     first = samples[0]
     reference = "target" if first.teacher is None or any(bool(views.target.any()) for views in samples) else "teacher"
-    shown = "prediction" if first.teacher is None else "student"
-    titles = [*first.modalities, *depths[:-1], shown, f"|{shown} − {reference}| / {reference}"]  # noqa: RUF001
-    # the bars have a row of their own, or those below pictures would push these out of line
+    student = "prediction" if first.teacher is None else "student"
+    titles = [*first.modalities, *depths[:-1], student, f"|{student} − {reference}| / {reference}"]  # noqa: RUF001
+    # the colour bars have a row of their own, so that all pictures keep one size
     height, width = first.target.shape
     rows = len(samples)
     cells = figure.add_gridspec(rows + 1, len(titles), height_ratios=[height / width] * rows + [0.05])
@@ -99,15 +99,15 @@ def _draw_gallery(figure: SubFigure, samples: Sequence[DepthViews], depths: Sequ
         axes.set_title(title, fontsize="medium")
     norm = depth_norm([torch.stack([getattr(views, name) for views in samples]).numpy() for name in depths])
     for row, views in zip(grid, samples, strict=True):
-        pictures = [visible(modality) for modality in views.modalities.values()]
-        pictures += [painted_depth(getattr(views, name).numpy(), norm) for name in depths]
-        pictures.append(_painted_error(views.student.numpy(), getattr(views, reference).numpy()))
+        pictures = [as_picture(modality) for modality in views.modalities.values()]
+        pictures += [depth_picture(getattr(views, name).numpy(), norm) for name in depths]
+        pictures.append(_error_picture(views.student.numpy(), getattr(views, reference).numpy()))
         for axes, picture in zip(row, pictures, strict=True):
             axes.imshow(picture)
             axes.set_axis_off()
     depth_bar(figure, norm, cax=figure.add_subplot(cells[-1, len(first.modalities) : -1]))
     figure.colorbar(
-        ScalarMappable(ERROR_NORM, ERRORS),
+        ScalarMappable(ERROR_NORM, ERROR_COLOURS),
         cax=figure.add_subplot(cells[-1, -1]),
         orientation="horizontal",
         extend="max",
@@ -118,13 +118,13 @@ def _draw_gallery(figure: SubFigure, samples: Sequence[DepthViews], depths: Sequ
 
 def _mark_row(figure: SubFigure, row: int, columns: int) -> None:
     for axes in figure.axes[:columns]:
-        # black and white in turn, to be seen on every colour
+        # black and white dashes are visible on every colour
         axes.axhline(row, color="black", linewidth=1)
         axes.axhline(row, color="white", linewidth=1, linestyle=(0, (4, 4)))
 
 
 def _draw_bins(figure: SubFigure, views: DepthViews, bins_range: tuple[float, float], row: float) -> None:
-    """The probability maps side by side, metres upwards, with the ground truth on them."""
+    """Draws the probabilities of teacher and student side by side, with the depth upwards and the ground truth."""
     assert views.teacher_bins is not None
     assert views.student_bins is not None
     maps = {
@@ -134,7 +134,7 @@ def _draw_bins(figure: SubFigure, views: DepthViews, bins_range: tuple[float, fl
     height, width = views.target.shape
     target = views.target[int(row * height)].numpy()
     (measured,) = target.nonzero()
-    # most of the probability is spread thinly: the root shows it beside the peaks
+    # most probabilities are small: the square root makes them visible beside the peaks
     norm = PowerNorm(0.5, 0, max(bins.max() for bins in maps.values()))
     highest = max(target.max(), *(_highest(bins, bins_range) for bins in maps.values()))
     panels = figure.subplots(1, len(maps), sharey=True, squeeze=False)[0]
@@ -151,13 +151,13 @@ def _draw_bins(figure: SubFigure, views: DepthViews, bins_range: tuple[float, fl
 
 
 def _highest(bins: NDArray[np.float32], bins_range: tuple[float, float]) -> float:
-    """The upper edge of the farthest bin that is seen beside the most probable one."""
+    """The upper edge of the farthest bin that is visible beside the most probable bin."""
     edges = np.linspace(*bins_range, len(bins) + 1)
     return float(edges[1:][(bins > 0.02 * bins.max()).any(1)].max(initial=bins_range[0]))
 
 
 def depth_norm(depths: Iterable[NDArray[np.float32]]) -> LogNorm:
-    """The range of the first maps that hold a depth, without the nearest and the farthest percent."""
+    """The range of the first maps with any depth, without the nearest and the farthest percent."""
     measured = next((values for maps in depths if (values := maps[maps > 0]).size), np.ones(1))
     low, high = np.percentile(measured, (1, 99))
     return LogNorm(low, max(high, 1.01 * low))
@@ -166,7 +166,7 @@ def depth_norm(depths: Iterable[NDArray[np.float32]]) -> LogNorm:
 def depth_bar(figure: Figure | SubFigure, norm: LogNorm, **place: Any) -> None:
     """Draws the scale of the depths below the maps."""
     figure.colorbar(
-        ScalarMappable(norm, DEPTHS),
+        ScalarMappable(norm, DEPTH_COLOURS),
         orientation="horizontal",
         extend="both",
         label="depth (m)",
@@ -176,26 +176,26 @@ def depth_bar(figure: Figure | SubFigure, norm: LogNorm, **place: Any) -> None:
     ).ax.xaxis.set_minor_formatter(NullFormatter())
 
 
-def painted_depth(depth: NDArray[np.float32], norm: Normalize) -> NDArray[np.float64]:
+def depth_picture(depth: NDArray[np.float32], norm: Normalize) -> NDArray[np.float64]:
     """A map of depths in metres as a picture, ``(H, W, 3)`` from 0 to 1."""
     depth = depth.ravel()[_nearest_points(depth)]
-    picture: NDArray[np.float64] = DEPTHS(norm(np.ma.masked_where(~(depth > 0), depth)))[..., :3]
+    picture: NDArray[np.float64] = DEPTH_COLOURS(norm(np.ma.masked_where(~(depth > 0), depth)))[..., :3]
     return picture
 
 
-def _painted_error(student: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.float64]:
+def _error_picture(student: NDArray[np.float32], reference: NDArray[np.float32]) -> NDArray[np.float64]:
     source = _nearest_points(reference)
     student, reference = student.ravel()[source], reference.ravel()[source]
-    known = reference > 0
-    error = np.abs(student - reference) / np.where(known, reference, 1)
-    picture: NDArray[np.float64] = ERRORS(ERROR_NORM(np.ma.masked_where(~known, error)))[..., :3]
+    measured = reference > 0
+    error = np.abs(student - reference) / np.where(measured, reference, 1)
+    picture: NDArray[np.float64] = ERROR_COLOURS(ERROR_NORM(np.ma.masked_where(~measured, error)))[..., :3]
     return picture
 
 
 def _nearest_points(depth: NDArray[np.float32]) -> NDArray[np.int64]:
-    """The pixel to draw at every pixel: itself, or in a sparse map the nearest surface measured around it."""
+    """The index of the pixel to draw at each pixel: itself, or in a sparse map the nearest depth around it."""
     own = np.arange(depth.size).reshape(depth.shape)
-    if not 0 < (depth > 0).mean() < SPARSE:
+    if not 0 < (depth > 0).mean() < SPARSE_SHARE:
         return own
     inverse = torch.from_numpy(np.divide(1, depth, out=np.zeros_like(depth), where=depth > 0))
     reach = round(depth.shape[1] / 480)

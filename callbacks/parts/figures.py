@@ -1,4 +1,4 @@
-"""Figures in a run's folder and in TensorBoard, drawn without pyplot and its global state."""
+"""Writes figures to a run's folder and to TensorBoard, and draws modalities and the curves of the divergences."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import matplotlib
 import numpy as np
 from lightning.pytorch import Trainer
 from lightning.pytorch.loggers import TensorBoardLogger
@@ -14,17 +15,19 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.ticker import MaxNLocator
+from numpy.typing import NDArray
+from torch import Tensor
 
 from distill.atomic import atomic_write
 
-COLOURS = {"all classes": "#333333", "target class": "#0072b2", "non-target classes": "#d55e00"}
-STYLES = {"train": "-", "val": "--"}
+PART_COLOURS = {"all classes": "#333333", "target class": "#0072b2", "non-target classes": "#d55e00"}
+STAGE_STYLES = {"train": "-", "val": "--"}
 
 
 def publish(figure: Figure, name: str, folder: Path, trainer: Trainer, suffix: str = "") -> None:
-    """Writes ``figures/<name><suffix>.png`` to the folder, and shows the figure in TensorBoard where that is a logger.
+    """Writes ``figures/<name><suffix>.png`` to the folder, and the figure to TensorBoard if that is a logger.
 
-    TensorBoard has one series of pictures a ``name``, whatever the suffix.
+    TensorBoard shows all pictures of one ``name`` as one series.
     """
     canvas = FigureCanvasAgg(figure)
     with atomic_write(folder / "figures" / f"{name}{suffix}.png") as draft:
@@ -33,19 +36,34 @@ def publish(figure: Figure, name: str, folder: Path, trainer: Trainer, suffix: s
         if isinstance(logger, TensorBoardLogger):
             canvas.draw()  # type: ignore[no-untyped-call]
             pixels = np.asarray(canvas.buffer_rgba())[..., :3]  # type: ignore[no-untyped-call]
-            # not add_figure(), which imports pyplot
+            # add_figure() would import pyplot, which has a global state
             logger.experiment.add_image(name, pixels, trainer.global_step, dataformats="HWC")
+
+
+def as_picture(modality: Tensor) -> NDArray[Any]:
+    """A modality ``(C, H, W)`` as an RGB picture ``(H, W, 3)``, with values stretched to the range from 0 to 1.
+
+    Three channels are taken as RGB; otherwise the first channel is drawn in a colour map.
+    """
+    if len(modality) != 3:
+        modality = modality[:1]
+    low, high = modality.min(), modality.max()
+    stretched = ((modality - low) / (high - low).clamp(min=1e-12)).float().numpy()
+    if len(stretched) == 3:
+        return np.moveaxis(stretched, 0, -1)
+    colours: NDArray[Any] = matplotlib.colormaps["viridis"](stretched[0])[..., :3]
+    return colours
 
 
 def divergence_figure(rows: Sequence[dict[str, Any]]) -> Figure:
     """The curves of a fit: CMD of the outputs, and CMD and JSD of their target and non-target parts.
 
     Args:
-        rows: Those of ``divergence.csv``.
+        rows: The rows of ``divergence.csv``.
     """
     figure = Figure(figsize=(12.5, 4.2), layout=ConstrainedLayoutEngine(w_pad=0.12, h_pad=0.08))
-    of_inputs = [f" (CMD of their inputs: {row['input_cmd']:.3g})" for row in rows if row["input_cmd"] is not None]
-    figure.suptitle("Divergence between teacher and student" + "".join(of_inputs[:1]))
+    input_cmds = [f" (CMD of their inputs: {row['input_cmd']:.3g})" for row in rows if row["input_cmd"] is not None]
+    figure.suptitle("Divergence between teacher and student" + "".join(input_cmds[:1]))
     outputs, cmd, jsd = figure.subplots(1, 3)
     _draw(outputs, rows, {"all classes": "cmd"})
     outputs.set(title="CMD of the output probabilities", ylabel="CMD")
@@ -58,17 +76,17 @@ def divergence_figure(rows: Sequence[dict[str, Any]]) -> Figure:
 
 def _draw(axes: Axes, rows: Sequence[dict[str, Any]], parts: dict[str, str]) -> None:
     for part, column in parts.items():
-        for stage, style in STYLES.items():
+        for stage, style in STAGE_STYLES.items():
             points = [(row["epoch"], row[column]) for row in rows if row["stage"] == stage]
             if points:
                 marker = "o" if len(points) <= 30 else None
                 axes.plot(
                     *zip(*points, strict=True),
                     linestyle=style,
-                    color=COLOURS[part],
+                    color=PART_COLOURS[part],
                     marker=marker,
                     markersize=4,
-                    markerfacecolor="white" if stage == "val" else COLOURS[part],
+                    markerfacecolor="white" if stage == "val" else PART_COLOURS[part],
                     label=f"{part}, {stage}",
                 )
     epochs = [row["epoch"] for row in rows]

@@ -1,4 +1,4 @@
-"""Sums over an epoch from which the structure of a layer's features comes; nothing here knows a trainer."""
+"""Sums over an epoch that give the structure of a layer's features; they do not depend on a trainer."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from distill.distributed import gather
 from distill.losses import rbf_log_mean
 from distill.losses.parts.normalization import unit_vectors
 
-SIGMA = 2**-0.5
-"""The width of the uniformity's kernel, which makes it exp(-2 d^2) as by Wang and Isola."""
+UNIFORMITY_SIGMA = 2**-0.5
+"""The width of the uniformity's kernel; the kernel is then exp(-2 d^2), as in Wang and Isola."""
 
 
 class Structure(NamedTuple):
-    """What there is to know of a layer.
+    """The structure of a layer.
 
-    ``similarity``: the absolute cosine of every two channels over the samples, ``(C, C)``; 0 where a channel is 0 in
-    all of them. ``rows``: the features of the samples that were kept, ``(N, C)``.
+    ``similarity``: the absolute cosine of each pair of channels over all samples, ``(C, C)``; 0 for a channel that is 0
+    in all samples. ``rows``: the features of the samples that were kept, ``(N, C)``.
     """
 
     similarity: Tensor
@@ -27,23 +27,23 @@ class Structure(NamedTuple):
 
     @property
     def correlation(self) -> Tensor:
-        """The mean similarity of two different channels; NaN where there is one channel."""
+        """The mean similarity of two different channels; NaN if there is only one channel."""
         channels = len(self.similarity)
         return (self.similarity.sum() - self.similarity.trace()) / (channels * (channels - 1))
 
     @property
     def uniformity(self) -> Tensor:
-        """The log of the mean of exp(-2 d^2) over all pairs of the rows, taken to length 1."""
+        """The log of the mean of exp(-2 d^2) over all pairs of rows, normalised to length 1."""
         directions = unit_vectors(self.rows)
-        return rbf_log_mean(directions, directions, sigma=SIGMA)
+        return rbf_log_mean(directions, directions, sigma=UNIFORMITY_SIGMA)
 
 
 class LayerStructure:
-    """The features of a layer: the products of its channels summed over all samples, and the first samples themselves.
+    """Collects the features of a layer: the sums of products of its channels over all samples, and the first samples.
 
     Args:
-        max_rows: How many samples are kept.
-        device: Where the sums are; it must have float64.
+        max_rows: The number of samples to keep.
+        device: The device of the sums; it must have float64.
     """
 
     def __init__(self, max_rows: int, device: torch.device) -> None:

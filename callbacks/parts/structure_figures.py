@@ -1,4 +1,4 @@
-"""Pictures of how features are made: which channels go together, and where the samples lie."""
+"""Pictures of the structure of features: the similarity of channels, and the samples in the plane."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ from sklearn.manifold import TSNE
 from torch import Tensor
 
 NO_CLASS = -1
-MOST_NAMES = 20  # in a legend; more classes are told by their colours alone
+MAX_LEGEND_CLASSES = 20  # with more classes there is no legend
 
 
 def similarity_figure(rows: Sequence[Mapping[str, Tensor]]) -> Figure:
-    """One row a pair of layers, one column a network: how similar its channels are (DS, Fig. 2 a and b).
+    """The similarity of channels: a row for each pair of layers, a column for each network (DS, Fig. 2 a and b).
 
     Args:
-        rows: Similarities from 0 to 1, ``(C, C)``, by what stands above them.
+        rows: Similarities from 0 to 1, ``(C, C)``, by the titles of their pictures.
     """
     figure, grid = _grid(rows, height=4.4)
     for axes, (title, similarity) in _cells(grid, rows):
@@ -37,12 +37,12 @@ def similarity_figure(rows: Sequence[Mapping[str, Tensor]]) -> Figure:
 def embedding_figure(
     rows: Sequence[Mapping[str, Tensor]], labels: Tensor, class_names: Sequence[str] | None = None
 ) -> Figure:
-    """One row a pair of layers, one column a network: its samples in the plane by t-SNE (DS, Fig. 2 c and d).
+    """Samples in the plane by t-SNE: a row for each pair of layers, a column for each network (DS, Fig. 2 c and d).
 
     Args:
-        rows: Features ``(N, C)``, N at least 3, by what stands above them.
+        rows: Features ``(N, C)``, N at least 3, by the titles of their pictures.
         labels: Class indices, ``(N,)``, ``NO_CLASS`` where there is none.
-        class_names: By index; their numbers by default.
+        class_names: By index; ``None`` writes the indices.
     """
     figure, grid = _grid(rows, height=4.2)
     classes = labels.cpu().numpy()
@@ -53,7 +53,7 @@ def embedding_figure(
         axes.set(xticks=[], yticks=[], aspect="equal")
         axes.set_adjustable("datalim")
     present = [int(label) for label in np.unique(classes) if label != NO_CLASS]
-    if 0 < len(present) <= MOST_NAMES:
+    if 0 < len(present) <= MAX_LEGEND_CLASSES:
         names = [class_names[label] if class_names else str(label) for label in present]
         handles = [
             Line2D([], [], linestyle="", marker="o", color=colour, label=name)
@@ -69,7 +69,7 @@ def embedding(features: NDArray[Any]) -> NDArray[Any]:
     Args:
         features: ``(N, C)``, N at least 3.
     """
-    # the first two principal components, from which it starts by default, need two dims in which samples differ
+    # by default t-SNE starts from two principal components, which need two dims in which the samples differ
     varied = (features.std(axis=0) > 0).sum() >= 2
     tsne = TSNE(
         perplexity=min(30.0, (len(features) - 1) / 3), init="pca" if varied else "random", random_state=0, n_jobs=1
@@ -89,6 +89,6 @@ def _cells(grid: NDArray[Any], rows: Sequence[Mapping[str, Tensor]]) -> list[tup
 
 
 def _colours(labels: NDArray[np.int64]) -> NDArray[Any]:
-    """RGBA by class, ``(N, 4)``; classes beyond twenty repeat colours."""
+    """The RGBA colour of each label, ``(N, 4)``; there are 20 colours, which repeat."""
     colours = np.array([matplotlib.colormaps["tab10" if labels.max() < 10 else "tab20"](label) for label in range(20)])
     return np.where(labels[:, None] == NO_CLASS, matplotlib.colors.to_rgba("#999999"), colours[labels % 20])

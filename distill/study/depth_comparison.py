@@ -10,7 +10,7 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
-from callbacks.parts.depth_figures import CELL, depth_bar, depth_norm, painted_depth
+from callbacks.parts.depth_figures import PICTURE_WIDTH, depth_bar, depth_norm, depth_picture
 
 
 def depth_comparison(files: Mapping[str, Path]) -> Figure:
@@ -36,11 +36,11 @@ def depth_comparison(files: Mapping[str, Path]) -> Figure:
     norm = depth_norm(rows.values())
     scenes, height, width = target.shape
     figure = Figure(
-        figsize=(CELL * scenes + 1.2, (CELL * height / width + 0.05) * (len(rows) + 1) + 0.6),
+        figsize=(PICTURE_WIDTH * scenes + 1.2, (PICTURE_WIDTH * height / width + 0.05) * (len(rows) + 1) + 0.6),
         layout=ConstrainedLayoutEngine(w_pad=0.04, h_pad=0.02, wspace=0.01, hspace=0.01),
     )
     grid = figure.subplots(len(rows) + 1, scenes, squeeze=False)
-    pictures = {"image": image} | {name: [painted_depth(depth, norm) for depth in row] for name, row in rows.items()}
+    pictures = {"image": image} | {name: [depth_picture(depth, norm) for depth in row] for name, row in rows.items()}
     for axes_row, (name, row) in zip(grid, pictures.items(), strict=True):
         axes_row[0].set_ylabel(name, rotation=0, ha="right", va="center", labelpad=8)
         for axes, picture in zip(axes_row, row, strict=True):

@@ -14,7 +14,7 @@ from PIL import Image
 from torch import Tensor
 
 from callbacks import DepthGallery
-from callbacks.parts.depth_figures import DEPTHS, ERRORS, DepthViews, depth_figure
+from callbacks.parts.depth_figures import DEPTH_COLOURS, ERROR_COLOURS, DepthViews, depth_figure
 from distill.study.depth_comparison import depth_comparison
 from tests.callbacks.depths import BINS, HEIGHT, MAX_DEPTH, WIDTH, ReplayDepth, ReplayWithoutTeacher, depths
 from tests.callbacks.pairs import batches_of, trainer
@@ -192,16 +192,16 @@ def test_near_is_bright_far_is_dark_and_nothing_is_grey() -> None:
     assert (np.diff(brightness) < 0).all()
     assert drawn[5] == pytest.approx(GREY)
     # equal ratios of depth are equal steps along the colours
-    assert drawn[2] == pytest.approx(DEPTHS(0.5)[:3], abs=0.02)
+    assert drawn[2] == pytest.approx(DEPTH_COLOURS(0.5)[:3], abs=0.02)
 
 
 def test_the_error_is_relative_to_the_target_where_there_is_one() -> None:
     target, student = torch.tensor([[10.0, 10.0, 10.0, 0.0]]), torch.tensor([[10.0, 11.25, 5.0, 3.0]])
     figure = depth_figure([views(target, student, teacher=student)])
     drawn = picture(figure, "|student − target| / target")[0]  # noqa: RUF001
-    assert drawn[0] == pytest.approx(ERRORS(0.0)[:3])
-    assert drawn[1] == pytest.approx(ERRORS(0.5)[:3], abs=0.02)  # half of the 25 % at which the colours end
-    assert drawn[2] == pytest.approx(ERRORS(1.0)[:3])
+    assert drawn[0] == pytest.approx(ERROR_COLOURS(0.0)[:3])
+    assert drawn[1] == pytest.approx(ERROR_COLOURS(0.5)[:3], abs=0.02)  # half of the 25 % at which the colours end
+    assert drawn[2] == pytest.approx(ERROR_COLOURS(1.0)[:3])
     assert drawn[3] == pytest.approx(GREY)
 
 
@@ -209,7 +209,7 @@ def test_the_error_is_relative_to_the_teacher_where_no_sample_has_a_target() -> 
     none, teacher = torch.zeros(1, 2), torch.tensor([[4.0, 0.0]])
     figure = depth_figure([views(none, torch.tensor([[4.5, 1.0]]), teacher)] * 2)
     drawn = picture(figure, "|student − teacher| / teacher", row=1)[0]  # noqa: RUF001
-    assert drawn[0] == pytest.approx(ERRORS(0.5)[:3], abs=0.02)
+    assert drawn[0] == pytest.approx(ERROR_COLOURS(0.5)[:3], abs=0.02)
     assert drawn[1] == pytest.approx(GREY)
 
 
@@ -281,7 +281,7 @@ def test_a_comparison_of_nothing_is_refused() -> None:
     ("arguments", "message"),
     [
         ({"samples": 0}, "samples must be at least 1, got 0"),
-        ({"min_depth": 9.0}, "min_depth must be positive and below max_depth, got 9.0 and 8.0"),
+        ({"min_depth": 9.0}, "min_depth must be below max_depth, got 9.0 and 8.0"),
         ({"sigma": 0.0}, "sigma must be positive, got 0.0"),
         ({"row": 1.0}, "row must be at least 0 and below 1, or None, got 1.0"),
     ],

@@ -52,7 +52,7 @@ def warnings_of(function: Any) -> list[str]:
 def test_rows_hold_the_divergences_of_all_samples_of_an_epoch(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, waiting: int
 ) -> None:
-    monkeypatch.setattr(comparison, "WAITING_NUMEL", waiting)
+    monkeypatch.setattr(comparison, "BUFFER_NUMEL", waiting)
     recorder = Recorder()
     trainer(tmp_path, DivergenceTracker(), recorder, num_sanity_val_steps=0).fit(imitation(), loader(22), loader(13, 1))
     assert table(tmp_path).columns.tolist() == ["epoch", "stage", *NAMES, "input_cmd"]
@@ -362,7 +362,7 @@ def test_a_trial_run_writes_no_file_into_the_working_folder(
         ({"temperature": 0.0}, "temperature must be positive, got 0.0"),
         ({"moments": 0}, "moments must be at least 1, got 0"),
         ({"every_n_batches": 0}, "every_n_batches must be at least 1, got 0"),
-        ({"max_positions": 0}, "max_positions must be at least 1 or None, got 0"),
+        ({"max_positions": 0}, "max_positions must be at least 1, got 0"),
     ],
 )
 def test_impossible_options_are_refused(options: dict[str, Any], message: str) -> None:

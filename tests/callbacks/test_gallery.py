@@ -15,8 +15,8 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from callbacks import PredictionGallery
-from callbacks.parts.gallery import visible
-from callbacks.prediction_gallery import MARK, NO_CLASS, Views, _views, gallery_figure
+from callbacks.parts.figures import as_picture
+from callbacks.prediction_gallery import MARK_COLOUR, NO_CLASS, Views, _views, gallery_figure
 from distill import Supervised
 from tests.callbacks.pairs import trainer
 from tests.losses.cases import softmax
@@ -106,7 +106,7 @@ def test_the_share_of_the_highest_divergences_is_marked_on_the_image() -> None:
     _, outputs, batch = views_of_batch()
     (views,) = PredictionGallery(left_out=0.25).keep(outputs, batch, 1)  # 8 of its 12 pixels have a label
     assert list(views) == ["x_a", "x_b", "target", "teacher", "student", "NCJSD", "left out"]
-    marked = (views["left out"] == torch.tensor(MARK, dtype=torch.float64).view(3, 1, 1)).all(0)
+    marked = (views["left out"] == torch.tensor(MARK_COLOUR, dtype=torch.float64).view(3, 1, 1)).all(0)
     assert marked.sum() == 2
     assert not marked[0].any()
     assert views["NCJSD"][marked].min() > views["NCJSD"][1:][~marked[1:]].max()
@@ -182,5 +182,5 @@ def test_as_many_samples_as_asked_for_are_drawn_over_batches(tmp_path: Path, mon
 
 def test_of_a_modality_that_is_no_colour_image_the_first_channel_is_drawn() -> None:
     points = torch.randn(5, 4, 6)
-    assert np.array_equal(visible(points), visible(points[:1]))
-    assert visible(points).shape == (4, 6, 3)
+    assert np.array_equal(as_picture(points), as_picture(points[:1]))
+    assert as_picture(points).shape == (4, 6, 3)

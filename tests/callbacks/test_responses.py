@@ -338,7 +338,7 @@ def test_every_process_keeps_a_sample(tmp_path: Path) -> None:
     ("arguments", "message"),
     [
         ({"format": "jpg"}, "format must be one of png, npz, got 'jpg'"),
-        ({"metres_per_unit": 0.0}, r"metres_per_unit must be a finite number above 0, got 0\.0"),
+        ({"metres_per_unit": 0.0}, r"metres_per_unit must be positive, got 0\.0"),
         ({"metres_per_unit": 0.001, "format": "npz"}, r"metres_per_unit 0\.001 is for png files"),
     ],
 )

@@ -9,7 +9,7 @@ from matplotlib.colors import to_rgba
 from PIL import Image
 
 from callbacks import SalienceMap
-from callbacks.salience import COLOURS, salience_figure
+from callbacks.salience import MASK_COLOURS, salience_figure
 from distill import FeatureMask
 from tests.callbacks.pairs import trainer
 from tests.toys import ON_MAPS, ToyData, pair_arguments
@@ -37,7 +37,7 @@ def test_a_map_is_a_heat_map_beside_what_each_mask_takes_away() -> None:
 
 def test_a_vector_is_bars_in_the_colours_of_the_masks() -> None:
     (axes,) = salience_figure({"x": np.array([0.5, 0.1, 1.0, 0.4])}, 0.25).axes
-    expected = [to_rgba(COLOURS[kind]) for kind in ("neither", "false", "true", "neither")]
+    expected = [to_rgba(MASK_COLOURS[kind]) for kind in ("neither", "false", "true", "neither")]
     assert [bar.get_facecolor() for bar in axes.patches] == expected
 
 
