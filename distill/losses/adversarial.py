@@ -45,11 +45,11 @@ def discriminator_loss(
             "the scores of student and teacher must have the same shape, got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         )
-    ours, theirs = at_least_float32(student), at_least_float32(teacher)
+    student, teacher = at_least_float32(student), at_least_float32(teacher)
     if form == "hinge":
-        losses = F.relu(1 + ours) + F.relu(1 - theirs)
+        losses = F.relu(1 + student) + F.relu(1 - teacher)
     else:
-        losses = F.softplus(ours) + F.softplus(-theirs)
+        losses = F.softplus(student) + F.softplus(-teacher)
     return reduce_means(losses, reduction)
 
 

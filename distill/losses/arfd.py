@@ -140,13 +140,13 @@ def consistency_loss(student: Tensor, teacher: Tensor, *, measure: Measure = "ck
         raise ValueError(
             f"student and teacher must have the same shape, got {tuple(student.shape)} and {tuple(teacher.shape)}"
         )
-    ours, theirs = at_least_float32(student).flatten(1), at_least_float32(teacher).flatten(1)
+    student, teacher = at_least_float32(student).flatten(1), at_least_float32(teacher).flatten(1)
     if measure == "euclidean":
-        distance: Tensor = torch.linalg.vector_norm(ours - theirs, dim=1)
-        return distance / math.sqrt(ours.shape[1])
+        distance: Tensor = torch.linalg.vector_norm(student - teacher, dim=1)
+        return distance / math.sqrt(student.shape[1])
     if measure == "pearson":
-        ours, theirs = ours - ours.mean(1, keepdim=True), theirs - theirs.mean(1, keepdim=True)
-    return 1 - F.cosine_similarity(ours, theirs, dim=1)
+        student, teacher = student - student.mean(1, keepdim=True), teacher - teacher.mean(1, keepdim=True)
+    return 1 - F.cosine_similarity(student, teacher, dim=1)
 
 
 class _CenteredGram(torch.autograd.Function):

@@ -37,7 +37,7 @@ def at_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") 
     """
     check_reduction(reduction)
     check_positions(student)
-    ours, theirs = (
+    of_student, of_teacher = (
         unit_vectors(features.square().mean(1).flatten(1)) for features in to_common_size(student, teacher.detach())
     )
-    return reduce_means(F.mse_loss(ours, theirs, reduction="none"), reduction)
+    return reduce_means(F.mse_loss(of_student, of_teacher, reduction="none"), reduction)

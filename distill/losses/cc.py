@@ -42,8 +42,8 @@ def cc_loss(student: Tensor, teacher: Tensor, *, gamma: float = 0.4, order: int 
     """
     check_positive(gamma=gamma)
     check_at_least(1, order=order)
-    ours, theirs = (_kernel(unit_vectors(embeddings), gamma, order) for embeddings in rows(student, teacher))
-    return (ours - theirs).square().mean()
+    of_student, of_teacher = (_kernel(unit_vectors(embeddings), gamma, order) for embeddings in rows(student, teacher))
+    return (of_student - of_teacher).square().mean()
 
 
 def _kernel(directions: Tensor, gamma: float, order: int) -> Tensor:

@@ -41,8 +41,8 @@ def cross_correlation(student_z: Tensor, teacher_z: Tensor, *, center: bool = Tr
 
     Source: Si et al., DS, eq. 6; Zbontar et al., Barlow Twins, ICML 2021, eq. 2.
     """
-    ours, theirs = (_centred(z) if center else z for z in rows(student_z, teacher_z))
-    return unit_vectors(ours, 0).mT @ unit_vectors(theirs, 0)
+    columns = [unit_vectors(_centred(z) if center else z, 0) for z in rows(student_z, teacher_z)]
+    return columns[0].mT @ columns[1]
 
 
 def sem_terms(student_z: Tensor, teacher_z: Tensor, *, center: bool = True) -> tuple[Tensor, Tensor]:
@@ -158,14 +158,14 @@ def dcm_terms(
     """
     check_positive(sigma=sigma)
     check_option("cross", cross, get_args(Cross))
-    ours, theirs = rows(student, teacher.detach())
-    _check_width(ours, theirs)
+    student, teacher = rows(student, teacher.detach())
+    _check_width(student, teacher)
     if normalize:
-        ours, theirs = unit_vectors(ours), unit_vectors(theirs)
-    own = rbf_log_mean(ours, ours, sigma=sigma)
+        student, teacher = unit_vectors(student), unit_vectors(teacher)
+    own = rbf_log_mean(student, student, sigma=sigma)
     if cross == "align":
-        return own, (ours - theirs).square().sum(1).mean()
-    return own, rbf_log_mean(ours, theirs, sigma=sigma)
+        return own, (student - teacher).square().sum(1).mean()
+    return own, rbf_log_mean(student, teacher, sigma=sigma)
 
 
 def dcm_loss(
@@ -210,8 +210,8 @@ def _centred(z: Tensor) -> Tensor:
     return torch.where(varies, centred, 0)
 
 
-def _check_width(ours: Tensor, theirs: Tensor) -> None:
-    if ours.shape[1] != theirs.shape[1]:
+def _check_width(first: Tensor, second: Tensor) -> None:
+    if first.shape[1] != second.shape[1]:
         raise ValueError(
-            f"the features must have the same number of dimensions a sample, got {ours.shape[1]} and {theirs.shape[1]}"
+            f"the features must have the same number of dimensions a sample, got {first.shape[1]} and {second.shape[1]}"
         )

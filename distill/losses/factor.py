@@ -38,5 +38,7 @@ def factor_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mea
             "the factors of student and teacher must have the same shape (N, K, *), got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         )
-    ours, theirs = (unit_vectors(at_least_float32(factor).flatten(1)) for factor in (student, teacher.detach()))
-    return reduce_means((ours - theirs).abs(), reduction)
+    of_student, of_teacher = (
+        unit_vectors(at_least_float32(factor).flatten(1)) for factor in (student, teacher.detach())
+    )
+    return reduce_means((of_student - of_teacher).abs(), reduction)

@@ -33,10 +33,10 @@ def hint_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean"
     Source: Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015, eq. 3.
     """
     check_reduction(reduction)
-    ours, theirs = to_common_size(student, teacher.detach())
-    if ours.shape != theirs.shape:
+    of_student, of_teacher = to_common_size(student, teacher.detach())
+    if of_student.shape != of_teacher.shape:
         raise ValueError(
             "student and teacher must have the same number of channels, as a regressor gives, got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         )
-    return reduce_means(F.mse_loss(ours, theirs, reduction="none"), reduction)
+    return reduce_means(F.mse_loss(of_student, of_teacher, reduction="none"), reduction)

@@ -47,11 +47,11 @@ def nst_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean")
 
 
 def _discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
-    ours, theirs = (unit_vectors(maps.flatten(2)) for maps in to_common_size(student, teacher))
-    channels, others, positions = ours.shape[1], theirs.shape[1], ours.shape[2]
+    of_student, of_teacher = (unit_vectors(maps.flatten(2)) for maps in to_common_size(student, teacher))
+    channels, others, positions = of_student.shape[1], of_teacher.shape[1], of_student.shape[2]
     if 2 * positions**2 <= channels**2 + others**2 + channels * others:
-        return (_mean_product(ours) - _mean_product(theirs)).square().sum((1, 2))
-    return _discrepancy_of_channels(ours, theirs)
+        return (_mean_product(of_student) - _mean_product(of_teacher)).square().sum((1, 2))
+    return _discrepancy_of_channels(of_student, of_teacher)
 
 
 def _mean_product(maps: Tensor) -> Tensor:

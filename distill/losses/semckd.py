@@ -51,9 +51,9 @@ def semckd_loss(
             f"{[len(layer) for layer in students]}"
         )
     errors = [
-        hint_loss(ours, theirs, reduction="none")
+        hint_loss(student, teacher, reduction="none")
         for layer in students
-        for ours, theirs in zip(layer, teachers, strict=True)
+        for student, teacher in zip(layer, teachers, strict=True)
     ]
     weighted = at_least_float32(attention).flatten(1) * torch.stack(errors, 1)
     return reduce_losses(weighted.sum(1) / len(students), reduction)

@@ -33,5 +33,5 @@ def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Source: Tung and Mori, Similarity-Preserving Knowledge Distillation, ICCV 2019, Sec. 3.
     """
-    ours, theirs = (unit_vectors(features @ features.mT) for features in rows(student, teacher.detach()))
-    return (ours - theirs).square().mean()
+    of_student, of_teacher = (unit_vectors(features @ features.mT) for features in rows(student, teacher.detach()))
+    return (of_student - of_teacher).square().mean()
