@@ -1,4 +1,4 @@
-"""Adversarial distillation: a discriminator that cannot tell the student's output from the teacher's."""
+"""Adversarial distillation: the losses of a discriminator and of the student that it judges."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Form = Literal["non_saturating", "hinge"]
 def discriminator_loss(
     student: Tensor, teacher: Tensor, *, form: Form = "non_saturating", reduction: Reduction = "mean"
 ) -> Tensor:
-    r"""How badly a discriminator D tells the teacher's output from the student's.
+    r"""The loss of a discriminator D that tells the teacher's output from the student's.
 
     ================== ==============================================================================
     ``non_saturating`` :math:`-\log \sigma(D(t)) - \log(1 - \sigma(D(s)))`, in nats
@@ -25,13 +25,13 @@ def discriminator_loss(
     ================== ==============================================================================
 
     Args:
-        student: The scores D(s), logits, of what the student put out, ``(N, *)``; detach that from the student.
-        teacher: The scores D(t) of what the teacher put out, of the same shape.
+        student: The scores D(s), logits, of the student's output, ``(N, *)``. Detach that output from the student.
+        teacher: The scores D(t) of the teacher's output, of the same shape.
         form: One of the above.
         reduction: ``"none"`` for one value a sample, the mean of its scores, ``"mean"`` over the samples, or ``"sum"``.
 
     Returns:
-        ``(N,)`` for ``"none"``, else a scalar; float32, or float64 where the scores are.
+        ``(N,)`` for ``"none"``, else a scalar; float32, or float64 if the scores are float64.
 
     Raises:
         ValueError: The form or the reduction is unknown, or the shapes differ.
@@ -45,32 +45,32 @@ def discriminator_loss(
             "the scores of student and teacher must have the same shape, got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         )
-    ours, theirs = at_least_float32(student), at_least_float32(teacher)
+    student, teacher = at_least_float32(student), at_least_float32(teacher)
     if form == "hinge":
-        losses = F.relu(1 + ours) + F.relu(1 - theirs)
+        losses = F.relu(1 + student) + F.relu(1 - teacher)
     else:
-        losses = F.softplus(ours) + F.softplus(-theirs)
+        losses = F.softplus(student) + F.softplus(-teacher)
     return reduce_means(losses, reduction)
 
 
 def deception_loss(student: Tensor, *, form: Form = "non_saturating", reduction: Reduction = "mean") -> Tensor:
-    r"""How far the student is from passing for the teacher: what it trains on against a discriminator D.
+    r"""The loss of a student that should be taken for the teacher by a discriminator D.
 
     ================== ==============================================================================
     ``non_saturating`` :math:`-\log \sigma(D(s))`, in nats
     ``hinge``          :math:`-D(s)`, without a lower bound
     ================== ==============================================================================
 
-    ``non_saturating`` is not the negative of the discriminator's term, whose gradient vanishes where the discriminator
-    is sure.
+    ``non_saturating`` is not the negative of the discriminator's term: the gradient of that vanishes if the
+    discriminator is sure.
 
     Args:
-        student: The scores D(s), logits, of what the student put out, ``(N, *)``.
+        student: The scores D(s), logits, of the student's output, ``(N, *)``.
         form: One of the above.
         reduction: ``"none"`` for one value a sample, the mean of its scores, ``"mean"`` over the samples, or ``"sum"``.
 
     Returns:
-        ``(N,)`` for ``"none"``, else a scalar; float32, or float64 where the scores are.
+        ``(N,)`` for ``"none"``, else a scalar; float32, or float64 if the scores are float64.
 
     Raises:
         ValueError: The form or the reduction is unknown.

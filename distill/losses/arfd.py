@@ -1,4 +1,4 @@
-"""Adaptively-recalibrated feature distillation: features brought to one scale, and how consistent they are."""
+"""Adaptively-recalibrated feature distillation: features on one scale, and their consistency."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ Kernel = Literal["laplace", "laplace_l1", "gaussian", "linear", "none"]
 Centering = Literal["hsic", "printed"]
 Measure = Literal["cka", "cka_printed", "euclidean", "cosine", "pearson"]
 
-# positions of a map that are centred at a time: a copy of 8 MiB at 512 channels, and long enough a product
+# positions of a map that are centred at a time: a copy of 8 MiB at 512 channels, long enough for a fast product
 POSITIONS = 4096
 
 
 def recalibrate(features: Tensor, *, kernel: Kernel = "laplace") -> Tensor:
-    r"""Features as seen by a kernel from their own mean, which takes scale and offset out of them.
+    r"""The features under a kernel around their mean, which removes their scale and offset.
 
-    With f-bar the mean over all channels and positions of one sample (eq. 15) and :math:`\sigma^2` the mean of
-    :math:`(f - \bar f)^2` over the same,
+    With f-bar the mean over all channels and positions of one sample (eq. 15), and :math:`\sigma^2` the mean of
+    :math:`(f - \bar f)^2` over the same channels and positions,
 
     ============== ==================================================== =======
     ``laplace``    :math:`\exp(-(f - \bar f)^2 / \sigma^2)`             eq. 14
@@ -34,16 +34,16 @@ def recalibrate(features: Tensor, *, kernel: Kernel = "laplace") -> Tensor:
     ``none``       :math:`f`                                            -
     ============== ==================================================== =======
 
-    Eq. 14 squares the difference, although it is called a Laplace kernel, and names a sigma without setting it: it is
-    set as in eq. 17. ``laplace_l1`` is the kernel of that name.
+    Eq. 14 is called a Laplace kernel but squares the difference, and does not define its sigma; here sigma is that of
+    eq. 17. ``laplace_l1`` is the kernel that is usually called Laplace.
 
     Args:
         features: ``(N, C, *)``.
         kernel: One of the above.
 
     Returns:
-        Of the same shape; float32, or float64 where the features are. Constant features become 1 under an exponential
-        kernel.
+        The same shape; float32, or float64 if the features are float64. Constant features become 1 under an
+        exponential kernel.
 
     Raises:
         ValueError: The kernel is unknown.
@@ -66,7 +66,7 @@ def recalibrate(features: Tensor, *, kernel: Kernel = "laplace") -> Tensor:
 
 
 def cka(student: Tensor, teacher: Tensor, *, centering: Centering = "hsic") -> Tensor:
-    r"""The centered kernel alignment of two feature maps, how alike their channels relate to each other, in [0, 1].
+    r"""The centered kernel alignment of two feature maps, in [0, 1]: the similarity of the relations of their channels.
 
     With the Gram matrices :math:`S = F^S F^{S \top}` and :math:`T = F^T F^{T \top}` of the channels, C x C, and the
     centering matrix :math:`H = I - \mathbf{1} \mathbf{1}^\top / C`,
@@ -77,20 +77,20 @@ def cka(student: Tensor, teacher: Tensor, *, centering: Centering = "hsic") -> T
             + \frac{\mathbf{1}^\top S \mathbf{1} \mathbf{1}^\top T \mathbf{1}}{C^2}
             - \frac{2}{C} \mathbf{1}^\top S T \mathbf{1}
 
-    It is 1 for features that are equal up to their scale, an orthogonal transform of the positions, and an offset that
-    is the same for all channels; 0 where a map has no two different channels. Eq. 18 prints :math:`2 / C^2` for the
-    last factor: then features with a mean other than 0, which an exponential kernel always makes, have a CKA near 1
-    whatever they hold. ``centering="printed"`` is that formula, for comparison; it can exceed 1.
+    It is 1 for features that are equal up to a scale, an orthogonal transform of the positions, and an offset common to
+    all channels. It is 0 if all channels of a map are equal. Eq. 18 prints :math:`2 / C^2` for the last factor. Then
+    all features with a mean other than 0 have a CKA near 1, and an exponential kernel always makes such features.
+    ``centering="printed"`` is that formula, for comparison; it can exceed 1.
 
-    Beside its inputs and their gradients it needs C x C numbers a sample and a strip of one map.
+    Beside its inputs and their gradients it needs C x C numbers for each sample, and a strip of one map.
 
     Args:
-        student: Feature maps, ``(N, C, *)``; the channels are the items compared.
+        student: Feature maps, ``(N, C, *)``; the channels are compared.
         teacher: ``(N, C, *)`` with the same N and C, and any number of positions.
         centering: ``hsic``, or eq. 18 letter by letter as ``printed``.
 
     Returns:
-        ``(N,)``; float32, or float64 where the features are.
+        ``(N,)``; float32, or float64 if the features are float64.
 
     Raises:
         ValueError: N or C differ, or the centering is unknown.
@@ -113,25 +113,25 @@ def cka(student: Tensor, teacher: Tensor, *, centering: Centering = "hsic") -> T
 
 
 def consistency_loss(student: Tensor, teacher: Tensor, *, measure: Measure = "cka") -> Tensor:
-    r"""How inconsistent two feature maps of one sample are, 0 for equal ones.
+    r"""The inconsistency of two feature maps of each sample, 0 if they are equal.
 
     - ``cka``: 1 - CKA (eq. 20); ``cka_printed`` with eq. 18 as printed;
-    - ``euclidean``: the distance of the two maps over :math:`\sqrt{C L}`, so that it does not grow with the map;
+    - ``euclidean``: the distance of the two maps, divided by :math:`\sqrt{C L}` so that it does not grow with the map;
     - ``cosine``: 1 - the cosine of the angle between the two maps as vectors, 0 to 2;
     - ``pearson``: 1 - their correlation, 0 to 2.
 
     Args:
         student: Feature maps, ``(N, C, *)``.
-        teacher: The teacher's, of the same shape; for CKA they may have other positions.
+        teacher: The teacher's maps, of the same shape; with CKA the positions may differ.
         measure: One of the above.
 
     Returns:
-        ``(N,)``; float32, or float64 where the features are.
+        ``(N,)``; float32, or float64 if the features are float64.
 
     Raises:
         ValueError: The measure is unknown, or the shapes do not belong together.
 
-    Source: Guo et al., LIX, eq. 20 and Fig. 3d, which names the measures beside CKA without their equations.
+    Source: Guo et al., LIX, eq. 20 and Fig. 3d. The figure names the measures other than CKA without equations.
     """
     check_option("measure", measure, get_args(Measure))
     if measure in ("cka", "cka_printed"):
@@ -140,19 +140,19 @@ def consistency_loss(student: Tensor, teacher: Tensor, *, measure: Measure = "ck
         raise ValueError(
             f"student and teacher must have the same shape, got {tuple(student.shape)} and {tuple(teacher.shape)}"
         )
-    ours, theirs = at_least_float32(student).flatten(1), at_least_float32(teacher).flatten(1)
+    student, teacher = at_least_float32(student).flatten(1), at_least_float32(teacher).flatten(1)
     if measure == "euclidean":
-        distance: Tensor = torch.linalg.vector_norm(ours - theirs, dim=1)
-        return distance / math.sqrt(ours.shape[1])
+        distance: Tensor = torch.linalg.vector_norm(student - teacher, dim=1)
+        return distance / math.sqrt(student.shape[1])
     if measure == "pearson":
-        ours, theirs = ours - ours.mean(1, keepdim=True), theirs - theirs.mean(1, keepdim=True)
-    return 1 - F.cosine_similarity(ours, theirs, dim=1)
+        student, teacher = student - student.mean(1, keepdim=True), teacher - teacher.mean(1, keepdim=True)
+    return 1 - F.cosine_similarity(student, teacher, dim=1)
 
 
 class _CenteredGram(torch.autograd.Function):
-    """H F F' H of maps ``(N, C, L)``, ``(N, C, C)``: keeps nothing but the maps, and centres them a strip at a time.
+    """H F F' H of maps ``(N, C, L)``, ``(N, C, C)``. It saves the maps only and centres one strip of them at a time.
 
-    To centre F before the product rather than F F' after it loses no digits where features lie far from 0.
+    Centring F before the product, and not F F' after it, loses no digits if features lie far from 0.
     """
 
     @staticmethod

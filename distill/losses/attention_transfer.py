@@ -1,4 +1,4 @@
-"""Attention transfer: where a layer is active, whatever its channels say."""
+"""Attention transfer: the positions at which a layer is active."""
 
 from __future__ import annotations
 
@@ -17,18 +17,18 @@ def at_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") 
         \frac{1}{L} \sum_{i=1}^L \left( \frac{Q^S_i}{\lVert Q^S \rVert_2} - \frac{Q^T_i}{\lVert Q^T \rVert_2} \right)^2,
         \quad Q_i = \frac{1}{C} \sum_{c=1}^C f_{c, i}^2
 
-    It does not depend on the scale of either map, nor on the order or the number of its channels. The paper prints the
-    norm of the difference, halved, and the sum of the squares for Q; the authors' code takes the mean of the squared
-    difference, which the weight of 1000 belongs to. As there, the larger map is average-pooled to the smaller one's
-    size first. The teacher is a constant: no gradient flows to it.
+    It does not depend on the scale of a map, nor on the order or the number of its channels. The paper prints half the
+    norm of the difference, and the sum of the squares for Q. The authors' code takes the mean of the squared
+    difference, to which the weight of 1000 belongs, and average-pools the larger map to the smaller one's size first,
+    as here. The teacher is a constant: no gradient flows to it.
 
     Args:
         student: Feature maps f, ``(N, C, *)``, with at least one dim of positions.
-        teacher: The teacher's, ``(N, D, *)``; channels and the sizes of the spatial dims may differ.
+        teacher: The teacher's maps, ``(N, D, *)``; channels and spatial sizes may differ.
         reduction: ``"none"`` for one value a sample, ``"mean"`` over the samples, or ``"sum"``.
 
     Returns:
-        ``(N,)`` for ``"none"``, else a scalar; float32, or float64 where the features are.
+        ``(N,)`` for ``"none"``, else a scalar; float32, or float64 if the features are float64.
 
     Raises:
         ValueError: The reduction is unknown, there are no positions, or the numbers of samples or dims differ.
@@ -37,7 +37,7 @@ def at_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") 
     """
     check_reduction(reduction)
     check_positions(student)
-    ours, theirs = (
+    of_student, of_teacher = (
         unit_vectors(features.square().mean(1).flatten(1)) for features in to_common_size(student, teacher.detach())
     )
-    return reduce_means(F.mse_loss(ours, theirs, reduction="none"), reduction)
+    return reduce_means(F.mse_loss(of_student, of_teacher, reduction="none"), reduction)

@@ -1,4 +1,4 @@
-"""Correlation congruence: a kernel's view of how the samples of a batch lie to each other."""
+"""Correlation congruence: the correlations between the samples of a batch under a kernel."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ from distill.losses.parts.precision import without_autocast
 
 @without_autocast
 def cc_loss(student: Tensor, teacher: Tensor, *, gamma: float = 0.4, order: int = 2) -> Tensor:
-    r"""The squared difference of the samples' correlations under a Gaussian kernel, over N^2.
+    r"""The squared difference of the samples' correlations under a Gaussian kernel, divided by N^2.
 
     .. math::
         \frac{1}{N^2} \lVert K(S) - K(T) \rVert_F^2, \quad K(X)_{i, j} = e^{-2 \gamma}
             \sum_{p=0}^{P} \frac{(2 \gamma)^p}{p!} (x_i^\top x_j)^p
 
-    which is the Taylor series of :math:`e^{-\gamma \lVert x_i - x_j \rVert^2}` for embeddings x, which are divided by
-    their length first. It does not change when either side's embeddings are scaled or rotated. Widespread
-    code multiplies the differences of neighbouring rows instead, and so depends on the order of the batch; this is the
-    paper's form. Gradients flow to both sides, as both embeddings are trained.
+    This is the Taylor series of :math:`e^{-\gamma \lVert x_i - x_j \rVert^2}` for embeddings x, which are divided by
+    their length first. It does not change if the embeddings of one network are scaled or rotated. Widespread code
+    multiplies the differences of neighbouring rows instead, which depends on the order of the batch; this is the
+    paper's form. Gradients flow to both networks' embeddings, because both are trained.
 
     Args:
         student: Embeddings of the samples, ``(N, *)``, of all processes under DDP.
-        teacher: The teacher's of the same samples, ``(N, *)``; the dims after N may differ.
-        gamma: Of the kernel; 0.4 in the paper.
-        order: P, where the series ends; 2 in the paper.
+        teacher: The teacher's embeddings of the same samples, ``(N, *)``; the dims after N may differ.
+        gamma: The kernel's gamma; 0.4 in the paper.
+        order: P, the order of the series; 2 in the paper.
 
     Returns:
-        A scalar, 0 for one sample; float32, or float64 where the embeddings are.
+        A scalar, 0 for one sample; float32, or float64 if the embeddings are float64.
 
     Raises:
         ValueError: The numbers of samples differ, gamma is not positive, or the order is below 1.
@@ -42,8 +42,8 @@ def cc_loss(student: Tensor, teacher: Tensor, *, gamma: float = 0.4, order: int 
     """
     check_positive(gamma=gamma)
     check_at_least(1, order=order)
-    ours, theirs = (_kernel(unit_vectors(embeddings), gamma, order) for embeddings in rows(student, teacher))
-    return (ours - theirs).square().mean()
+    of_student, of_teacher = (_kernel(unit_vectors(embeddings), gamma, order) for embeddings in rows(student, teacher))
+    return (of_student - of_teacher).square().mean()
 
 
 def _kernel(directions: Tensor, gamma: float, order: int) -> Tensor:

@@ -1,4 +1,4 @@
-"""Channel-wise distillation: where each channel looks, not what each pixel says."""
+"""Channel-wise distillation: the positions at which each channel is active."""
 
 from __future__ import annotations
 
@@ -13,24 +13,24 @@ from distill.losses.parts.reduction import Reduction, check_reduction, reduce_lo
 
 
 def cwd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, reduction: Reduction = "mean") -> Tensor:
-    r"""The KL divergence between where student and teacher are active, per channel, in nats times T^2.
+    r"""The KL divergence over the positions of each channel, in nats times T^2.
 
     .. math::
         \frac{T^2}{C} \sum_{c=1}^C \sum_{i=1}^L \phi(y^T_{c, i}) \log \frac{\phi(y^T_{c, i})}{\phi(y^S_{c, i})},
         \quad \phi(y_{c, i}) = \frac{\exp(y_{c, i} / T)}{\sum_{j=1}^L \exp(y_{c, j} / T)}
 
-    The softmax goes over the L positions of a channel. Every position takes part, also those without a label. The
-    teacher is a constant: no gradient flows to it.
+    The softmax goes over the L positions of a channel, also positions without a label. The teacher is a constant: no
+    gradient flows to it.
 
     Args:
         student: Logits or features, ``(N, C, *)``, with at least one dim of positions.
         teacher: The teacher's, of the same shape.
-        temperature: T, above 0; higher takes in more positions.
-        reduction: ``"none"`` for one value a sample, ``"mean"`` over the samples, so that the sum is divided by N C, or
+        temperature: T, above 0; a higher one spreads the weight over more positions.
+        reduction: ``"none"`` for one value a sample, ``"mean"`` over the samples, which divides the sum by N C, or
             ``"sum"``.
 
     Returns:
-        ``(N,)`` for ``"none"``, else a scalar; float32, or float64 where the inputs are.
+        ``(N,)`` for ``"none"``, else a scalar; float32, or float64 if the inputs are float64.
 
     Raises:
         ValueError: The temperature is not positive, the reduction is unknown, the shapes differ, or there

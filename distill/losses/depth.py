@@ -11,32 +11,31 @@ from distill.losses.parts.precision import at_least_float32
 from distill.losses.parts.reduction import Reduction, check_reduction, reduce_losses
 
 NEAREST = 1e-3
-"""Metres; a student's depth below this has the logarithm of this and no gradient."""
+"""The smallest depth of a student, in metres; smaller ones count as this one and have no gradient."""
 
 
 def silog_loss(
     student: Tensor, target: Tensor, *, variance_focus: float = 0.85, reduction: Reduction = "mean"
 ) -> Tensor:
-    r"""The scale-invariant error of the logarithm of depth, of every image.
+    r"""The scale-invariant error of the logarithm of depth, for each image.
 
     .. math::
         \sqrt{\frac{1}{n} \sum_i g_i^2 - \frac{\lambda}{n^2} \Big( \sum_i g_i \Big)^2}, \quad
         g_i = \log d_i - \log d_i^*
 
     over the n pixels of an image that have a target. Eigen et al. print it without the root and train with
-    :math:`\lambda` 0.5; BTS takes the root, :math:`\lambda` 0.85, and ten times the result, over the pixels of a whole
-    batch.
+    :math:`\lambda = 0.5`. BTS takes ten times the root with :math:`\lambda = 0.85`, over the pixels of a whole batch.
 
     Args:
-        student: Depth d in metres, ``(N, 1, H, W)``; taken as 1 mm where it is less.
-        target: Depth d* of the same shape; 0 has no target and does not count.
-        variance_focus: lambda, from 0, the root mean square of g, to 1, its standard deviation, which does not see the
-            scale of the depth.
+        student: Depth d in metres, ``(N, 1, H, W)``; values below 1 mm count as 1 mm.
+        target: Depth d* of the same shape; pixels with 0 have no target and do not count.
+        variance_focus: lambda. 0 gives the root mean square of g, 1 its standard deviation, which does not depend on
+            the scale of the depth.
         reduction: ``"none"``, ``"mean"`` over the images that have a target (0 if none has), or ``"sum"``.
 
     Returns:
-        ``(N,)`` for ``"none"``, 0 for an image without targets, else a scalar; float32, or float64 where the student
-        is.
+        ``(N,)`` for ``"none"``, 0 for an image without targets, else a scalar; float32, or float64 if the student is
+        float64.
 
     Raises:
         ValueError: The shapes differ or are of another form, lambda is outside [0, 1], or the reduction is unknown.
@@ -50,12 +49,12 @@ def silog_loss(
     student, target = at_least_float32(student).flatten(1), at_least_float32(target).detach().flatten(1)
     valid = target > 0
     pixels = valid.sum(1).clamp(min=1).to(student.dtype)
-    # both are as near where there is no target, so that nothing there reaches the gradient
+    # without a target both depths are equal, so that the pixel has no gradient
     depth = torch.where(valid & ~(student < NEAREST), student, NEAREST)
     error = depth.log() - torch.where(valid, target, NEAREST).log()
     mean = error.sum(1) / pixels
     centred = torch.where(valid, error - mean.unsqueeze(1), 0)
-    # the variance and the rest of the squared mean: no cancellation; vector_norm has gradient 0 at 0, a root has none
+    # the variance and the rest of the squared mean do not cancel; at 0 vector_norm has gradient 0, a root has none
     deviation = torch.linalg.vector_norm(centred, dim=1) / pixels.sqrt()
     losses = torch.linalg.vector_norm(torch.stack([deviation, (1 - variance_focus) ** 0.5 * mean]), dim=0)
     return reduce_losses(losses, reduction, valid.any(1))
@@ -70,32 +69,32 @@ def ssim_loss(
     sigma: float = 1.5,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    r"""One minus the structural similarity of two depth maps around every pixel, 0 for equal ones, at most 2.
+    r"""One minus the structural similarity of two depth maps around each pixel: 0 if they are equal, at most 2.
 
     .. math::
         1 - \frac{(2 \mu_S \mu_T + C_1) (2 \sigma_{ST} + C_2)}
             {(\mu_S^2 + \mu_T^2 + C_1) (\sigma_S^2 + \sigma_T^2 + C_2)}, \quad C_k = (K_k \cdot \mathrm{data\_range})^2
 
-    with means, variances and covariance weighted by a Gaussian window, :math:`K_1 = 0.01` and :math:`K_2 = 0.03`.
-    Pixels without a response count in no window: the weights of the others are scaled to sum to 1, at the borders of
-    the image as well. The covariance keeps its sign, so that opposite structure costs more than none.
+    with means, variances and covariance under a Gaussian window, :math:`K_1 = 0.01` and :math:`K_2 = 0.03`. Pixels
+    without a response count in no window: the weights of the other pixels are scaled to sum to 1, also at the borders
+    of the image. The covariance keeps its sign, so that opposite structure costs more than no structure.
 
-    torchmetrics' ``structural_similarity_index_measure`` has the same value away from borders. It is not used as it
-    takes no mask, reflects the image at its borders, and subtracts squares of nearly equal size: in float32 the loss of
-    nearly equal maps is then rounding. Here it is made from the moments of sum and difference, which give exactly 0
-    for equal maps, and the window is applied along one axis after the other.
+    torchmetrics' ``structural_similarity_index_measure`` has the same value away from borders. It is not used here: it
+    takes no mask, reflects the image at its borders, and subtracts squares of nearly equal size, so that in float32 the
+    loss of nearly equal maps is rounding error. Here the moments of sum and difference are used, which give exactly 0
+    for equal maps. The window is applied along one axis after the other.
 
     Args:
         student: Depth in metres, ``(N, 1, H, W)``.
         teacher: The teacher's, of the same shape; pixels with 0, no response, do not count. No gradient flows to it.
-        data_range: The range of depths in metres that the constants belong to; 1 gives the constants of TIE-KD's
-            released code.
+        data_range: The range of depths in the constants, in metres; 1 gives the constants of TIE-KD's released code.
         window: The width of the window in pixels, odd.
         sigma: The standard deviation of the window in pixels.
         reduction: ``"none"``, ``"mean"`` over the pixels that count (0 if none does), or ``"sum"``.
 
     Returns:
-        ``(N, H, W)`` for ``"none"``, 0 without a response, else a scalar; float32, or float64 where the student is.
+        ``(N, H, W)`` for ``"none"``, 0 without a response, else a scalar; float32, or float64 if the student is
+        float64.
 
     Raises:
         ValueError: The shapes differ or are of another form, the window is not odd, the range or sigma is not
@@ -119,7 +118,7 @@ def ssim_loss(
     counted = valid.squeeze(1)
     weight = torch.where(counted, weight, 1)
     total_mean, difference_mean, total_square, difference_square = (field / weight for field in sums)
-    # halves of the squared means and of the variances of both maps add up to those of their sum and difference
+    # the moments of both maps follow from those of their sum and difference
     luminance = _dissimilarity(total_mean.square(), difference_mean.square(), (0.01 * data_range) ** 2)
     structure = _dissimilarity(
         (total_square - total_mean.square()).clamp(min=0),
@@ -141,7 +140,7 @@ def _blurred(maps: Tensor, window: int, sigma: float) -> Tensor:
     kernel = (-0.5 * (offsets / sigma) ** 2).softmax(0)
     if len(maps) == 0:  # a convolution cannot have 0 groups
         return maps
-    # many channels, each by itself, are a tenth of the time of many samples of one channel on CPUs
+    # on CPUs, one sample with many channels takes a tenth of the time of many samples with one channel
     channels = maps.flatten(0, 1).unsqueeze(0)
     count = channels.shape[1]
     down, across = (kernel.view(shape).expand(count, -1, -1, -1) for shape in ((1, 1, -1, 1), (1, 1, 1, -1)))

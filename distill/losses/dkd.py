@@ -38,7 +38,7 @@ def decoupled_kd_terms(
         ignore_index: Both terms are 0 where the target is this.
 
     Returns:
-        ``(tckd, nckd)``, each ``(N, *)``; float32, or float64 where the logits are.
+        ``(tckd, nckd)``, each ``(N, *)``; float32, or float64 if the logits are float64.
 
     Raises:
         ValueError: The temperature is not positive, there is one class only, or the shapes do not belong together.
@@ -87,7 +87,7 @@ def dkd_loss(
         reduction: ``"none"``, ``"mean"`` over the positions that count (0 if none does), or ``"sum"``.
 
     Returns:
-        ``(N, *)`` for ``"none"``, else a scalar; float32, or float64 where the logits are.
+        ``(N, *)`` for ``"none"``, else a scalar; float32, or float64 if the logits are float64.
 
     Raises:
         ValueError: As :func:`decoupled_kd_terms`, or the reduction is unknown.

@@ -1,4 +1,4 @@
-"""Depth probability maps: a depth spread over bins, what a student's bins decode to, and how far the two diverge."""
+"""Depth probability maps: depth as probabilities of bins, depth from logits over bins, and their divergence."""
 
 from __future__ import annotations
 
@@ -20,17 +20,17 @@ Normalization = Literal["softmax", "sum"]
 Direction = Literal["teacher_student", "student_teacher"]
 
 PART_NUMEL = 2**20
-"""Logits looked at together on a CPU: 4 MiB of float32, so that what is made from them stays in the cache."""
+"""Logits in one part on a CPU: 4 MiB of float32, so that all results of a part stay in the cache."""
 
 PARTS = 16
-"""About how many parts there are on other devices, where each costs the start of some fifty kernels."""
+"""The approximate number of parts on other devices, where each part starts some fifty kernels."""
 
 
 def bin_centers(bins: int, min_depth: float, max_depth: float) -> Tensor:
-    """The depths at the middle of each of ``bins`` bins of equal width, in metres.
+    """The centres of bins of equal width, in metres.
 
     Args:
-        bins: How many, at least 1.
+        bins: The number of bins, at least 1.
         min_depth: Where the first bin begins.
         max_depth: Where the last one ends, above ``min_depth``.
 
@@ -46,7 +46,7 @@ def bin_centers(bins: int, min_depth: float, max_depth: float) -> Tensor:
 
 
 def decode_depth(logits: Tensor, *, min_depth: float = 1e-3, max_depth: float = 80.0) -> Tensor:
-    r"""The depth that logits over bins stand for, in metres: the mean of the bin centres under their softmax.
+    r"""The depth of logits over bins, in metres: the mean of the bins' centres under the softmax of the logits.
 
     .. math::
         d = \sum_i \mathrm{center}(B_i) \, p(B_i)
@@ -57,7 +57,8 @@ def decode_depth(logits: Tensor, *, min_depth: float = 1e-3, max_depth: float = 
         max_depth: Where the last one ends.
 
     Returns:
-        ``(N, 1, H, W)``, between the centres of the first and the last bin; float32, or float64 where the logits are.
+        ``(N, 1, H, W)``, between the centres of the first and the last bin; float32, or float64 if the logits are
+        float64.
 
     Raises:
         ValueError: The logits do not have four dimensions, or the range is empty.
@@ -99,9 +100,9 @@ def depth_probability_map(
     normalization: Normalization = "softmax",
     cutoff: float = 1e-16,
 ) -> Tensor:
-    r"""The probability of each bin of depth, spread by a Gaussian around the depth of every pixel.
+    r"""The probabilities of bins of depth for each pixel, from a Gaussian around its depth.
 
-    With d the depth, clamped to the range, every bin of width w and centre :math:`c_i` has the value
+    With d the depth, clamped to the range, a bin of width w and centre :math:`c_i` has the value
 
     .. math::
         v_i &= f(c_i, d) && \text{(\texttt{density})} \\
@@ -109,12 +110,12 @@ def depth_probability_map(
 
     with :math:`f(x, d) = e^{-(x - d)^2 / 2 \sigma^2} / (\sigma \sqrt{2 \pi})` (eq. 1), and, among the bins with
     :math:`v_i \ge` ``cutoff``, the probability :math:`e^{v_i} / \sum_j e^{v_j}` (``softmax``) or
-    :math:`v_i / \sum_j v_j` (``sum``). All others have exactly 0. The bin that holds d always counts, with at least
-    the cutoff: where bins are so wide that no centre is near enough, it has all the probability.
+    :math:`v_i / \sum_j v_j` (``sum``). All other bins have exactly 0. The bin that holds d always counts, with at least
+    the cutoff: if bins are so wide that no centre is near enough, it has all the probability.
 
-    The paper prints the integral and a softmax; the released code takes the softmax of the density, in 1/m. Either
-    softmax is nearly flat over the bins that count: at sigma 0.8, away from the ends of the range, some 44 of 257, none
-    of which has more than 0.036.
+    The paper prints the integral and a softmax; the released code takes the softmax of the density, in 1/m. Both
+    softmaxes are nearly flat over the bins that count. At sigma 0.8, away from the ends of the range, these are some 44
+    of 257 bins, each with at most 0.036.
 
     Args:
         depth: In metres, ``(N, 1, H, W)``; 0 is no response. It is taken as a constant.
@@ -127,8 +128,8 @@ def depth_probability_map(
         cutoff: Bins with a value below this have no probability; 1e-16 in the paper.
 
     Returns:
-        ``(N, bins, H, W)``, summing to 1 over the bins, or all 0 without a response; float32, or float64 where the
-        depth is.
+        ``(N, bins, H, W)``, with sum 1 over the bins, or all 0 without a response; float32, or float64 if the depth is
+        float64.
 
     Raises:
         ValueError: The depth has another shape, sigma or the cutoff is not positive, the range is empty, or an option
@@ -158,7 +159,7 @@ def dpm_loss(
     cutoff: float = 1e-16,
     reduction: Reduction = "mean",
 ) -> Tensor:
-    r"""How far the student's depth probability map is from the one of the teacher's depth, in nats.
+    r"""The divergence between the student's depth probability map and that of the teacher's depth, in nats.
 
     .. math::
         \mathrm{KL}(P_T \,\|\, P_S) &= \sum_i P_T(i) \log (P_T(i) / P_S(i))
@@ -167,13 +168,13 @@ def dpm_loss(
             && \text{(\texttt{student\_teacher})}
 
     with :math:`P_T` the :func:`depth_probability_map` of the teacher's depth and :math:`P_S` the softmax of the logits.
-    The released code takes the first; eq. 5 prints the second without the maximum, which is infinite, as :math:`P_T`
-    is 0 in most bins. With its probabilities held at the cutoff, mass that the student leaves outside the teacher's
-    bins costs about 37 nats, and is drawn into them; renormalising inside those bins would let it stay where it is.
+    The released code takes the first. Eq. 5 prints the second without the maximum, which is infinite, because
+    :math:`P_T` is 0 in most bins. With the cutoff as the smallest probability, the student's mass outside the teacher's
+    bins costs about 37 nats, and the gradient moves it into them; renormalising inside those bins would not.
 
-    The teacher's map is never built: it is not 0 in a few bins around its depth only, and those of the student are
-    looked up. Beside its inputs and the gradient this needs two numbers a pixel and the work of one part of the
-    pixels, and no second derivative.
+    The teacher's map is never built. It is 0 except in a few bins around the depth, and only these bins of the student
+    are looked up. Beside its inputs and the gradient the loss needs two numbers for each pixel and the memory for one
+    part of the pixels. It has no second derivative.
 
     Args:
         student_logits: ``(N, bins, H, W)``, nearest bin first.
@@ -189,7 +190,8 @@ def dpm_loss(
         reduction: ``"none"``, ``"mean"`` over the positions that count (0 if none does), or ``"sum"``.
 
     Returns:
-        ``(N, H, W)`` for ``"none"``, 0 without a response, else a scalar; float32, or float64 where the logits are.
+        ``(N, H, W)`` for ``"none"``, 0 without a response, else a scalar; float32, or float64 if the logits are
+        float64.
 
     Raises:
         ValueError: As :func:`depth_probability_map`, the shapes do not belong together, or the direction or reduction
@@ -215,7 +217,7 @@ def dpm_loss(
 
 @dataclass(frozen=True)
 class _Window:
-    """The bins around a depth that have a probability: as many for every depth, so that they form a tensor."""
+    """The bins around a depth that have a probability. Their number is the same for all depths: they form a tensor."""
 
     bins: int
     min_depth: float
@@ -237,11 +239,11 @@ class _Window:
 
     @property
     def reach(self) -> int:
-        """How many bins before and behind the one that holds the depth can have a value at or above the cutoff."""
+        """The number of bins on each side of the one that holds the depth whose value can reach the cutoff."""
         if self.bin_value == "density":
             peak, slack = 1 / (self.sigma * math.sqrt(2 * math.pi)), 0.0
         else:
-            # a tail of the Gaussian from r on holds less than exp(-r^2 / 2 sigma^2) / 2
+            # the Gaussian's tail beyond r is less than exp(-r^2 / 2 sigma^2) / 2
             peak, slack = 0.5, self.width / 2
         distance = self.sigma * math.sqrt(max(0.0, 2 * (math.log(peak) - math.log(self.cutoff)))) + slack
         return int(min(self.bins, distance / self.width + 0.5))
@@ -249,7 +251,7 @@ class _Window:
     def around(self, depth: Tensor) -> tuple[Tensor, Tensor]:
         """The numbers of the bins around depths ``(N, 1, H, W)`` and their probabilities, both ``(N, K, H, W)``."""
         size = min(self.bins, 2 * self.reach + 1)
-        # NaN is no response, and would be no bin's number
+        # NaN is no response, and has no bin
         position = (depth.nan_to_num(nan=0).clamp(self.min_depth, self.max_depth) - self.min_depth) / self.width
         holding = position.long().clamp(max=self.bins - 1)
         first = (holding - self.reach).clamp(0, self.bins - size)
@@ -263,19 +265,19 @@ class _Window:
         return index, value / value.sum(1, keepdim=True)
 
     def _value(self, distance: Tensor) -> Tensor:
-        """What a bin has whose centre is so far from the depth, in metres."""
+        """The values of bins whose centres have this distance from the depth, in metres."""
         if self.bin_value == "density":
             return (-0.5 * (distance / self.sigma).square()).exp() / (self.sigma * math.sqrt(2 * math.pi))
-        # a difference of upper tails, never of numbers near 1
+        # a difference of small upper tails, which loses fewer digits than one of numbers near 1
         scale = self.sigma * math.sqrt(2)
         nearer, farther = (distance - self.width / 2) / scale, (distance + self.width / 2) / scale
         return (nearer.erfc() - farther.erfc()) / 2
 
 
 class _Divergence(torch.autograd.Function):
-    """The divergence at every position of logits ``(N, bins, H, W)``, ``(N, 1, H, W)``, a part of them at a time.
+    """The divergence at each position of logits ``(N, bins, H, W)``, ``(N, 1, H, W)``, computed part by part.
 
-    It keeps the logits, the depth and the logits' log-sum-exp; the backward pass makes the rest again.
+    It saves the logits, the depth and the logits' log-sum-exp; the backward pass computes the rest again.
     """
 
     @staticmethod
@@ -309,19 +311,19 @@ class _Divergence(torch.autograd.Function):
             else:
                 log_ratio = _log_ratio(log_student, index, teacher, ctx.window.cutoff)
                 of_part = log_ratio.sub_(losses[part]).mul_(log_student.exp_())
-            # a gradient of 0 where there is no response would keep what is not finite
+            # a product with a gradient of 0 would keep NaN and infinity where there is no response
             in_logits[part] = of_part.mul_(gradient[part]).masked_fill_(~(depth[part] > 0), 0)
         return in_logits, None, None, None
 
 
 def _log_ratio(log_student: Tensor, index: Tensor, teacher: Tensor, cutoff: float) -> Tensor:
-    """log(P_S / max(P_T, cutoff)) in all bins, from the teacher's probabilities in some."""
+    """log(P_S / max(P_T, cutoff)) in all bins, from the teacher's probabilities in a few bins."""
     floor = math.log(cutoff)
     return (log_student - floor).scatter_add_(1, index, floor - teacher.clamp(min=cutoff).log())
 
 
 def _parts(logits: Tensor) -> Iterator[tuple[slice, slice, slice]]:
-    """Slices of ``(N, *, H, W)`` tensors, several samples or some rows of one."""
+    """Slices of ``(N, *, H, W)`` tensors: several samples, or some rows of one sample."""
     samples, bins, height, width = logits.shape
     numel = PART_NUMEL if logits.device.type == "cpu" else max(PART_NUMEL, logits.numel() // PARTS)
     rows = max(1, numel // max(1, bins * width))

@@ -1,4 +1,4 @@
-"""Dimensional structure: how the dimensions of an output correlate, and how features lie in their space."""
+"""Dimensional structure: the correlation of the dimensions of an output, and the spread of features."""
 
 from __future__ import annotations
 
@@ -19,41 +19,41 @@ Cross = Literal["printed", "align"]
 
 @without_autocast
 def cross_correlation(student_z: Tensor, teacher_z: Tensor, *, center: bool = True) -> Tensor:
-    r"""The correlation of every dimension of the student's embedding with every one of the teacher's, in [-1, 1].
+    r"""The correlation of each dimension of the student's embedding with each of the teacher's, in [-1, 1].
 
     .. math::
         C_{ij} = \frac{\sum_b z^S_{b, i} z^T_{b, j}}{\sqrt{\sum_b (z^S_{b, i})^2} \sqrt{\sum_b (z^T_{b, j})^2}}
 
-    Eq. 6 does not centre z; then an offset reads as correlation. ``center=True`` takes the mean over the batch from
-    every dimension first, as Barlow Twins does, whose objective eq. 7 is. A dimension that is the same in all samples
-    correlates with none: 0. Gradients flow to both sides.
+    Eq. 6 does not centre z, so an offset counts as correlation. ``center=True`` first subtracts the mean over the batch
+    from each dimension, as Barlow Twins does, whose objective is eq. 7. A dimension that is constant over the samples
+    has correlation 0. Gradients flow to both embeddings.
 
     Args:
         student_z: Projected embeddings of the samples, ``(N, D)``, of all processes under DDP.
-        teacher_z: The teacher's of the same samples, ``(N, E)``.
+        teacher_z: The teacher's embeddings of the same samples, ``(N, E)``.
         center: Whether to centre; False is eq. 6 as printed.
 
     Returns:
-        ``(D, E)``; float32, or float64 where the embeddings are.
+        ``(D, E)``; float32, or float64 if the embeddings are float64.
 
     Raises:
         ValueError: The numbers of samples differ.
 
     Source: Si et al., DS, eq. 6; Zbontar et al., Barlow Twins, ICML 2021, eq. 2.
     """
-    ours, theirs = (_centred(z) if center else z for z in rows(student_z, teacher_z))
-    return unit_vectors(ours, 0).mT @ unit_vectors(theirs, 0)
+    columns = [unit_vectors(_centred(z) if center else z, 0) for z in rows(student_z, teacher_z)]
+    return columns[0].mT @ columns[1]
 
 
 def sem_terms(student_z: Tensor, teacher_z: Tensor, *, center: bool = True) -> tuple[Tensor, Tensor]:
-    r"""The two parts of :func:`sem_loss`: what aligns equal dimensions, and what sets different ones apart.
+    r"""The two parts of :func:`sem_loss`: one aligns equal dimensions, one decorrelates different dimensions.
 
     .. math::
         \sum_i (1 - C_{ii})^2, \quad \sum_i \sum_{j \ne i} C_{ij}^2
 
     Args:
         student_z: Projected embeddings of the samples, ``(N, D)``, of all processes under DDP.
-        teacher_z: The teacher's of the same samples, ``(N, D)``.
+        teacher_z: The teacher's embeddings of the same samples, ``(N, D)``.
         center: As in :func:`cross_correlation`.
 
     Returns:
@@ -75,21 +75,21 @@ def sem_terms(student_z: Tensor, teacher_z: Tensor, *, center: bool = True) -> t
 
 
 def sem_loss(student_z: Tensor, teacher_z: Tensor, *, lambda_: float = 0.005, center: bool = True) -> Tensor:
-    r"""Semantic enhancement: how far the cross-correlation is from the identity.
+    r"""Semantic enhancement: the squared distance of the cross-correlation from the identity.
 
     .. math::
         \sum_i (1 - C_{ii})^2 + \lambda \sum_i \sum_{j \ne i} C_{ij}^2
 
-    Sums, as printed, so that it grows with the number of dimensions.
+    These are sums, as printed, so the loss grows with the number of dimensions.
 
     Args:
         student_z: Projected embeddings of the samples, ``(N, D)``, of all processes under DDP.
-        teacher_z: The teacher's of the same samples, ``(N, D)``.
+        teacher_z: The teacher's embeddings of the same samples, ``(N, D)``.
         lambda_: The weight of the different dimensions; 0.005 in Barlow Twins.
         center: As in :func:`cross_correlation`.
 
     Returns:
-        A scalar; float32, or float64 where the embeddings are.
+        A scalar; float32, or float64 if the embeddings are float64.
 
     Raises:
         ValueError: The numbers of samples or of dimensions differ.
@@ -106,16 +106,17 @@ def rbf_log_mean(a: Tensor, b: Tensor, *, sigma: float) -> Tensor:
     .. math::
         \log \frac{1}{N M} \sum_{i=1}^N \sum_{j=1}^M \exp \left( -\lVert a_i - b_j \rVert^2 / \sigma^2 \right)
 
-    Pairs of a sample with itself count, as printed. It is finite at any distance. Gradients flow to both sides. Where
-    there are more than four pairs for every number in the features, a few rows of them are made at a time.
+    Pairs of a sample with itself count, as printed. The result is finite at any distance. Gradients flow to both
+    arguments. If there are more than four pairs for each number in the features, a few rows of pairs are computed at a
+    time.
 
     Args:
         a: Features of N samples, ``(N, *)``, of all processes under DDP.
-        b: Features of M samples, ``(M, *)``, with as many numbers a sample.
+        b: Features of M samples, ``(M, *)``, with the same number of values a sample.
         sigma: The kernel's width, above 0.
 
     Returns:
-        A scalar; float32, or float64 where the features are.
+        A scalar; float32, or float64 if the features are float64.
 
     Raises:
         ValueError: Sigma is not positive, or the features have different numbers of dimensions.
@@ -139,17 +140,17 @@ def rbf_log_mean(a: Tensor, b: Tensor, *, sigma: float) -> Tensor:
 def dcm_terms(
     student: Tensor, teacher: Tensor, *, sigma: float, normalize: bool = True, cross: Cross = "printed"
 ) -> tuple[Tensor, Tensor]:
-    r"""The two parts of :func:`dcm_loss`: the student's features among themselves, and against the teacher's.
+    r"""The two parts of :func:`dcm_loss`: the student's features with each other, and with the teacher's.
 
     Args:
         student: Features of the samples, ``(N, *)``, of all processes under DDP.
-        teacher: The teacher's of the same samples, ``(N, *)``, with as many numbers a sample.
+        teacher: The teacher's features of the same samples, ``(N, *)``, with the same number of values a sample.
         sigma: The kernel's width, above 0.
         normalize: As in :func:`dcm_loss`.
         cross: As in :func:`dcm_loss`.
 
     Returns:
-        ``(own, cross)``, scalars.
+        ``(within, cross)``, scalars.
 
     Raises:
         ValueError: Sigma is not positive, ``cross`` is unknown, or the shapes do not belong together.
@@ -158,39 +159,39 @@ def dcm_terms(
     """
     check_positive(sigma=sigma)
     check_option("cross", cross, get_args(Cross))
-    ours, theirs = rows(student, teacher.detach())
-    _check_width(ours, theirs)
+    student, teacher = rows(student, teacher.detach())
+    _check_width(student, teacher)
     if normalize:
-        ours, theirs = unit_vectors(ours), unit_vectors(theirs)
-    own = rbf_log_mean(ours, ours, sigma=sigma)
+        student, teacher = unit_vectors(student), unit_vectors(teacher)
+    within = rbf_log_mean(student, student, sigma=sigma)
     if cross == "align":
-        return own, (ours - theirs).square().sum(1).mean()
-    return own, rbf_log_mean(ours, theirs, sigma=sigma)
+        return within, (student - teacher).square().sum(1).mean()
+    return within, rbf_log_mean(student, teacher, sigma=sigma)
 
 
 def dcm_loss(
     student: Tensor, teacher: Tensor, *, sigma: float, normalize: bool = True, cross: Cross = "printed"
 ) -> Tensor:
-    r"""Distribution calibration: the student's features away from each other, and from or to the teacher's.
+    r"""Distribution calibration: spreads the student's features, and moves them from or to the teacher's.
 
     .. math::
         L_{DM}(t^S, t^S) + L_{DM}(t^S, t^T)
 
     with :math:`L_{DM}` as in :func:`rbf_log_mean`. Both terms fall as points move apart, although the text says that
-    the second draws student and teacher together: without bounds the features grow for ever. So each sample's features,
-    as one vector, are divided by their length first, as by Wang and Isola, whom the paper follows. ``cross="align"``
-    puts in place of the second term what the text describes, their alignment: the mean of
+    the second draws student and teacher together. Without bounds the features would grow for ever, so the features of
+    each sample, as one vector, are divided by their length first, as by Wang and Isola, whom the paper follows.
+    ``cross="align"`` replaces the second term by the alignment that the text describes, the mean of
     :math:`\lVert t^S_i - t^T_i \rVert^2`. The teacher is a constant: no gradient flows to it.
 
     Args:
         student: Features of the samples, ``(N, *)``, of all processes under DDP.
-        teacher: The teacher's of the same samples, ``(N, *)``, with as many numbers a sample.
+        teacher: The teacher's features of the same samples, ``(N, *)``, with the same number of values a sample.
         sigma: The kernel's width, above 0; between features of length 1 distances are at most 2.
         normalize: Whether to divide by the length; False is eq. 11 as printed.
         cross: ``printed`` or ``align``.
 
     Returns:
-        A scalar; float32, or float64 where the features are.
+        A scalar; float32, or float64 if the features are float64.
 
     Raises:
         ValueError: Sigma is not positive, ``cross`` is unknown, or the shapes do not belong together.
@@ -198,20 +199,20 @@ def dcm_loss(
     Source: Si et al., DS, eqs. 8-11; Wang and Isola, Understanding Contrastive Representation Learning through
     Alignment and Uniformity on the Hypersphere, ICML 2020.
     """
-    own, across = dcm_terms(student, teacher, sigma=sigma, normalize=normalize, cross=cross)
-    return own + across
+    within, across = dcm_terms(student, teacher, sigma=sigma, normalize=normalize, cross=cross)
+    return within + across
 
 
 def _centred(z: Tensor) -> Tensor:
-    """Minus the mean over samples; a dimension that is constant but for rounding is exactly 0."""
+    """The embeddings minus their mean over samples; a dimension that is constant up to rounding is exactly 0."""
     centred = z - z.mean(0)
     rounding = 4 * torch.finfo(z.dtype).eps * torch.linalg.vector_norm(z.detach(), dim=0)
     varies = torch.linalg.vector_norm(centred.detach(), dim=0) > rounding
     return torch.where(varies, centred, 0)
 
 
-def _check_width(ours: Tensor, theirs: Tensor) -> None:
-    if ours.shape[1] != theirs.shape[1]:
+def _check_width(first: Tensor, second: Tensor) -> None:
+    if first.shape[1] != second.shape[1]:
         raise ValueError(
-            f"the features must have the same number of dimensions a sample, got {ours.shape[1]} and {theirs.shape[1]}"
+            f"the features must have the same number of dimensions a sample, got {first.shape[1]} and {second.shape[1]}"
         )

@@ -1,4 +1,4 @@
-"""Dynamically-weighted logit distillation: every non-target class of every position has a weight of its own."""
+"""Dynamically-weighted logit distillation: each non-target class of each position has its own weight."""
 
 from __future__ import annotations
 
@@ -44,13 +44,13 @@ def dwld_terms(
         student: The student's logits, ``(N, C, *)``, C at least 2.
         teacher: The teacher's logits, of the same shape; no gradient flows to them.
         target: Class indices k ``(N, *)`` in 0 to C - 1, or ``ignore_index``.
-        beta: The weight of every class at every position, ``(N, C, *)``; those of target classes are not read.
+        beta: The weight of each class at each position, ``(N, C, *)``; the weights of target classes are not used.
         temperature: T, above 0.
         form: ``kl`` or ``bregman``.
         ignore_index: Both terms are 0 where the target is this.
 
     Returns:
-        ``(tcld, ncld)``, each ``(N, *)``; float32, or float64 where the logits are.
+        ``(tcld, ncld)``, each ``(N, *)``; float32, or float64 if the logits are float64.
 
     Raises:
         ValueError: The temperature is not positive, the form is unknown, there is one class only, or the shapes do not
@@ -100,8 +100,8 @@ def dwld_loss(
         student: The student's logits, ``(N, C, *)``, C at least 2.
         teacher: The teacher's logits, of the same shape; no gradient flows to them.
         target: Class indices ``(N, *)`` in 0 to C - 1, or ``ignore_index``.
-        beta: The weight of every class at every position, ``(N, C, *)``; with 1 - p_t of the teacher at every class
-            and ``alpha`` 1 the loss is :func:`kd_loss`, with a constant it is :func:`dkd_loss`.
+        beta: The weight of each class at each position, ``(N, C, *)``. If all classes have the teacher's 1 - p_t and
+            ``alpha`` is 1, the loss is :func:`kd_loss`; if beta is a constant, it is :func:`dkd_loss`.
         alpha: The weight of the target class's term; 1 in the paper.
         temperature: T, above 0.
         form: ``kl`` (the paper's, without a lower bound) or ``bregman`` (0 or more).
@@ -110,7 +110,7 @@ def dwld_loss(
             the sum over the pixels of an image.
 
     Returns:
-        ``(N, *)`` for ``"none"``, else a scalar; float32, or float64 where the logits are.
+        ``(N, *)`` for ``"none"``, else a scalar; float32, or float64 if the logits are float64.
 
     Raises:
         ValueError: As :func:`dwld_terms`, or the reduction is unknown.

@@ -1,4 +1,4 @@
-"""Factor transfer: what is left of features that a paraphraser has put shorter."""
+"""Factor transfer: the factors to which a paraphraser compresses features."""
 
 from __future__ import annotations
 
@@ -15,9 +15,9 @@ def factor_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mea
     .. math::
         \frac{1}{D} \left\lVert \frac{F^T}{\lVert F^T \rVert_2} - \frac{F^S}{\lVert F^S \rVert_2} \right\rVert_1
 
-    with D the numbers in a factor. The paper prints the norm without 1 / D (p = 1 or 2); published code takes the mean,
-    which the weight of 500 belongs to, some of it of attention maps in place of factors. The teacher is a constant: no
-    gradient flows to it.
+    with D the number of values in a factor. The paper prints the norm without 1 / D (p = 1 or 2). Published code takes
+    the mean, to which the weight of 500 belongs; some of it compares attention maps instead of factors. The teacher is
+    a constant: no gradient flows to it.
 
     Args:
         student: The factors from the student's translator, ``(N, K, *)``.
@@ -25,7 +25,7 @@ def factor_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mea
         reduction: ``"none"`` for one value a sample, ``"mean"`` over the samples, or ``"sum"``.
 
     Returns:
-        ``(N,)`` for ``"none"``, else a scalar; float32, or float64 where the factors are.
+        ``(N,)`` for ``"none"``, else a scalar; float32, or float64 if the factors are float64.
 
     Raises:
         ValueError: The reduction is unknown, or the shapes differ.
@@ -38,5 +38,7 @@ def factor_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mea
             "the factors of student and teacher must have the same shape (N, K, *), got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         )
-    ours, theirs = (unit_vectors(at_least_float32(factor).flatten(1)) for factor in (student, teacher.detach()))
-    return reduce_means((ours - theirs).abs(), reduction)
+    of_student, of_teacher = (
+        unit_vectors(at_least_float32(factor).flatten(1)) for factor in (student, teacher.detach())
+    )
+    return reduce_means((of_student - of_teacher).abs(), reduction)

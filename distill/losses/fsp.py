@@ -1,4 +1,4 @@
-"""The flow of the solution procedure: how the features of one layer go with those of a later one."""
+"""The flow of the solution procedure: products of the features of two layers of a network."""
 
 from __future__ import annotations
 
@@ -12,19 +12,19 @@ from distill.losses.parts.reduction import Reduction, check_reduction, reduce_me
 
 @without_autocast
 def fsp_matrix(first: Tensor, second: Tensor) -> Tensor:
-    r"""The mean over positions of every channel of one layer times every channel of another.
+    r"""The products of each channel of one layer with each channel of another, as means over positions.
 
     .. math::
         G_{i, j} = \frac{1}{H W} \sum_{s=1}^{H} \sum_{t=1}^{W} F^1_{i, s, t} F^2_{j, s, t}
 
-    The paper takes layers of equal size; of others the larger is average-pooled, as in published code.
+    The paper takes layers of equal size. If the sizes differ, the larger map is average-pooled, as in published code.
 
     Args:
         first: Feature maps of a layer, ``(N, C, *)``, with at least one dim of positions.
-        second: Those of a later layer of the same network, ``(N, D, *)``.
+        second: Feature maps of a later layer of the same network, ``(N, D, *)``.
 
     Returns:
-        ``(N, C, D)``; float32, or float64 where the features are.
+        ``(N, C, D)``; float32, or float64 if the features are float64.
 
     Raises:
         ValueError: There are no positions, or the numbers of samples or dims differ.
@@ -40,17 +40,17 @@ def fsp_matrix(first: Tensor, second: Tensor) -> Tensor:
 def fsp_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") -> Tensor:
     r"""The mean squared difference of two FSP matrices.
 
-    The paper prints the squared Frobenius norm of the difference; published code takes the mean over its entries, as we
-    do. The teacher is a constant: no gradient flows to it.
+    The paper prints the squared Frobenius norm of the difference; published code takes the mean over its entries, as
+    here. The teacher is a constant: no gradient flows to it.
 
     Args:
         student: :func:`fsp_matrix` of two layers of the student, ``(N, C, D)``.
-        teacher: That of the teacher, of the same shape: a pair of layers with the same channel counts, or brought to
-            them by a 1x1 convolution.
+        teacher: That of the teacher, of the same shape: its layers have the same channel counts, or 1x1 convolutions
+            bring the student's to them.
         reduction: ``"none"`` for one value a sample, ``"mean"`` over the samples, or ``"sum"``.
 
     Returns:
-        ``(N,)`` for ``"none"``, else a scalar; float32, or float64 where the matrices are.
+        ``(N,)`` for ``"none"``, else a scalar; float32, or float64 if the matrices are float64.
 
     Raises:
         ValueError: The reduction is unknown, or the shapes differ.

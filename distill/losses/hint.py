@@ -1,4 +1,4 @@
-"""Hints: features of a middle layer that the student's are to equal."""
+"""Hints: features of a middle layer of the teacher, which the student's should equal."""
 
 from __future__ import annotations
 
@@ -15,17 +15,17 @@ def hint_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean"
     .. math::
         \frac{1}{C L} \sum_{c, i} (f^S_{c, i} - f^T_{c, i})^2
 
-    The paper has half the sum of the squares; published code, and the weight of 100 that goes with it, the mean. Of
-    maps of different sizes the larger is average-pooled, as published code does where the regressor does not convolve
-    them to one size. The teacher is a constant: no gradient flows to it.
+    The paper has half the sum of the squares. Published code has the mean, to which the weight of 100 belongs. If maps
+    differ in size, the larger one is average-pooled, as in published code whose regressor does not bring them to one
+    size. The teacher is a constant: no gradient flows to it.
 
     Args:
-        student: What the regressor makes of the student's features, ``(N, C, *)``.
-        teacher: The teacher's, ``(N, C, *)``; the spatial dims may have other sizes.
+        student: The regressor's output on the student's features, ``(N, C, *)``.
+        teacher: The teacher's features, ``(N, C, *)``; spatial sizes may differ.
         reduction: ``"none"`` for one value a sample, ``"mean"`` over the samples, or ``"sum"``.
 
     Returns:
-        ``(N,)`` for ``"none"``, else a scalar; float32, or float64 where the features are.
+        ``(N,)`` for ``"none"``, else a scalar; float32, or float64 if the features are float64.
 
     Raises:
         ValueError: The reduction is unknown, or the numbers of samples, channels or dims differ.
@@ -33,10 +33,10 @@ def hint_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean"
     Source: Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015, eq. 3.
     """
     check_reduction(reduction)
-    ours, theirs = to_common_size(student, teacher.detach())
-    if ours.shape != theirs.shape:
+    of_student, of_teacher = to_common_size(student, teacher.detach())
+    if of_student.shape != of_teacher.shape:
         raise ValueError(
             "student and teacher must have the same number of channels, as a regressor gives, got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         )
-    return reduce_means(F.mse_loss(ours, theirs, reduction="none"), reduction)
+    return reduce_means(F.mse_loss(of_student, of_teacher, reduction="none"), reduction)

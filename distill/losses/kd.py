@@ -38,7 +38,7 @@ def kd_loss(
         reduction: ``"none"``, ``"mean"`` over the positions that count (0 if none does), or ``"sum"``.
 
     Returns:
-        ``(N, *)`` for ``"none"``, else a scalar; float32, or float64 where the logits are.
+        ``(N, *)`` for ``"none"``, else a scalar; float32, or float64 if the logits are float64.
 
     Raises:
         ValueError: The temperature is not positive, the reduction is unknown, or the shapes do not belong together.

@@ -1,4 +1,4 @@
-"""Neuron selectivity transfer: the set of places that a layer's channels look at."""
+"""Neuron selectivity transfer: the distribution of the positions at which channels are active."""
 
 from __future__ import annotations
 
@@ -19,21 +19,21 @@ def nst_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean")
         \frac{1}{C^2} \sum_{c, c'} (s_c^\top s_{c'})^2 + \frac{1}{D^2} \sum_{d, d'} (t_d^\top t_{d'})^2
             - \frac{2}{C D} \sum_{c, d} (s_c^\top t_d)^2
 
-    where every channel's map, s of the student's and t of the teacher's, is flattened and has length 1. It is 0 where
-    the channels are the same up to their order and scale. The teacher's own term, which has no gradient, is part of
-    the value. As in published code the larger map is average-pooled to the smaller one's size first. The teacher is a
+    with s the map of a channel of the student and t that of the teacher, flattened and divided by its length. It is 0
+    if the channels are equal up to their order and scale. The value includes the teacher's own term, which has no
+    gradient. As in published code the larger map is average-pooled to the smaller one's size first. The teacher is a
     constant: no gradient flows to it.
 
-    The sums are the Frobenius norms of Gram matrices, of either the channels or the positions: a sample needs
-    matrices of the smaller of both counts, and never all products of channels and positions.
+    The sums are the Frobenius norms of Gram matrices, either of the channels or of the positions. A sample needs
+    matrices of the smaller of these two numbers, and never all products of channels and positions.
 
     Args:
         student: Feature maps, ``(N, C, *)``, with at least one dim of positions.
-        teacher: The teacher's, ``(N, D, *)``; channels and the sizes of the spatial dims may differ.
+        teacher: The teacher's maps, ``(N, D, *)``; channels and spatial sizes may differ.
         reduction: ``"none"`` for one value a sample, ``"mean"`` over the samples, or ``"sum"``.
 
     Returns:
-        ``(N,)`` for ``"none"``, else a scalar; float32, or float64 where the features are.
+        ``(N,)`` for ``"none"``, else a scalar; float32, or float64 if the features are float64.
 
     Raises:
         ValueError: The reduction is unknown, there are no positions, or the numbers of samples or dims differ.
@@ -47,26 +47,26 @@ def nst_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean")
 
 
 def _discrepancy(student: Tensor, teacher: Tensor) -> Tensor:
-    ours, theirs = (unit_vectors(maps.flatten(2)) for maps in to_common_size(student, teacher))
-    channels, others, positions = ours.shape[1], theirs.shape[1], ours.shape[2]
+    of_student, of_teacher = (unit_vectors(maps.flatten(2)) for maps in to_common_size(student, teacher))
+    channels, others, positions = of_student.shape[1], of_teacher.shape[1], of_student.shape[2]
     if 2 * positions**2 <= channels**2 + others**2 + channels * others:
-        return (_mean_product(ours) - _mean_product(theirs)).square().sum((1, 2))
-    return _discrepancy_of_channels(ours, theirs)
+        return (_mean_product(of_student) - _mean_product(of_teacher)).square().sum((1, 2))
+    return _discrepancy_of_channels(of_student, of_teacher)
 
 
 def _mean_product(maps: Tensor) -> Tensor:
-    """The mean over channels of every map times itself, ``(N, C, L)`` to ``(N, L, L)``."""
+    """The mean over channels of the outer product of each map with itself, ``(N, C, L)`` to ``(N, L, L)``."""
     return maps.mT @ maps / maps.shape[1]
 
 
 def _discrepancy_of_channels(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""The same from Gram matrices of the channels.
+    r"""The discrepancy from Gram matrices of the channels.
 
-    Maps of features that are not negative point the same way, for the most part: all products are near 1, and of the
-    difference of their means float32 leaves little. So each map is split into its part along one common direction u
-    and the rest, :math:`s = \alpha u + r`, where
+    Maps of non-negative features have similar directions, so all products are near 1, and float32 leaves few digits of
+    the difference of their means. So each map is split into its part along one common direction u and the rest,
+    :math:`s = \alpha u + r`. Then
     :math:`(s^\top t)^2 = \alpha_s^2 \alpha_t^2 + 2 \alpha_s \alpha_t r_s^\top r_t + (r_s^\top r_t)^2`,
-    and the three discrepancies are taken apart. Their sum is the same for any u.
+    and the three discrepancies are computed separately. Their sum is the same for any u.
     """
     u = unit_vectors((student.mean(1, keepdim=True) + teacher.mean(1, keepdim=True)).detach())
     along_s, along_t = student @ u.mT, teacher @ u.mT

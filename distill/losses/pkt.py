@@ -1,4 +1,4 @@
-"""Probabilistic knowledge transfer: how probable each sample is as a neighbour of another."""
+"""Probabilistic knowledge transfer: the probability of each sample as a neighbour of another."""
 
 from __future__ import annotations
 
@@ -18,18 +18,18 @@ def pkt_loss(student: Tensor, teacher: Tensor, *, eps: float = 1e-7) -> Tensor:
         p_{j | i} = \frac{K(x_i, x_j)}{\sum_k K(x_i, x_k)}, \quad
         K(a, b) = \frac{1}{2} \left( \frac{a^\top b}{\lVert a \rVert \lVert b \rVert} + 1 \right)
 
-    It does not change when either side's features are scaled or rotated. The paper leaves a sample out of its own
-    neighbourhood and sums the divergence; the authors' code keeps it and takes the mean over N^2, which the weight of
-    30000 belongs to. A row of zeros is half as near as equal ones to all samples. The teacher is a constant: no
-    gradient flows to it.
+    It does not change if the features of one network are scaled or rotated. The paper leaves a sample out of its own
+    neighbourhood and sums the divergence. The authors' code keeps the sample and takes the mean over N^2, to which the
+    weight of 30000 belongs. The kernel of a row of zeros with any sample is half that of equal rows. The teacher is a
+    constant: no gradient flows to it.
 
     Args:
         student: Features of the samples, ``(N, *)``, of all processes under DDP.
-        teacher: The teacher's of the same samples, ``(N, *)``; the dims after N may differ.
+        teacher: The teacher's features of the same samples, ``(N, *)``; the dims after N may differ.
         eps: Keeps the logarithm finite; 1e-7 in the authors' code.
 
     Returns:
-        A scalar, 0 for one sample; float32, or float64 where the features are.
+        A scalar, 0 for one sample; float32, or float64 if the features are float64.
 
     Raises:
         ValueError: The numbers of samples differ.
@@ -42,6 +42,6 @@ def pkt_loss(student: Tensor, teacher: Tensor, *, eps: float = 1e-7) -> Tensor:
 
 def _neighbours(features: Tensor) -> Tensor:
     directions = unit_vectors(features)
-    # rounding takes the cosine of opposite vectors a little below -1
+    # rounding can take the cosine of opposite vectors below -1
     similarities = ((directions @ directions.mT + 1) / 2).clamp(min=0)
     return similarities / similarities.sum(1, keepdim=True)

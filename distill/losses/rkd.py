@@ -11,23 +11,23 @@ from distill.losses.parts.recompute import in_chunks
 
 
 def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""The smooth L1 difference of the distances between samples, each over their mean; the mean over N^2 pairs.
+    r"""The smooth L1 difference of the distances between samples, divided by their mean; the mean over N^2 pairs.
 
     .. math::
         \frac{1}{N^2} \sum_{i, j} l_1 \left( \frac{\lVert s_i - s_j \rVert}{\mu_S},
             \frac{\lVert t_i - t_j \rVert}{\mu_T} \right)
 
-    with :math:`\mu` the mean of the distances that are not 0. It does not change when either side's features are
-    scaled, rotated or moved. The paper prints a sum over pairs, and a mean of the distances over all of them; published
-    code the mean, and that over the distances above 0, as here. The gradient flows through :math:`\mu_S`; the teacher
-    is a constant.
+    with :math:`\mu` the mean of the distances that are not 0. It does not change if the features of one network are
+    scaled, rotated or moved. The paper prints a sum over pairs and a mean over all distances; published code, as here,
+    takes a mean over pairs and the mean over the distances above 0. The gradient flows through :math:`\mu_S`; the
+    teacher is a constant.
 
     Args:
         student: Features of the samples, ``(N, *)``, of all processes under DDP.
-        teacher: The teacher's of the same samples, ``(N, *)``; the dims after N may differ.
+        teacher: The teacher's features of the same samples, ``(N, *)``; the dims after N may differ.
 
     Returns:
-        A scalar, 0 for one sample; float32, or float64 where the features are.
+        A scalar, 0 for one sample; float32, or float64 if the features are float64.
 
     Raises:
         ValueError: The numbers of samples differ.
@@ -39,24 +39,25 @@ def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
-    r"""The smooth L1 difference of the cosines at every sample between any two others; the mean over N^3 triplets.
+    r"""The smooth L1 difference of the cosines at each sample between two others; the mean over N^3 triplets.
 
     .. math::
         \frac{1}{N^3} \sum_{i, j, k} l_1 \left( \langle e^S_{ij}, e^S_{kj} \rangle, \langle e^T_{ij}, e^T_{kj} \rangle
             \right), \quad e_{ij} = \frac{t_i - t_j}{\lVert t_i - t_j \rVert}
 
-    where e of two equal samples is 0. It does not change when either side's features are scaled, rotated or moved. The
-    paper prints a sum over triplets, published code the mean. The teacher is a constant: no gradient flows to it.
+    where e of two equal samples is 0. It does not change if the features of one network are scaled, rotated or moved.
+    The paper prints a sum over triplets, published code takes the mean. The teacher is a constant: no gradient flows to
+    it.
 
-    The cosines follow from the N^2 distances (law of cosines), and are made a few samples j at a time: neither the
-    differences, N^2 times the width of a feature, nor all N^3 cosines exist at once.
+    The cosines follow from the N^2 distances (law of cosines) and are computed for a few samples j at a time. So
+    neither the differences, N^2 times the width of a feature, nor all N^3 cosines exist at once.
 
     Args:
         student: Features of the samples, ``(N, *)``, of all processes under DDP.
-        teacher: The teacher's of the same samples, ``(N, *)``; the dims after N may differ.
+        teacher: The teacher's features of the same samples, ``(N, *)``; the dims after N may differ.
 
     Returns:
-        A scalar, 0 for one sample; float32, or float64 where the features are.
+        A scalar, 0 for one sample; float32, or float64 if the features are float64.
 
     Raises:
         ValueError: The numbers of samples differ.

@@ -1,4 +1,4 @@
-"""Semantic calibration: every layer of the student learns from all of the teacher's, as attention sees fit."""
+"""Semantic calibration: each layer of the student learns from all layers of the teacher, weighted by attention."""
 
 from __future__ import annotations
 
@@ -24,18 +24,18 @@ def semckd_loss(
     .. math::
         \frac{1}{A} \sum_{a=1}^{A} \sum_{b=1}^{B} \alpha_{a, b} \, \mathrm{MSE}(s_{a, b}, t_b)
 
-    over A layers of the student and B of the teacher. The paper prints no 1 / A; the authors' code divides by it, and
-    the weight of 400 belongs to that. Gradients flow to the attention, none to the teacher's features.
+    over A layers of the student and B of the teacher. The paper prints no 1 / A; the authors' code divides by A, and
+    the weight of 400 belongs to that. Gradients flow to the attention, but not to the teacher's features.
 
     Args:
         students: The student's layer a, projected to the channels of the teacher's layer b: A times B tensors
-            ``(N, C_b, *)``; of maps of different sizes the larger is average-pooled.
+            ``(N, C_b, *)``. If maps differ in size, the larger one is average-pooled.
         teachers: The teacher's B layers, ``(N, C_b, *)``.
-        attention: alpha, ``(N, A, B)``, summing to 1 over the teacher's layers.
+        attention: alpha, ``(N, A, B)``, with sum 1 over the teacher's layers.
         reduction: ``"none"`` for one value a sample, ``"mean"`` over the samples, or ``"sum"``.
 
     Returns:
-        ``(N,)`` for ``"none"``, else a scalar; float32, or float64 where the features are.
+        ``(N,)`` for ``"none"``, else a scalar; float32, or float64 if the features are float64.
 
     Raises:
         ValueError: The reduction is unknown, or the shapes do not belong together.
@@ -51,9 +51,9 @@ def semckd_loss(
             f"{[len(layer) for layer in students]}"
         )
     errors = [
-        hint_loss(ours, theirs, reduction="none")
+        hint_loss(student, teacher, reduction="none")
         for layer in students
-        for ours, theirs in zip(layer, teachers, strict=True)
+        for student, teacher in zip(layer, teachers, strict=True)
     ]
     weighted = at_least_float32(attention).flatten(1) * torch.stack(errors, 1)
     return reduce_losses(weighted.sum(1) / len(students), reduction)

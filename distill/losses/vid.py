@@ -1,4 +1,4 @@
-"""Variational information distillation: how well the student's features predict the teacher's."""
+"""Variational information distillation: the likelihood of the teacher's features given the student's."""
 
 from __future__ import annotations
 
@@ -9,23 +9,23 @@ from distill.losses.parts.reduction import Reduction, check_reduction, reduce_me
 
 
 def vid_loss(predicted_mean: Tensor, teacher: Tensor, variance: Tensor, *, reduction: Reduction = "mean") -> Tensor:
-    r"""Minus the log-likelihood of the teacher's features under a Gaussian, in nats a feature, up to a constant.
+    r"""The negative log-likelihood of the teacher's features under a Gaussian, in nats per value, up to a constant.
 
     .. math::
         \frac{1}{C L} \sum_{c, i} \frac{1}{2} \left( \frac{(\mu_{c, i} - t_{c, i})^2}{\sigma_c^2}
             + \log \sigma_c^2 \right)
 
-    The paper sums over the features; published code takes the mean. It can be negative. The constant
-    :math:`\log(2 \pi) / 2` is left out, as there. The teacher is a constant: no gradient flows to it.
+    It can be negative. The paper sums over the values; published code takes the mean and leaves out the constant
+    :math:`\log(2 \pi) / 2`, as here. The teacher is a constant: no gradient flows to it.
 
     Args:
-        predicted_mean: mu, what the regressor makes of the student's features, ``(N, C, *)``.
+        predicted_mean: mu, the regressor's output on the student's features, ``(N, C, *)``.
         teacher: t, the teacher's features, of the same shape.
         variance: sigma^2 of each channel, ``(C,)``, above 0; a softplus of a trained scale in the paper.
         reduction: ``"none"`` for one value a sample, ``"mean"`` over the samples, or ``"sum"``.
 
     Returns:
-        ``(N,)`` for ``"none"``, else a scalar; float32, or float64 where the features are.
+        ``(N,)`` for ``"none"``, else a scalar; float32, or float64 if the features are float64.
 
     Raises:
         ValueError: The reduction is unknown, or the shapes do not belong together.

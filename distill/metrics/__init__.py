@@ -1,4 +1,4 @@
-"""How far student and teacher diverge, and how well they do: functions, and torchmetrics classes."""
+"""Divergences of student and teacher, and scores: functions, and torchmetrics classes."""
 
 from distill.metrics.cmd import CentralMomentDiscrepancy, central_moment_discrepancy
 from distill.metrics.depth import DepthScores

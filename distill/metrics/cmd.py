@@ -1,4 +1,4 @@
-"""Central moment discrepancy: how far two distributions are apart, moment by moment."""
+"""Central moment discrepancy: the distance of two distributions, moment by moment."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from distill.losses.parts.precision import at_least_float32
 def central_moment_discrepancy(
     a: Tensor, b: Tensor, *, moments: int = 5, bounds: tuple[float, float] = (0.0, 1.0)
 ) -> Tensor:
-    r"""The central moment discrepancy of two samples; 0 if and only if all their moments up to K agree.
+    r"""The central moment discrepancy of two samples; 0 if and only if all their moments up to K are equal.
 
     .. math::
         \mathrm{CMD}_K = \frac{\lVert E(a) - E(b) \rVert_2}{|u - l|}
             + \sum_{k=2}^K \frac{\lVert C_k(a) - C_k(b) \rVert_2}{|u - l|^k}, \quad C_k(x) = E((x - E(x))^k)
 
-    with the power taken per feature. It has no unit. It is differentiable, with zero gradient where a moment agrees.
+    with the power taken per feature. It has no unit. It is differentiable; a moment that is equal has gradient 0.
 
     Args:
         a: One sample a row, ``(N, D)``: features, or probabilities of D classes.
         b: ``(M, D)``; M may differ from N.
         moments: K, the highest moment, at least 1.
-        bounds: l and u, what the features lie between. Wider ones weigh higher moments less; for features without
-            bounds, ``(0, 1)`` takes the moments as they are.
+        bounds: l and u, between which the features lie. Wider bounds give higher moments less weight; for features
+            without bounds, ``(0, 1)`` takes the moments as they are.
 
     Returns:
         A scalar; float32, or float64 where an input is.
@@ -61,15 +61,15 @@ def central_moment_discrepancy(
 
 
 class CentralMomentDiscrepancy(Metric):
-    """:func:`central_moment_discrepancy` of everything seen, over batches and processes.
+    """:func:`central_moment_discrepancy` of all rows, over batches and processes.
 
-    It sums up powers in float64, taken around the middle of the bounds, so it is that of all rows at once to float64
-    rounding, however they come in batches and are spread over processes, and takes memory for K + 1 rows a side. NaN
-    (after torchmetrics' warning) where nothing was seen. It needs a device that has float64.
+    It sums powers around the middle of the bounds in float64. So it equals the discrepancy of all rows at once, up to
+    rounding, for any batches and processes, and it needs memory for K + 1 rows of each argument. It is NaN (after
+    torchmetrics' warning) without rows. It needs a device that has float64.
 
     Args:
         moments: K, the highest moment, at least 1.
-        bounds: What the features lie between.
+        bounds: The numbers between which the features lie.
         kwargs: Further arguments of :class:`torchmetrics.Metric`.
 
     Raises:
@@ -86,7 +86,7 @@ class CentralMomentDiscrepancy(Metric):
 
     is_differentiable = False
     higher_is_better = False
-    # forward() would add a batch's sums to sums that do not have their size yet
+    # otherwise forward() would add a batch's sums to sums that have no size yet
     full_state_update = True
 
     power_sums_a: Tensor
@@ -97,13 +97,13 @@ class CentralMomentDiscrepancy(Metric):
         _check_options(moments, bounds)
         self.moments = moments
         self.bounds = (float(bounds[0]), float(bounds[1]))
-        # row k holds the sums of the k-th powers, row 0 thus the number of rows seen; D is known from the first update
+        # row k holds the sums of the k-th powers, so row 0 the number of rows; the first update tells D
         unsized = torch.zeros(moments + 1, 0, dtype=torch.float64)
         self.add_state("power_sums_a", unsized.clone(), dist_reduce_fx="sum")
         self.add_state("power_sums_b", unsized.clone(), dist_reduce_fx="sum")
 
     def update(self, a: Tensor, b: Tensor) -> None:
-        """Adds rows to both sides.
+        """Adds rows to both samples.
 
         Args:
             a: ``(N, D)``.
@@ -117,7 +117,7 @@ class CentralMomentDiscrepancy(Metric):
         self.power_sums_b = self._add(self.power_sums_b, b)
 
     def compute(self) -> Tensor:
-        """The discrepancy of everything seen, a float64 scalar."""
+        """The discrepancy of all rows, a float64 scalar."""
         if self.power_sums_a.shape[1] == 0:
             return self.power_sums_a.new_tensor(torch.nan)
         return _discrepancy(self._moments_of(self.power_sums_a), self._moments_of(self.power_sums_b), self.bounds)
@@ -142,7 +142,7 @@ class CentralMomentDiscrepancy(Metric):
 
     @property
     def _shift(self) -> float:
-        """Powers of features around 0 cancel least when central moments are made from them."""
+        """The middle of the bounds: powers around it cancel least when central moments are computed from them."""
         return sum(self.bounds) / 2
 
 
@@ -154,7 +154,7 @@ def _central_moments(rows: Tensor, moments: int) -> list[Tensor]:
 
 def _discrepancy(a: list[Tensor], b: list[Tensor], bounds: tuple[float, float]) -> Tensor:
     width = bounds[1] - bounds[0]
-    # vector_norm has gradient 0 at 0, the square root of a sum of squares has NaN
+    # at 0 vector_norm has gradient 0, the square root of a sum of squares has NaN
     terms = [
         torch.linalg.vector_norm(of_a - of_b) / width**k for k, (of_a, of_b) in enumerate(zip(a, b, strict=True), 1)
     ]
@@ -162,7 +162,7 @@ def _discrepancy(a: list[Tensor], b: list[Tensor], bounds: tuple[float, float]) 
 
 
 def _gather_sums(local: Tensor, group: Any = None) -> list[Tensor]:
-    """The sums of all processes; those of a process that has seen nothing, and so knows no D, as zeros."""
+    """The sums of all processes; zeros for a process without rows, which does not know D."""
     gathered = gather_all_tensors(local, group)
     sizes = sorted({sums.shape[1] for sums in gathered} - {0})
     if len(sizes) > 1:

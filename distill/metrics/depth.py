@@ -1,4 +1,4 @@
-"""How well depth is estimated: all the scores of the papers in one pass."""
+"""Scores of estimated depth: all those of the papers in one pass."""
 
 from __future__ import annotations
 
@@ -14,17 +14,17 @@ from distill.checks import check_at_least, check_option
 Crop = Literal["garg", "eigen", "nyu"]
 Average = Literal["image", "pixel"]
 
-# top, bottom, left and right of what counts, as shares of height and width
+# top, bottom, left and right of the region that counts, as shares of height and width
 CROPS: dict[Crop, tuple[float | Fraction, float | Fraction, float | Fraction, float | Fraction]] = {
     "garg": (0.40810811, 0.99189189, 0.03594771, 0.96405229),
     "eigen": (0.3324324, 0.91351351, 0.03594771, 0.96405229),
-    # pixels of 480 x 640; as floats these shares of 480 and 640 come out below whole numbers
+    # pixels of 480 x 640; as floats, these shares of 480 and 640 would be rounded below whole numbers
     "nyu": (Fraction(45, 480), Fraction(471, 480), Fraction(41, 640), Fraction(601, 640)),
 }
 
 
 class DepthScores(Metric):
-    r"""The scores of estimated depth d against the depth :math:`d^*` that was measured, over the pixels that count.
+    r"""The scores of estimated depth d against measured depth :math:`d^*`, over the pixels that count.
 
     =========================================== ===================================================== ==========
     ``abs_rel``                                 mean of :math:`|d - d^*| / d^*`                       lower
@@ -36,17 +36,16 @@ class DepthScores(Metric):
     ``delta1``, ``delta2``, ``delta3``          share with :math:`\max(d / d^*, d^* / d) < 1.25^k`    higher
     =========================================== ===================================================== ==========
 
-    with :math:`g = \log d - \log d^*`. ``silog`` is what KITTI's toolkit and BTS report,
-    :math:`100 \sqrt{E(g^2) - E(g)^2}`, not the loss :func:`distill.losses.silog_loss`, which keeps a part of the mean.
+    with :math:`g = \log d - \log d^*`. ``silog`` is the score of KITTI's toolkit and BTS,
+    :math:`100 \sqrt{E(g^2) - E(g)^2}`. The loss :func:`distill.losses.silog_loss` differs: it keeps a part of the mean.
 
-    A pixel counts where ``min_depth`` < d* < ``max_depth``, inside the crop. Predictions are clamped to that range;
-    NaN is taken as ``min_depth``, which is wrong by all of the depth, and does not spoil the other pixels.
+    A pixel counts if it lies inside the crop and ``min_depth`` < d* < ``max_depth``. Predictions are clamped to that
+    range. NaN counts as ``min_depth``, so a NaN costs its own pixel the whole depth and leaves the others as they are.
 
-    There are two conventions for several images. ``image`` takes every score of each image and averages those over the
-    images with a pixel that counts: the protocol of Eigen et al. and TIE-KD. ``pixel`` takes every score over all
-    pixels of all images. They differ where images have unequal numbers of pixels, and for the roots always. Sums are
-    kept in float64, and either is exact however images are spread over batches and processes. The scores need a device
-    that has float64.
+    There are two conventions for several images. ``image`` computes the scores of each image and averages them over the
+    images with a pixel that counts: the protocol of Eigen et al. and TIE-KD. ``pixel`` computes the scores over all
+    pixels of all images. They differ if images have different numbers of pixels; the roots always differ. Sums are in
+    float64, so both are exact for any batches and processes. The scores need a device that has float64.
 
     Args:
         min_depth: In metres, above 0.
@@ -54,7 +53,8 @@ class DepthScores(Metric):
         crop: ``garg`` (rows 143 to 348 and columns 43 to 1171 of 352 x 1216) or ``eigen`` for KITTI, ``nyu`` (rows 45
             to 470 and columns 41 to 600 of 480 x 640); shares of other sizes. All pixels by default.
         average: ``image`` or ``pixel``.
-        ignore_top_rows: So many upper rows do not count; 110 of 352 in TIE-KD's comparison of students with teachers.
+        ignore_top_rows: The number of upper rows that do not count; 110 of 352 in TIE-KD's comparison of students with
+            teachers.
         **kwargs: As in :class:`torchmetrics.Metric`.
 
     Raises:
@@ -98,7 +98,7 @@ class DepthScores(Metric):
         self.crop = crop
         self.average = average
         self.ignore_top_rows = ignore_top_rows
-        # of scores and images, or of errors and pixels
+        # sums of scores and the number of images, or sums of errors and the number of pixels
         self.add_state("sums", torch.zeros(9, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
@@ -136,7 +136,7 @@ class DepthScores(Metric):
         return rows, slice(int(left * width), int(right * width))
 
     def _errors(self, estimated: Tensor, measured: Tensor) -> Tensor:
-        """The sums over pixels ``(P,)`` of what the scores are means of, ``(9,)``, in the scores' order."""
+        """The sums over pixels ``(P,)`` of the errors whose means are the scores, ``(9,)``, in the scores' order."""
         estimated = estimated.nan_to_num(nan=self.min_depth).clamp(self.min_depth, self.max_depth)
         difference = estimated - measured
         log_ratio = estimated.log() - measured.log()
@@ -157,6 +157,6 @@ class DepthScores(Metric):
 def _scores(means: Tensor) -> Tensor:
     """The scores ``(9,)`` from the means of the errors over pixels."""
     abs_rel, sq_rel, square, log_square, log10, log_ratio, *deltas = means.unbind()
-    # rounding may take a variance of 0 a little below
+    # rounding can take a variance of 0 below 0
     silog = 100 * (log_square - log_ratio.square()).clamp(min=0).sqrt()
     return torch.stack([abs_rel, sq_rel, square.sqrt(), log_square.sqrt(), log10, silog, *deltas])

@@ -15,14 +15,14 @@ from distill.losses.parts.recompute import in_chunks
 
 
 def target_jsd(student: Tensor, teacher: Tensor, target: Tensor, *, ignore_index: int = 255) -> Tensor:
-    r"""How far student and teacher differ in the target class's probability (TCJSD), in nats, at every position.
+    r"""The divergence of the target class's probability between student and teacher (TCJSD), in nats, at each position.
 
     .. math::
         \tfrac12 p_t^T \log(p_t^T / m) + \tfrac12 p_t^S \log(p_t^S / m), \quad m = \tfrac12 (p_t^T + p_t^S)
 
-    This is NTDH eq. 5 as printed: the target class's own term, without that of the other entry, 1 - p_t, of the
-    binary distribution, so it is no whole Jensen-Shannon divergence. By the log-sum inequality it is still 0 or more,
-    and 0 only where the two probabilities are equal; it is at most ln(2) / 2, where they are 0 and 1.
+    This is NTDH eq. 5 as printed. It has the term of the target class, but not that of the other entry of the binary
+    distribution, 1 - p_t, so it is not a whole Jensen-Shannon divergence. By the log-sum inequality it is 0 or more,
+    and 0 only if the two probabilities are equal. Its maximum is ln(2) / 2, for probabilities of 0 and 1.
 
     Args:
         student: The student's logits, ``(N, C, *)``, C at least 2.
@@ -31,7 +31,7 @@ def target_jsd(student: Tensor, teacher: Tensor, target: Tensor, *, ignore_index
         ignore_index: The divergence is 0 where the target is this.
 
     Returns:
-        ``(N, *)``; float32, or float64 where the logits are.
+        ``(N, *)``; float32, or float64 if the logits are float64.
 
     Raises:
         ValueError: There is one class only, or the shapes do not belong together.
@@ -53,13 +53,13 @@ def target_jsd(student: Tensor, teacher: Tensor, target: Tensor, *, ignore_index
 
 
 def nontarget_jsd(student: Tensor, teacher: Tensor, target: Tensor, *, ignore_index: int = 255) -> Tensor:
-    r"""The Jensen-Shannon divergence among the non-target classes (NCJSD), in nats, at every position.
+    r"""The Jensen-Shannon divergence among the non-target classes (NCJSD), in nats, at each position.
 
     .. math::
         \sum_{i \ne t} \tfrac12 \hat p_i^T \log(\hat p_i^T / m_i) + \tfrac12 \hat p_i^S \log(\hat p_i^S / m_i),
         \quad m_i = \tfrac12 (\hat p_i^T + \hat p_i^S)
 
-    with p-hat the softmax over the non-target classes only. It is 0 to ln(2), and exactly 0 with two classes.
+    with p-hat the softmax over the non-target classes only. It lies in [0, ln(2)], and is exactly 0 with two classes.
 
     Args:
         student: The student's logits, ``(N, C, *)``, C at least 2.
@@ -68,7 +68,7 @@ def nontarget_jsd(student: Tensor, teacher: Tensor, target: Tensor, *, ignore_in
         ignore_index: The divergence is 0 where the target is this.
 
     Returns:
-        ``(N, *)``; float32, or float64 where the logits are.
+        ``(N, *)``; float32, or float64 if the logits are float64.
 
     Raises:
         ValueError: There is one class only, or the shapes do not belong together.
@@ -90,7 +90,7 @@ def nontarget_jsd(student: Tensor, teacher: Tensor, target: Tensor, *, ignore_in
 
 
 class _MeanJSD(Metric):
-    """The mean over all positions that count, of all batches and processes, summed in float64."""
+    """The mean over all positions that count, over batches and processes, summed in float64."""
 
     is_differentiable = False
     higher_is_better = False
@@ -106,7 +106,7 @@ class _MeanJSD(Metric):
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def compute(self) -> Tensor:
-        """The mean over what counts of everything seen, a float64 scalar in nats."""
+        """The mean over all positions that count, a float64 scalar in nats."""
         return self.total / self.count
 
     def _add(self, divergences: Tensor, target: Tensor) -> None:
@@ -117,8 +117,8 @@ class _MeanJSD(Metric):
 class TargetJSD(_MeanJSD):
     """The mean of :func:`target_jsd` over all samples or pixels that count, in nats (NTDH eq. 5, TCJSD).
 
-    Sums and counts are kept, in float64, so it does not depend on how the positions are spread over batches and
-    processes. NaN where none was seen. It needs a device that has float64.
+    It keeps sums in float64 and counts, so it is the same for any batches and processes. It is NaN without positions.
+    It needs a device that has float64.
 
     Args:
         ignore_index: Positions with this target do not count.
@@ -139,8 +139,8 @@ class TargetJSD(_MeanJSD):
 class NontargetJSD(_MeanJSD):
     """The mean of :func:`nontarget_jsd` over all samples or pixels that count, in nats (NTDH eq. 6, NCJSD).
 
-    Sums and counts are kept, in float64, so it does not depend on how the positions are spread over batches and
-    processes. NaN where none was seen. It needs a device that has float64.
+    It keeps sums in float64 and counts, so it is the same for any batches and processes. It is NaN without positions.
+    It needs a device that has float64.
 
     Args:
         ignore_index: Positions with this target do not count.
@@ -176,8 +176,8 @@ def _at_counted(
 
 
 def _jsd_terms(log_p: Tensor, log_q: Tensor) -> Tensor:
-    """Each entry's term of the Jensen-Shannon divergence, from log-probabilities: finite where p or q is 0."""
+    """The terms of the Jensen-Shannon divergence, from log-probabilities; finite if p or q is 0."""
     high = torch.maximum(log_p, log_q)
-    # log((p + q) / 2) from the higher of the two: nothing overflows, and it is exactly log p where p = q
+    # log((p + q) / 2) from the higher of the two: it does not overflow, and is exactly log p if p = q
     log_mean = high + torch.log1p(torch.expm1(torch.minimum(log_p, log_q) - high) / 2)
     return (log_p.exp() * (log_p - log_mean) + log_q.exp() * (log_q - log_mean)) / 2

@@ -1,4 +1,4 @@
-"""How well every pixel is classified: all the scores of LIX's tables from one confusion matrix."""
+"""Scores of semantic segmentation: all those of LIX's tables from one confusion matrix."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ class SegmentationScores(MulticlassConfusionMatrix):
         \mathrm{Fsc}_c = \frac{2 TP_c}{2 TP_c + FP_c + FN_c}, \quad
         \mathrm{IoU}_c = \frac{TP_c}{TP_c + FP_c + FN_c}
 
-    ``mFsc`` and ``mIoU`` are their means over the classes, ``fwFsc`` and ``fwIoU`` the means weighted by :math:`f_c`,
-    ``accuracy`` is the share of pixels that are right, ``iou_<class>`` the IoU of one class. A class that is neither
-    labelled nor predicted anywhere has no score (NaN) and does not count in the means. States are integer counts, so
-    the scores are exact however pixels are spread over batches and processes.
+    ``mFsc`` and ``mIoU`` are their means over the classes, ``fwFsc`` and ``fwIoU`` their means weighted by :math:`f_c`.
+    ``accuracy`` is the share of correct pixels, ``iou_<class>`` the IoU of one class. A class that is neither labelled
+    nor predicted anywhere has no score (NaN) and does not count in the means. States are integer counts, so the scores
+    are exact for any batches and processes.
 
     Args:
         num_classes: C, at least 2.
         ignore_index: Pixels with this target do not count.
-        class_names: What the classes are called; their numbers by default.
+        class_names: The names of the classes, by default their numbers.
         **kwargs: As in :class:`torchmetrics.Metric`.
 
     Raises:
-        ValueError: There are not as many names as classes, or two are the same.
+        ValueError: The number of names is not that of the classes, or two names are equal.
 
     Shapes of ``update``: logits ``(N, C, *)`` or class indices ``(N, *)``, and target ``(N, *)``.
 
@@ -51,7 +51,7 @@ class SegmentationScores(MulticlassConfusionMatrix):
         names = tuple(class_names or map(str, range(num_classes)))
         if len(set(names)) != num_classes or len(names) != num_classes:
             raise ValueError(f"class_names must be {num_classes} different names, got {', '.join(names)}")
-        # the task has checked shapes and labels; here that would cost a sort of all pixels in every step
+        # the task has checked shapes and labels; a check here would sort all pixels in every step
         super().__init__(num_classes, ignore_index=ignore_index, validate_args=False, **kwargs)
         self.class_names = names
 

@@ -95,8 +95,8 @@ class HuggingFaceDepth(nn.Module):
         self.max_depth = max_depth
         self.stride = _stride(config)
         # of the image as it comes: (ImageNet's std image + ImageNet's mean - mean) / std
-        self.gain = [ours / theirs for ours, theirs in zip(IMAGENET_STD, std, strict=True)]
-        self.offset = [(ours - theirs) / s for ours, theirs, s in zip(IMAGENET_MEAN, mean, std, strict=True)]
+        self.gain = [imagenet / own for imagenet, own in zip(IMAGENET_STD, std, strict=True)]
+        self.offset = [(imagenet - own) / s for imagenet, own, s in zip(IMAGENET_MEAN, mean, std, strict=True)]
         # the mode in which the weights came tells a loaded network from a random one
         self.train(self.network.training)
 

@@ -25,14 +25,14 @@ def now() -> float:
 
 
 def time_ratios(
-    benchmark: Any, ours: Callable[[], Any], rivals: dict[str, Callable[[], Any]], seconds: float = 0.5
+    benchmark: Any, own: Callable[[], Any], rivals: dict[str, Callable[[], Any]], seconds: float = 0.5
 ) -> tuple[float, dict[str, float]]:
     """Our median time in seconds, and the medians of its ratios to each rival's, who run before us in each round."""
     spent: dict[str, list[float]] = {name: [] for name in rivals}
-    for call in (ours, *rivals.values()):
+    for call in (own, *rivals.values()):
         call()
     started = now()
-    ours()
+    own()
     rounds = max(PAIRS, min(100, int(seconds / (now() - started))))
 
     def run_rivals() -> None:
@@ -42,7 +42,7 @@ def time_ratios(
             spent[name].append(now() - started)
 
     benchmark._timer = now
-    benchmark.pedantic(ours, setup=run_rivals, rounds=rounds)
+    benchmark.pedantic(own, setup=run_rivals, rounds=rounds)
     durations = benchmark.stats.stats.data
     ratios = {
         name: median(own / other for own, other in zip(durations, others, strict=True))

@@ -56,8 +56,8 @@ def test_dpm_loss_needs_less_memory_and_time_than_the_plain_formula(capsys: pyte
         table.add_row(name, f"{share:.2f} x logits ({gigabytes:.2f} GB)", f"{forward:.2f} s", f"{backward:.2f} s")
     with capsys.disabled():
         Console(width=100).print("", table)
-    ours, plain = costs.values()
-    assert ours[0] <= 1.6
+    own, plain = costs.values()
+    assert own[0] <= 1.6
     assert plain[0] > 3.5
-    assert sum(ours[1:3]) < sum(plain[1:3])
-    assert ours[3] == pytest.approx(plain[3], rel=1e-5)
+    assert sum(own[1:3]) < sum(plain[1:3])
+    assert own[3] == pytest.approx(plain[3], rel=1e-5)

@@ -26,11 +26,11 @@ def test_cost_beside_the_plain_formula(
         return lambda: torch.autograd.grad(function(case.student), case.student)
 
     torch.testing.assert_close(
-        case.ours(case.student), case.rivals["textbook"](case.student), rtol=case.agreement, atol=1e-5
+        case.own(case.student), case.rivals["textbook"](case.student), rtol=case.agreement, atol=1e-5
     )
-    ours = forward_and_backward(case.ours)
+    own = forward_and_backward(case.own)
     rivals = {name: forward_and_backward(rival) for name, rival in case.rivals.items()}
-    seconds, ratios = time_ratios(benchmark, ours, rivals)
-    memory = peak_bytes(ours)
+    seconds, ratios = time_ratios(benchmark, own, rivals)
+    memory = peak_bytes(own)
     memories = {name: memory / peak_bytes(rival) for name, rival in rivals.items()}
     keep(LossCost(loss, workload, 1e3 * seconds, ratios, memory / 1e6, memories))

@@ -66,17 +66,17 @@ def hint(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def at(student: Tensor, teacher: Tensor) -> Tensor:
-    ours, theirs = (F.normalize(x.pow(2).mean(1).flatten(1)) for x in (student, teacher))
-    return (ours - theirs).pow(2).mean()
+    of_student, of_teacher = (F.normalize(x.pow(2).mean(1).flatten(1)) for x in (student, teacher))
+    return (of_student - of_teacher).pow(2).mean()
 
 
 def nst(student: Tensor, teacher: Tensor) -> Tensor:
-    ours, theirs = (F.normalize(x.flatten(2), dim=2) for x in (student, teacher))
+    of_student, of_teacher = (F.normalize(x.flatten(2), dim=2) for x in (student, teacher))
 
     def kernel(a: Tensor, b: Tensor) -> Tensor:
         return (a @ b.mT).pow(2).mean((1, 2))
 
-    return (kernel(ours, ours) + kernel(theirs, theirs) - 2 * kernel(ours, theirs)).mean()
+    return (kernel(of_student, of_student) + kernel(of_teacher, of_teacher) - 2 * kernel(of_student, of_teacher)).mean()
 
 
 def factor(student: Tensor, teacher: Tensor) -> Tensor:
@@ -99,16 +99,18 @@ def fsp(student: Tensor, teacher: Tensor) -> Tensor:
 def semckd(student: Sequence[Sequence[Tensor]], teacher: Sequence[Tensor], attention: Tensor) -> Tensor:
     total = torch.zeros(())
     for a, row in enumerate(student):
-        for b, (ours, theirs) in enumerate(zip(row, teacher, strict=True)):
-            error = F.mse_loss(ours, theirs, reduction="none").flatten(1).mean(1)
+        for b, (of_student, of_teacher) in enumerate(zip(row, teacher, strict=True)):
+            error = F.mse_loss(of_student, of_teacher, reduction="none").flatten(1).mean(1)
             total = total + (attention[:, a, b] * error).mean() / len(student)
     return total
 
 
 def rkd_distance(student: Tensor, teacher: Tensor) -> Tensor:
     apart = 1 - torch.eye(len(student), device=student.device)
-    ours, theirs = (torch.cdist(x.flatten(1), x.flatten(1)) * apart for x in (student, teacher))
-    return F.smooth_l1_loss(ours / ours[ours > 0].mean(), theirs / theirs[theirs > 0].mean())
+    of_student, of_teacher = (torch.cdist(x.flatten(1), x.flatten(1)) * apart for x in (student, teacher))
+    return F.smooth_l1_loss(
+        of_student / of_student[of_student > 0].mean(), of_teacher / of_teacher[of_teacher > 0].mean()
+    )
 
 
 def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
@@ -121,8 +123,8 @@ def rkd_angle(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def sp(student: Tensor, teacher: Tensor) -> Tensor:
-    ours, theirs = (F.normalize(x.flatten(1) @ x.flatten(1).T) for x in (student, teacher))
-    return (ours - theirs).pow(2).mean()
+    of_student, of_teacher = (F.normalize(x.flatten(1) @ x.flatten(1).T) for x in (student, teacher))
+    return (of_student - of_teacher).pow(2).mean()
 
 
 def pkt(student: Tensor, teacher: Tensor) -> Tensor:
@@ -146,15 +148,17 @@ def cc(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 def sem(student: Tensor, teacher: Tensor) -> Tensor:
-    ours, theirs = (F.normalize(x - x.mean(0), dim=0) for x in (student, teacher))
-    correlation = ours.T @ theirs
+    of_student, of_teacher = (F.normalize(x - x.mean(0), dim=0) for x in (student, teacher))
+    correlation = of_student.T @ of_teacher
     identity = torch.eye(len(correlation), dtype=torch.bool, device=student.device)
     return ((1 - correlation[identity]) ** 2).sum() + 0.005 * (correlation[~identity] ** 2).sum()
 
 
 def dcm(student: Tensor, teacher: Tensor) -> Tensor:
-    ours, theirs = (F.normalize(x.flatten(1)) for x in (student, teacher))
-    return sum((torch.exp(-(torch.cdist(ours, x) ** 2)).mean().log() for x in (ours, theirs)), torch.zeros(()))
+    of_student, of_teacher = (F.normalize(x.flatten(1)) for x in (student, teacher))
+    return sum(
+        (torch.exp(-(torch.cdist(of_student, x) ** 2)).mean().log() for x in (of_student, of_teacher)), torch.zeros(())
+    )
 
 
 def recalibrate(features: Tensor) -> Tensor:

@@ -40,7 +40,7 @@ class Case(NamedTuple):
     loss: str
     workload: str
     student: Tensor
-    ours: Callable[[Tensor], Tensor]
+    own: Callable[[Tensor], Tensor]
     rivals: dict[str, Callable[[Tensor], Tensor]]
     agreement: float
 
@@ -66,9 +66,9 @@ def with_variance(x: Workload) -> tuple[Any, ...]:
 
 
 class Comparison(NamedTuple):
-    """``ours`` and ``textbook`` take the student's tensor and what ``arguments`` gives; they agree to ``agreement``."""
+    """``own`` and ``textbook`` take the student's tensor and what ``arguments`` gives; they agree to ``agreement``."""
 
-    ours: Loss
+    own: Loss
     textbook: Loss
     workloads: str
     arguments: Callable[[Workload], tuple[Any, ...]] = arguments_of_pair
@@ -167,4 +167,4 @@ def make(loss: str, name: str) -> Case:
     rivals = {"textbook": of_student(comparison.textbook)}
     if loss in (published := torchdistill_losses()):
         rivals["torchdistill"] = of_student(published[loss])
-    return Case(loss, name, x.student.requires_grad_(), of_student(comparison.ours), rivals, comparison.agreement)
+    return Case(loss, name, x.student.requires_grad_(), of_student(comparison.own), rivals, comparison.agreement)

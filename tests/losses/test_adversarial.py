@@ -16,11 +16,11 @@ forms = pytest.mark.parametrize("form", get_args(Form))
 
 def test_non_saturating_losses_are_cross_entropies() -> None:
     student, teacher = features(3, 4), features(3, 4, seed=1)
-    ours, theirs = 1 / (1 + (-student).exp()), 1 / (1 + (-teacher).exp())
-    expected = (-theirs.log() - (1 - ours).log()).mean(1)
+    of_student, of_teacher = 1 / (1 + (-student).exp()), 1 / (1 + (-teacher).exp())
+    expected = (-of_teacher.log() - (1 - of_student).log()).mean(1)
     assert_near(discriminator_loss(student, teacher, reduction="none"), expected)
     assert_near(discriminator_loss(student, teacher), expected.mean())
-    assert_near(deception_loss(student, reduction="none"), -ours.log().mean(1))
+    assert_near(deception_loss(student, reduction="none"), -of_student.log().mean(1))
 
 
 def test_hinge_losses_by_hand() -> None:

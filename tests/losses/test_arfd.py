@@ -23,9 +23,9 @@ def maps(*shape: int, seed: int = 0) -> Tensor:
 def cka_equation(student: Tensor, teacher: Tensor) -> Tensor:
     """Kornblith et al.: tr(KHLH) with the centring matrix written out, sample by sample."""
     values = []
-    for ours, theirs in zip(student.flatten(2), teacher.flatten(2), strict=True):
-        center = torch.eye(len(ours), dtype=ours.dtype) - 1 / len(ours)
-        k, l = ours @ ours.T, theirs @ theirs.T  # noqa: E741
+    for of_student, of_teacher in zip(student.flatten(2), teacher.flatten(2), strict=True):
+        center = torch.eye(len(of_student), dtype=of_student.dtype) - 1 / len(of_student)
+        k, l = of_student @ of_student.T, of_teacher @ of_teacher.T  # noqa: E741
 
         def hsic(a: Tensor, b: Tensor, center: Tensor = center) -> Tensor:
             return torch.trace(a @ center @ b @ center)
@@ -74,12 +74,12 @@ def test_cka_is_the_equation_whatever_the_length_of_a_strip(positions: int, monk
     monkeypatch.setattr(arfd, "POSITIONS", positions)
     student, teacher = maps(3, 5, 2, 4).requires_grad_(), maps(3, 5, 7, seed=1).requires_grad_()
     assert_near(cka(student, teacher), cka_equation(student, teacher), 1e-12)
-    ours, expected = (
+    actual, expected = (
         torch.autograd.grad(function(student, teacher).square().sum(), (student, teacher))
         for function in (cka, cka_equation)
     )
-    assert_near(ours[0], expected[0], 1e-10)
-    assert_near(ours[1], expected[1], 1e-10)
+    assert_near(actual[0], expected[0], 1e-10)
+    assert_near(actual[1], expected[1], 1e-10)
 
 
 def test_cka_is_1_for_identical_features_and_never_more() -> None:
@@ -110,8 +110,8 @@ def test_cka_as_printed_is_eq_18_and_near_1_for_unrelated_features_with_a_mean()
     student, teacher = maps(2, 5, 7) + 0.5, maps(2, 5, 7, seed=1) + 0.5
     ones = torch.ones(5, dtype=torch.float64)
     expected = []
-    for ours, theirs in zip(student, teacher, strict=True):
-        s, t = ours @ ours.T, theirs @ theirs.T
+    for of_student, of_teacher in zip(student, teacher, strict=True):
+        s, t = of_student @ of_student.T, of_teacher @ of_teacher.T
 
         def hsic(a: Tensor, b: Tensor) -> Tensor:
             product = torch.trace(a @ b) + (ones @ a @ ones) * (ones @ b @ ones) / 25 - 2 / 25 * ones @ a @ b @ ones

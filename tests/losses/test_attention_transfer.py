@@ -14,11 +14,13 @@ from tests.losses.features import features
 def equation(student: Tensor, teacher: Tensor) -> Tensor:
     """Zagoruyko and Komodakis, position by position."""
     values = []
-    for ours, theirs in zip(student.flatten(2), teacher.flatten(2), strict=True):
+    for of_student, of_teacher in zip(student.flatten(2), teacher.flatten(2), strict=True):
         attention = [
-            torch.stack([sum((f[c, i] ** 2 for c in range(len(f))), ours.new_zeros(())) for i in range(f.shape[1])])
+            torch.stack(
+                [sum((f[c, i] ** 2 for c in range(len(f))), of_student.new_zeros(())) for i in range(f.shape[1])]
+            )
             / len(f)
-            for f in (ours, theirs)
+            for f in (of_student, of_teacher)
         ]
         q_s, q_t = (q / (q**2).sum().sqrt() for q in attention)
         values.append(((q_s - q_t) ** 2).sum() / len(q_s))

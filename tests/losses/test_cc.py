@@ -37,14 +37,14 @@ def equation(student: Tensor, teacher: Tensor, gamma: float = 0.4, order: int = 
 def test_values_and_gradients_of_both_sides_are_those_of_the_equation(size: tuple[int, ...], order: int) -> None:
     student, teacher = features(5, *size), features(5, 6, seed=1)
 
-    def ours(s: Tensor, t: Tensor) -> Tensor:
+    def actual(s: Tensor, t: Tensor) -> Tensor:
         return cc_loss(s, t, order=order)
 
     def expected(s: Tensor, t: Tensor) -> Tensor:
         return equation(s, t, order=order)
 
-    assert_near(ours(student, teacher), expected(student, teacher))
-    for one, other in zip(gradients(ours, student, teacher), gradients(expected, student, teacher), strict=True):
+    assert_near(actual(student, teacher), expected(student, teacher))
+    for one, other in zip(gradients(actual, student, teacher), gradients(expected, student, teacher), strict=True):
         assert_near(one, other)
 
 

@@ -28,14 +28,16 @@ def equation(positive: Tensor, negatives: Tensor, n_data: int, normalizer: float
 def test_values_and_gradients_are_those_of_the_equation(normalizer: float) -> None:
     positive, negatives = features(4), features(4, 7, seed=1)
 
-    def ours(p: Tensor, n: Tensor) -> Tensor:
+    def actual(p: Tensor, n: Tensor) -> Tensor:
         return nce_loss(p, n, n_data=100, log_normalizer=math.log(normalizer), reduction="none")
 
     def expected(p: Tensor, n: Tensor) -> Tensor:
         return equation(p, n, 100, normalizer)
 
-    assert_near(ours(positive, negatives), expected(positive, negatives))
-    for one, other in zip(gradients(ours, positive, negatives), gradients(expected, positive, negatives), strict=True):
+    assert_near(actual(positive, negatives), expected(positive, negatives))
+    for one, other in zip(
+        gradients(actual, positive, negatives), gradients(expected, positive, negatives), strict=True
+    ):
         assert_near(one, other)
 
 

@@ -18,8 +18,9 @@ def equation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     """Shu et al., eqs. 4 and 5, channel by channel."""
     values = [
         [
-            temperature**2 * kl(softmax(theirs.flatten() / temperature), softmax(ours.flatten() / temperature))
-            for ours, theirs in zip(*sample, strict=True)
+            temperature**2
+            * kl(softmax(of_teacher.flatten() / temperature), softmax(of_student.flatten() / temperature))
+            for of_student, of_teacher in zip(*sample, strict=True)
         ]
         for sample in zip(student, teacher, strict=True)
     ]
@@ -31,11 +32,11 @@ def equation(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
 def test_values_and_gradients_are_those_of_the_equations(temperature: float, size: tuple[int, ...]) -> None:
     student, teacher = maps(size=size)
 
-    def ours(s: Tensor) -> Tensor:
+    def actual(s: Tensor) -> Tensor:
         return cwd_loss(s, teacher, temperature=temperature, reduction="none")
 
-    assert_near(ours(student), equation(student, teacher, temperature))
-    assert_near(gradient(ours, student), gradient(lambda s: equation(s, teacher, temperature), student))
+    assert_near(actual(student), equation(student, teacher, temperature))
+    assert_near(gradient(actual, student), gradient(lambda s: equation(s, teacher, temperature), student))
 
 
 def test_the_mean_is_the_sum_over_channels_and_samples_divided_by_their_number() -> None:

@@ -34,11 +34,11 @@ def test_silog_is_the_equation_on_the_pixels_with_a_target(variance_focus: float
             values.append((g.square().mean() - variance_focus * g.mean() ** 2).sqrt())
         return torch.stack(values)
 
-    def ours(student: Tensor) -> Tensor:
+    def actual(student: Tensor) -> Tensor:
         return silog_loss(student, target, variance_focus=variance_focus, reduction="none")
 
-    assert_near(ours(student), equation(student))
-    assert_near(gradient(ours, student), gradient(equation, student))
+    assert_near(actual(student), equation(student))
+    assert_near(gradient(actual, student), gradient(equation, student))
     assert_near(silog_loss(student, target, variance_focus=variance_focus), equation(student).mean())
 
 
@@ -88,15 +88,15 @@ def test_images_without_a_target_are_0_and_do_not_count() -> None:
 @pytest.mark.parametrize("data_range", [1.0, 80.0])
 def test_ssim_is_that_of_scikit_image_and_torchmetrics_away_from_borders(data_range: float) -> None:
     student, teacher = pair()
-    ours = (1 - ssim_loss(student, teacher, data_range=data_range, reduction="none"))[:, 5:-5, 5:-5]
-    for image, first, second in zip(ours, student[:, 0].numpy(), teacher[:, 0].numpy(), strict=True):
+    actual = (1 - ssim_loss(student, teacher, data_range=data_range, reduction="none"))[:, 5:-5, 5:-5]
+    for image, first, second in zip(actual, student[:, 0].numpy(), teacher[:, 0].numpy(), strict=True):
         _, full = structural_similarity(  # type: ignore[no-untyped-call]
             first, second, data_range=data_range, gaussian_weights=True, use_sample_covariance=False, full=True
         )
         assert_near(image, torch.from_numpy(full)[5:-5, 5:-5])
     _, full = structural_similarity_index_measure(student, teacher, data_range=data_range, return_full_image=True)
     assert isinstance(full, Tensor)
-    assert_near(ours, full[:, 0, 5:-5, 5:-5])
+    assert_near(actual, full[:, 0, 5:-5, 5:-5])
 
 
 def weighted_ssim(student: Tensor, teacher: Tensor, row: int, column: int, data_range: float = 80.0) -> float:

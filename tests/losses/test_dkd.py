@@ -51,14 +51,14 @@ def test_values_and_gradients_are_those_of_the_equations(
 ) -> None:
     index, equation = term
 
-    def ours(student: Tensor) -> Tensor:
+    def actual(student: Tensor) -> Tensor:
         return decoupled_kd_terms(student, case.teacher, case.target, temperature=temperature)[index]
 
     def expected(student: Tensor) -> Tensor:
         return equation(case._replace(student=student), temperature)
 
-    assert_near(ours(case.student), expected(case.student))
-    assert_near(gradient(ours, case.student), gradient(expected, case.student))
+    assert_near(actual(case.student), expected(case.student))
+    assert_near(gradient(actual, case.student), gradient(expected, case.student))
 
 
 @few_examples

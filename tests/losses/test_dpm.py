@@ -51,9 +51,9 @@ def test_centers_are_the_middles_of_the_bins() -> None:
 @pytest.mark.parametrize("bins", [1, 2, 5, 40, 257])
 def test_maps_are_those_of_the_equations(options: dict[str, Any], bins: int) -> None:
     for sigma in SIGMAS:
-        ours = depth_probability_map(depths(), bins=bins, sigma=sigma, **options)
-        assert_near(ours, plain_map(depths(), bins, sigma=sigma, **options))
-        assert_near(ours.sum(1), torch.ones(2, 4, 6, dtype=torch.float64), 1e-12)
+        actual = depth_probability_map(depths(), bins=bins, sigma=sigma, **options)
+        assert_near(actual, plain_map(depths(), bins, sigma=sigma, **options))
+        assert_near(actual.sum(1), torch.ones(2, 4, 6, dtype=torch.float64), 1e-12)
 
 
 def test_probabilities_by_hand() -> None:
@@ -61,31 +61,33 @@ def test_probabilities_by_hand() -> None:
     options: dict[str, Any] = {"bins": 4, "min_depth": 0.0, "max_depth": 8.0, "sigma": 1.0, "cutoff": 2e-3}
     near, middle = norm.pdf(2), norm.pdf(0)
     summed = 2 * near + middle
-    ours = depth_probability_map(metres(3.0), normalization="sum", **options).flatten()
-    assert ours.tolist() == pytest.approx([near / summed, middle / summed, near / summed, 0], abs=1e-12)
+    actual = depth_probability_map(metres(3.0), normalization="sum", **options).flatten()
+    assert actual.tolist() == pytest.approx([near / summed, middle / summed, near / summed, 0], abs=1e-12)
     near, middle = norm.cdf(-1) - norm.cdf(-3), norm.cdf(1) - norm.cdf(-1)
     summed = 2 * math.exp(near) + math.exp(middle)
-    ours = depth_probability_map(metres(3.0), bin_value="integral", **options).flatten()
-    assert ours.tolist() == pytest.approx([math.exp(v) / summed for v in (near, middle, near)] + [0], abs=1e-12)
+    actual = depth_probability_map(metres(3.0), bin_value="integral", **options).flatten()
+    assert actual.tolist() == pytest.approx([math.exp(v) / summed for v in (near, middle, near)] + [0], abs=1e-12)
 
 
 def test_the_default_map_is_that_of_the_released_code() -> None:
     # 27 bins, the highest 0.0705: printed by the authors' code at this depth and sigma
-    ours = depth_probability_map(metres(44.6), sigma=0.5)
-    assert (ours > 0).sum() == 27
-    assert ours.max() == pytest.approx(0.0705, abs=3e-4)
+    actual = depth_probability_map(metres(44.6), sigma=0.5)
+    assert (actual > 0).sum() == 27
+    assert actual.max() == pytest.approx(0.0705, abs=3e-4)
 
 
 @maps
 def test_a_bin_too_wide_for_the_gaussian_to_reach_its_center_has_all_the_probability(options: dict[str, Any]) -> None:
-    ours = depth_probability_map(metres(5.0, 79.0), bins=4, sigma=1e-2, **options)
-    assert ours[0, :, 0].T.tolist() == [[1, 0, 0, 0], [0, 0, 0, 1]]
+    actual = depth_probability_map(metres(5.0, 79.0), bins=4, sigma=1e-2, **options)
+    assert actual[0, :, 0].T.tolist() == [[1, 0, 0, 0], [0, 0, 0, 1]]
 
 
 @maps
 def test_depths_beyond_the_range_are_at_its_ends_and_no_response_is_0_everywhere(options: dict[str, Any]) -> None:
-    ours = depth_probability_map(metres(0.5, 1.0, 20.0, 90.0, math.inf, 0.0, -1.0, math.nan), min_depth=1.0, **options)
-    below, lowest, _, above, infinite, *absent = ours[0, :, 0].unbind(1)
+    actual = depth_probability_map(
+        metres(0.5, 1.0, 20.0, 90.0, math.inf, 0.0, -1.0, math.nan), min_depth=1.0, **options
+    )
+    below, lowest, _, above, infinite, *absent = actual[0, :, 0].unbind(1)
     assert torch.equal(below, lowest)
     assert torch.equal(above, infinite)
     assert above.argmax() == 256
@@ -152,14 +154,14 @@ def test_values_and_gradients_are_those_of_the_plain_formula(
     logits = random_logits(depth, bins)
     for sigma in SIGMAS:
 
-        def ours(logits: Tensor, sigma: float = sigma) -> Tensor:
+        def actual(logits: Tensor, sigma: float = sigma) -> Tensor:
             return dpm_loss(logits, depth, sigma=sigma, direction=direction, reduction="none", **options)
 
         def plain(logits: Tensor, sigma: float = sigma) -> Tensor:
             return plain_divergence(logits, depth, direction, sigma=sigma, **options)
 
-        assert_near(ours(logits), plain(logits))
-        assert_near(gradient(ours, logits), gradient(plain, logits))
+        assert_near(actual(logits), plain(logits))
+        assert_near(gradient(actual, logits), gradient(plain, logits))
 
 
 @maps

@@ -32,14 +32,14 @@ def test_the_correlation_and_its_gradients_are_those_of_the_equation(center: boo
     student, teacher = features(6, 3) + 1, features(6, 3, seed=1) - 2
     weights = features(3, 3, seed=2)  # entries count differently, so that none can stand in for another
 
-    def ours(s: Tensor, t: Tensor) -> Tensor:
+    def actual(s: Tensor, t: Tensor) -> Tensor:
         return cross_correlation(s, t, center=center) * weights
 
     def expected(s: Tensor, t: Tensor) -> Tensor:
         return correlation_equation(s, t, center) * weights
 
-    assert_near(ours(student, teacher), expected(student, teacher))
-    for one, other in zip(gradients(ours, student, teacher), gradients(expected, student, teacher), strict=True):
+    assert_near(actual(student, teacher), expected(student, teacher))
+    for one, other in zip(gradients(actual, student, teacher), gradients(expected, student, teacher), strict=True):
         assert_near(one, other)
 
 
@@ -91,8 +91,8 @@ def test_the_log_mean_and_its_gradients_are_those_of_the_equation(
     a, b = features(n, *size), features(m, *size, seed=1)
     assert_near(rbf_log_mean(a, b, sigma=sigma), rbf_equation(a, b, sigma))
     assert_near(rbf_log_mean(a, a, sigma=sigma), rbf_equation(a, a, sigma))
-    ours, expected = (gradients(lambda a, b, f=f: f(a, b, sigma), a, b) for f in (_rbf_log_mean, rbf_equation))
-    for one, other in zip(ours, expected, strict=True):
+    actual, expected = (gradients(lambda a, b, f=f: f(a, b, sigma), a, b) for f in (_rbf_log_mean, rbf_equation))
+    for one, other in zip(actual, expected, strict=True):
         assert_near(one, other)
     (own,), (expected_own,) = (gradients(lambda a, f=f: f(a, a, sigma), a) for f in (_rbf_log_mean, rbf_equation))
     assert_near(own, expected_own)

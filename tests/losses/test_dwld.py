@@ -61,7 +61,7 @@ def tcld_equation(case: Case, temperature: float) -> Tensor:
 def test_values_and_gradients_are_those_of_the_equations(case: Case, temperature: float, form: Form) -> None:
     beta = random_beta(case)
 
-    def ours(student: Tensor, beta: Tensor) -> Tensor:
+    def actual(student: Tensor, beta: Tensor) -> Tensor:
         tcld, ncld = dwld_terms(student, case.teacher, case.target, beta, temperature=temperature, form=form)
         return torch.stack([tcld, ncld])
 
@@ -69,10 +69,10 @@ def test_values_and_gradients_are_those_of_the_equations(case: Case, temperature
         changed = case._replace(student=student)
         return torch.stack([tcld_equation(changed, temperature), ncld_equation(changed, beta, temperature, form)])
 
-    assert_near(ours(case.student, beta), expected(case.student, beta))
-    for_student = gradient(lambda s: ours(s, beta), case.student), gradient(lambda s: expected(s, beta), case.student)
+    assert_near(actual(case.student, beta), expected(case.student, beta))
+    for_student = gradient(lambda s: actual(s, beta), case.student), gradient(lambda s: expected(s, beta), case.student)
     assert_near(*for_student, 1e-8)
-    for_beta = gradient(lambda b: ours(case.student, b), beta), gradient(lambda b: expected(case.student, b), beta)
+    for_beta = gradient(lambda b: actual(case.student, b), beta), gradient(lambda b: expected(case.student, b), beta)
     assert_near(*for_beta, 1e-8)
 
 
@@ -81,9 +81,9 @@ def test_values_and_gradients_are_those_of_the_equations(case: Case, temperature
 def test_a_constant_weight_makes_it_dkd(form: Form, beta: float) -> None:
     student, teacher, target = random_case(samples=4, classes=6, spatial=(3, 2))
     weights = torch.full_like(student, beta)
-    ours = dwld_loss(student, teacher, target, weights, alpha=2.0, temperature=3.0, form=form, reduction="none")
+    actual = dwld_loss(student, teacher, target, weights, alpha=2.0, temperature=3.0, form=form, reduction="none")
     dkd = dkd_loss(student, teacher, target, alpha=2.0, beta=beta, temperature=3.0, reduction="none")
-    assert_near(ours, dkd, 1e-12)
+    assert_near(actual, dkd, 1e-12)
 
 
 @forms
@@ -91,8 +91,8 @@ def test_the_teachers_doubt_as_weight_makes_it_kd(form: Form) -> None:
     student, teacher, target = random_case(samples=4, classes=6, spatial=(3, 2))
     counted = torch.where(target == 255, 0, target)
     doubt = 1 - teacher.softmax(1).gather(1, counted[:, None])
-    ours = dwld_loss(student, teacher, target, doubt.expand_as(student), form=form, reduction="none")
-    assert_near(ours, kd_loss(student, teacher, target=target, reduction="none"), 1e-12)
+    actual = dwld_loss(student, teacher, target, doubt.expand_as(student), form=form, reduction="none")
+    assert_near(actual, kd_loss(student, teacher, target=target, reduction="none"), 1e-12)
 
 
 def test_with_unequal_weights_only_the_bregman_form_is_never_negative() -> None:

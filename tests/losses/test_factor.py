@@ -11,9 +11,9 @@ from tests.losses.features import features
 
 def equation(student: Tensor, teacher: Tensor) -> Tensor:
     values = []
-    for ours, theirs in zip(student.flatten(1), teacher.flatten(1), strict=True):
-        a, b = ours / (ours**2).sum().sqrt(), theirs / (theirs**2).sum().sqrt()
-        values.append(sum(((x - y).abs() for x, y in zip(a, b, strict=True)), ours.new_zeros(())) / len(a))
+    for of_student, of_teacher in zip(student.flatten(1), teacher.flatten(1), strict=True):
+        a, b = of_student / (of_student**2).sum().sqrt(), of_teacher / (of_teacher**2).sum().sqrt()
+        values.append(sum(((x - y).abs() for x, y in zip(a, b, strict=True)), of_student.new_zeros(())) / len(a))
     return torch.stack(values)
 
 

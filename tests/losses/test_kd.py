@@ -22,7 +22,7 @@ from tests.losses.cases import (
 @few_examples
 @given(cases(min_classes=1), temperatures)
 def test_value_and_gradient_are_those_of_the_equation(case: Case, temperature: float) -> None:
-    def ours(student: torch.Tensor) -> torch.Tensor:
+    def actual(student: torch.Tensor) -> torch.Tensor:
         return kd_loss(student, case.teacher, temperature=temperature, target=case.target, reduction="none")
 
     def equation(student: torch.Tensor) -> torch.Tensor:
@@ -30,8 +30,8 @@ def test_value_and_gradient_are_those_of_the_equation(case: Case, temperature: f
             case._replace(student=student), lambda s, t, _: kl(softmax(t / temperature), softmax(s / temperature))
         )
 
-    assert_near(ours(case.student), equation(case.student))
-    assert_near(gradient(ours, case.student), gradient(equation, case.student))
+    assert_near(actual(case.student), equation(case.student))
+    assert_near(gradient(actual, case.student), gradient(equation, case.student))
 
 
 def test_two_classes_by_hand() -> None:

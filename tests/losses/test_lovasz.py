@@ -49,8 +49,8 @@ def test_it_is_the_extension_of_the_jaccard_loss_set_by_set(spatial: tuple[int, 
 def test_the_mean_is_that_of_another_library_image_by_image() -> None:
     case = random_case(samples=3, classes=5, spatial=(6, 8))
     logits = case.student.float()
-    theirs = LovaszLoss("multiclass", per_image=True, ignore_index=IGNORED)
-    assert_near(lovasz_loss(logits, case.target), theirs(logits, case.target), tolerance=1e-6)
+    reference = LovaszLoss("multiclass", per_image=True, ignore_index=IGNORED)
+    assert_near(lovasz_loss(logits, case.target), reference(logits, case.target), tolerance=1e-6)
 
 
 def test_of_certain_predictions_it_is_one_minus_the_iou() -> None:

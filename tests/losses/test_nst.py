@@ -17,8 +17,12 @@ def equation(student: Tensor, teacher: Tensor) -> Tensor:
 
     values = []
     for sample in zip(student.flatten(2), teacher.flatten(2), strict=True):
-        ours, theirs = ([x / (x**2).sum().sqrt() for x in maps] for maps in sample)
-        values.append(mean_kernel(ours, ours) + mean_kernel(theirs, theirs) - 2 * mean_kernel(ours, theirs))
+        of_student, of_teacher = ([x / (x**2).sum().sqrt() for x in maps] for maps in sample)
+        values.append(
+            mean_kernel(of_student, of_student)
+            + mean_kernel(of_teacher, of_teacher)
+            - 2 * mean_kernel(of_student, of_teacher)
+        )
     return torch.stack(values)
 
 

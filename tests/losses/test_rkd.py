@@ -40,9 +40,10 @@ def angle_equation(student: Tensor, teacher: Tensor) -> Tensor:
         difference = rows[i] - rows[j]
         return difference if torch.equal(rows[i], rows[j]) else difference / difference.norm()
 
-    ours, theirs = student.flatten(1), teacher.flatten(1)
+    of_student, of_teacher = student.flatten(1), teacher.flatten(1)
     cosines = [
-        [e(rows, i, j) @ e(rows, k, j) for i, j, k in product(range(len(rows)), repeat=3)] for rows in (ours, theirs)
+        [e(rows, i, j) @ e(rows, k, j) for i, j, k in product(range(len(rows)), repeat=3)]
+        for rows in (of_student, of_teacher)
     ]
     return torch.stack([smooth_l1(s - t) for s, t in zip(*cosines, strict=True)]).mean()
 
@@ -60,10 +61,10 @@ def test_values_and_gradients_are_those_of_the_equations(
     student, teacher = features(samples, *size), features(samples, 7, seed=1)
     student[1] = student[0]  # two equal samples are apart by 0, and have no direction
     assert_near(loss(student, teacher), equation(student, teacher))
-    (ours,), (expected,) = (gradients(lambda s, f=f: f(s, teacher), student) for f in (loss, equation))
+    (actual,), (expected,) = (gradients(lambda s, f=f: f(s, teacher), student) for f in (loss, equation))
     apart = [i for i in range(samples) if i > 1]
-    assert_near(ours[apart], expected[apart])
-    assert ours.isfinite().all()
+    assert_near(actual[apart], expected[apart])
+    assert actual.isfinite().all()
 
 
 def test_angles_do_not_depend_on_how_many_samples_are_looked_at_together(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -27,8 +27,8 @@ def equation(student: Tensor, teacher: Tensor) -> Tensor:
 def test_values_and_gradients_are_those_of_the_equation(size: tuple[int, ...]) -> None:
     student, teacher = features(5, *size), features(5, 6, seed=1)
     assert_near(sp_loss(student, teacher), equation(student, teacher))
-    (ours,), (expected,) = (gradients(lambda s, f=f: f(s, teacher), student) for f in (sp_loss, equation))
-    assert_near(ours, expected)
+    (actual,), (expected,) = (gradients(lambda s, f=f: f(s, teacher), student) for f in (sp_loss, equation))
+    assert_near(actual, expected)
 
 
 def test_computed_by_hand() -> None:

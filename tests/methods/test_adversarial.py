@@ -60,11 +60,14 @@ def test_losses_are_those_of_a_discriminator_of_three_layers(form: Form) -> None
             hidden = centred / (centred.square().mean(2, keepdim=True) + 1e-5).sqrt()
             hidden = torch.where(hidden > 0, hidden, 0.2 * hidden)
         scores.append((hidden @ last[0].T + last[1]).squeeze(2))
-    ours, theirs = scores
+    of_student, of_teacher = scores
     if form == "hinge":
-        expected = (1 + ours).clamp(min=0) + (1 - theirs).clamp(min=0), -ours
+        expected = (1 + of_student).clamp(min=0) + (1 - of_teacher).clamp(min=0), -of_student
     else:
-        expected = -torch.log(1 - ours.sigmoid()) - torch.log(theirs.sigmoid()), -torch.log(ours.sigmoid())
+        expected = (
+            -torch.log(1 - of_student.sigmoid()) - torch.log(of_teacher.sigmoid()),
+            -torch.log(of_student.sigmoid()),
+        )
     assert_near(learning, expected[0])
     assert_near(deceiving, expected[1])
 
@@ -80,13 +83,15 @@ def test_alkd_weighs_the_students_loss_alone_and_has_one_value_a_pixel() -> None
 
 
 def test_afkd_compares_features_of_any_size_by_one_value_a_sample() -> None:
-    theirs, ours = {"a": features(3, 6, 2, 4)}, {"a": features(3, 5, 4, 4, seed=1)}
+    of_teacher, of_student = {"a": features(3, 6, 2, 4)}, {"a": features(3, 5, 4, 4, seed=1)}
     method = AFKD(**LAYERS, hidden=6).double()
-    terms = terms_of(method, random_case(samples=3), theirs, ours)
-    pooled = F.avg_pool2d(ours["a"], (2, 1)).flatten(2)
+    terms = terms_of(method, random_case(samples=3), of_teacher, of_student)
+    pooled = F.avg_pool2d(of_student["a"], (2, 1)).flatten(2)
     adapted = method.adaptors[0](pooled)
     assert adapted.shape == (3, 6, 8)
-    learning, deceiving = opposed_losses(method.discriminators[0], adapted, theirs["a"].flatten(2), "non_saturating")
+    learning, deceiving = opposed_losses(
+        method.discriminators[0], adapted, of_teacher["a"].flatten(2), "non_saturating"
+    )
     assert_near(terms["discriminator"], learning.mean(1))
     assert_near(terms["adversarial"], 0.1 * deceiving.mean(1))
 

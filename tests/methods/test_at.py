@@ -16,11 +16,11 @@ LAYERS: dict[str, Any] = {"teacher_layers": ["a", "b"], "student_layers": ["b", 
 
 
 def test_the_term_is_the_weighted_sum_over_the_pairs() -> None:
-    ours, theirs = features(0, (3, 2, 4, 4), (3, 5, 2, 2)), features(1, (3, 6, 2, 2), (3, 3, 4, 4))
-    (term,) = terms_of(AT(**LAYERS), random_case(), theirs, ours).values()
-    parts = [at_loss(ours[o], theirs[t], reduction="none") for o, t in (("b", "a"), ("a", "b"))]
+    student, teacher = features(0, (3, 2, 4, 4), (3, 5, 2, 2)), features(1, (3, 6, 2, 2), (3, 3, 4, 4))
+    (term,) = terms_of(AT(**LAYERS), random_case(), teacher, student).values()
+    parts = [at_loss(student[o], teacher[t], reduction="none") for o, t in (("b", "a"), ("a", "b"))]
     assert_near(term, 1000 * (parts[0] + parts[1]))
-    assert_near(terms_of(AT(**LAYERS, weight=2.0), random_case(), theirs, ours)["at"], term / 500)
+    assert_near(terms_of(AT(**LAYERS, weight=2.0), random_case(), teacher, student)["at"], term / 500)
 
 
 def test_attention_on_other_places_is_seen_whatever_the_channels() -> None:

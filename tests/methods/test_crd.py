@@ -36,11 +36,11 @@ def made(**options: Any) -> CRD:
 
 
 def outputs(samples: slice = slice(None), seed: int = 0) -> tuple[NetworkOutput, NetworkOutput]:
-    theirs, ours = features(4, 6, 2, 2, seed=seed + 1), features(4, 3, seed=seed + 2)
+    of_teacher, of_student = features(4, 6, 2, 2, seed=seed + 1), features(4, 3, seed=seed + 2)
     prediction = torch.zeros(4, 2)
     return (
-        NetworkOutput(prediction[samples], {"norm": theirs[samples]}),
-        NetworkOutput(prediction[samples], {"first": ours[samples]}),
+        NetworkOutput(prediction[samples], {"norm": of_teacher[samples]}),
+        NetworkOutput(prediction[samples], {"first": of_student[samples]}),
     )
 
 
@@ -79,10 +79,10 @@ def test_the_term_is_equation_18_in_both_directions_against_the_bank() -> None:
     bank = method.memory
     assert isinstance(bank, MemoryBank)
     term = step(method)
-    ours, theirs = embedded(method)
+    of_student, of_teacher = embedded(method)
     places = torch.cat([torch.tensor(INDEX).unsqueeze(1), bank._draw(torch.tensor(INDEX))], 1).tolist()
     expected = torch.zeros(4).double()
-    for anchor, kept in ((ours, bank.teacher), (theirs, bank.student)):
+    for anchor, kept in ((of_student, bank.teacher), (of_teacher, bank.student)):
         z = anchor @ kept.T / 0.5
         expected += by_equation(list(z), places, 9)
     assert_near(term, 1.5 * expected)
@@ -139,8 +139,8 @@ def test_of_a_sample_that_is_in_the_batch_twice_the_last_is_remembered() -> None
     method = made(momentum=0.0)
     step(method, index=[3, 0, 3, 2])
     method.after_backward()
-    ours, _ = embedded(method)
-    assert_near(method.memory.student[[3, 0, 2]], ours[[2, 1, 3]])
+    of_student, _ = embedded(method)
+    assert_near(method.memory.student[[3, 0, 2]], of_student[[2, 1, 3]])
 
 
 def test_a_queue_needs_no_index_and_keeps_the_last_embeddings() -> None:
@@ -148,17 +148,20 @@ def test_a_queue_needs_no_index_and_keeps_the_last_embeddings() -> None:
     assert isinstance(method.memory, MemoryQueue)
     at_first = method.memory.teacher.clone()
     term = method.distillation_step(*outputs(), {})["crd"]
-    ours, theirs = embedded(method)
+    of_student, of_teacher = embedded(method)
     expected = torch.zeros(4).double()
-    for anchor, other, kept in ((ours, theirs, method.memory.teacher), (theirs, ours, method.memory.student)):
+    for anchor, other, kept in (
+        (of_student, of_teacher, method.memory.teacher),
+        (of_teacher, of_student, method.memory.student),
+    ):
         z = torch.cat([(anchor * other).sum(1, keepdim=True), anchor @ kept.T], 1) / 0.5
         expected += by_equation(list(z), [list(range(7))] * 4, 6)
     assert_near(term, 0.8 * expected)
     method.after_backward()
-    assert_near(method.memory.teacher, torch.cat([at_first[4:], theirs]))
+    assert_near(method.memory.teacher, torch.cat([at_first[4:], of_teacher]))
     method.distillation_step(*outputs(seed=9), {})
     method.after_backward()
-    assert_near(method.memory.teacher, torch.cat([theirs[2:], embedded(method, seed=9)[1]]))
+    assert_near(method.memory.teacher, torch.cat([of_teacher[2:], embedded(method, seed=9)[1]]))
 
 
 @pytest.mark.parametrize("memory", ["bank", "queue"])

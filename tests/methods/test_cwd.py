@@ -17,14 +17,14 @@ def test_without_layers_the_channels_are_the_logits_of_the_classes() -> None:
 
 
 def test_with_layers_they_are_features_brought_to_the_teachers_shape() -> None:
-    theirs = {"x": torch.randn(3, 6, 4, 8).double(), "y": torch.randn(3, 2, 2, 2).double()}
-    ours = {"x": torch.randn(3, 5, 2, 4).double(), "y": torch.randn(3, 2, 2, 2).double()}
+    teacher = {"x": torch.randn(3, 6, 4, 8).double(), "y": torch.randn(3, 2, 2, 2).double()}
+    student = {"x": torch.randn(3, 5, 2, 4).double(), "y": torch.randn(3, 2, 2, 2).double()}
     method = CWD(teacher_layers=["x", "y"], student_layers=["x", "y"]).double()
-    terms = terms_of(method, random_case(samples=3), theirs, ours)
+    terms = terms_of(method, random_case(samples=3), teacher, student)
     expected = torch.zeros(3, dtype=torch.float64)
     for adaptor, name in zip(method.adaptors, "xy", strict=True):
-        adapted = F.interpolate(adaptor(ours[name]), theirs[name].shape[2:], mode="bilinear")
-        expected += cwd_loss(adapted, theirs[name], temperature=4.0, reduction="none")
+        adapted = F.interpolate(adaptor(student[name]), teacher[name].shape[2:], mode="bilinear")
+        expected += cwd_loss(adapted, teacher[name], temperature=4.0, reduction="none")
     assert_near(terms["cwd"], 50 * expected)
     assert method.adaptors[0].weight.shape == (6, 5, 1, 1)
 

@@ -15,8 +15,8 @@ from tests.losses.features import features
 from tests.methods.steps import terms_of
 
 LAYERS: dict[str, Any] = {"teacher_layers": ["a", "b", "c"], "student_layers": ["a", "b", "c"]}
-THEIRS = {"a": features(5, 6, 4, 4, seed=1), "b": features(5, 7, seed=2), "c": features(5, 6, 2, 2, seed=3)}
-OURS = {"a": features(5, 3, 2, 2, seed=4), "b": features(5, 8, seed=5), "c": features(5, 4, 3, 3, seed=6)}
+TEACHER = {"a": features(5, 6, 4, 4, seed=1), "b": features(5, 7, seed=2), "c": features(5, 6, 2, 2, seed=3)}
+STUDENT = {"a": features(5, 3, 2, 2, seed=4), "b": features(5, 8, seed=5), "c": features(5, 4, 3, 3, seed=6)}
 
 
 def made(**options: Any) -> DimensionalStructure:
@@ -25,13 +25,13 @@ def made(**options: Any) -> DimensionalStructure:
 
 
 def terms(method: DimensionalStructure) -> dict[str, Tensor]:
-    return terms_of(method, random_case(samples=5), THEIRS, OURS)
+    return terms_of(method, random_case(samples=5), TEACHER, STUDENT)
 
 
 def projected(method: DimensionalStructure) -> tuple[Tensor, Tensor]:
     weights = method.state_dict()
     sides = []
-    for side, feature in (("student", OURS["c"]), ("teacher", THEIRS["c"])):
+    for side, feature in (("student", STUDENT["c"]), ("teacher", TEACHER["c"])):
         first, second = (f"{side}_projector.{layer}" for layer in (0, 2))
         hidden = (feature.mean((2, 3)) @ weights[f"{first}.weight"].T + weights[f"{first}.bias"]).clamp(min=0)
         sides.append(hidden @ weights[f"{second}.weight"].T + weights[f"{second}.bias"])
@@ -49,23 +49,26 @@ def test_the_last_pair_of_layers_is_enhanced_by_projectors(center: bool) -> None
 
 def test_the_pairs_before_it_are_calibrated_padded_to_one_shape() -> None:
     found = terms(made(gamma=0.5, sigma=0.9))
-    pooled = F.avg_pool2d(THEIRS["a"], 2)
-    padded = torch.cat([OURS["a"], torch.zeros(5, 3, 2, 2).double()], 1)
-    wide = torch.cat([THEIRS["b"], torch.zeros(5, 1).double()], 1)
-    expected = dcm_loss(padded, pooled, sigma=0.9) + dcm_loss(OURS["b"], wide, sigma=0.9)
+    pooled = F.avg_pool2d(TEACHER["a"], 2)
+    padded = torch.cat([STUDENT["a"], torch.zeros(5, 3, 2, 2).double()], 1)
+    wide = torch.cat([TEACHER["b"], torch.zeros(5, 1).double()], 1)
+    expected = dcm_loss(padded, pooled, sigma=0.9) + dcm_loss(STUDENT["b"], wide, sigma=0.9)
     assert_near(found["dcm_1"] + found["dcm_2"], 0.5 * expected)
 
 
 def test_the_cross_term_can_align_true_pairs() -> None:
     found = terms(made(gamma=1.0, cross="align"))
     expected = torch.zeros((), dtype=torch.float64)
-    for ours, theirs in [
-        (torch.cat([OURS["a"], torch.zeros(5, 3, 2, 2)], 1), F.avg_pool2d(THEIRS["a"], 2)),
-        (OURS["b"], torch.cat([THEIRS["b"], torch.zeros(5, 1)], 1)),
+    for of_student, of_teacher in [
+        (torch.cat([STUDENT["a"], torch.zeros(5, 3, 2, 2)], 1), F.avg_pool2d(TEACHER["a"], 2)),
+        (STUDENT["b"], torch.cat([TEACHER["b"], torch.zeros(5, 1)], 1)),
     ]:
-        ours, theirs = ours.flatten(1), theirs.flatten(1)
-        ours, theirs = ours / ours.norm(dim=1, keepdim=True), theirs / theirs.norm(dim=1, keepdim=True)
-        expected += sum(((a - b) ** 2).sum() for a, b in zip(ours, theirs, strict=True)) / 5
+        of_student, of_teacher = of_student.flatten(1), of_teacher.flatten(1)
+        of_student, of_teacher = (
+            of_student / of_student.norm(dim=1, keepdim=True),
+            of_teacher / of_teacher.norm(dim=1, keepdim=True),
+        )
+        expected += sum(((a - b) ** 2).sum() for a, b in zip(of_student, of_teacher, strict=True)) / 5
     assert_near(found["dcm_2"], expected)
 
 

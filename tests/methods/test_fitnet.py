@@ -20,16 +20,16 @@ MIDDLE: dict[str, Any] = {"teacher_layers": ["norm"], "student_layers": ["norm"]
 
 @pytest.mark.parametrize("joint", [False, True])
 def test_the_term_is_the_weighted_error_of_all_pairs_after_the_regressors(joint: bool) -> None:
-    ours, theirs = features(0, (3, 2, 4, 4), (3, 5)), features(1, (3, 6, 2, 4), (3, 3))
+    student, teacher = features(0, (3, 2, 4, 4), (3, 5)), features(1, (3, 6, 2, 4), (3, 3))
     method = FitNet(**LAYERS, joint=joint).double()
-    (term,) = terms_of(method, random_case(), theirs, ours).values()
+    (term,) = terms_of(method, random_case(), teacher, student).values()
     first, second = method.regressors
-    vector, target = ours["b"][..., None, None], theirs["b"][..., None, None]
-    expected = hint_loss(first(ours["a"], 6), theirs["a"], reduction="none")
+    vector, target = student["b"][..., None, None], teacher["b"][..., None, None]
+    expected = hint_loss(first(student["a"], 6), teacher["a"], reduction="none")
     expected = expected + hint_loss(second(vector, 3), target, reduction="none")
     assert_near(term, 100 * expected)
     method.weight = 1.0
-    assert_near(terms_of(method, random_case(), theirs, ours)["hint"], term / 100)
+    assert_near(terms_of(method, random_case(), teacher, student)["hint"], term / 100)
 
 
 def test_the_first_stage_moves_what_the_hint_reaches_and_the_second_the_student_alone(tmp_path: Path) -> None:

@@ -18,18 +18,18 @@ LAYERS: dict[str, Any] = {"teacher_layers": ["a", "b", "b", "c"], "student_layer
 
 
 def test_the_term_is_the_sum_over_the_flows_between_consecutive_pairs() -> None:
-    ours = features(0, (3, 2, 4, 4), (3, 5, 2, 2), (3, 4, 2, 2))
-    theirs = features(1, (3, 2, 8, 8), (3, 5, 4, 4), (3, 6, 4, 4))
+    of_student = features(0, (3, 2, 4, 4), (3, 5, 2, 2), (3, 4, 2, 2))
+    of_teacher = features(1, (3, 2, 8, 8), (3, 5, 4, 4), (3, 6, 4, 4))
     method = FSP(**LAYERS, weight=2.0).double()
-    (term,) = terms_of(method, random_case(), theirs, ours).values()
+    (term,) = terms_of(method, random_case(), of_teacher, of_student).values()
     ((name, kernel),) = method.state_dict().items()  # only the last layers have different channels
     assert name == "convolutions.3.weight"
     assert kernel.shape == (6, 4, 1, 1)
-    last = torch.einsum("nchw,dc->ndhw", ours["c"], kernel[:, :, 0, 0])
+    last = torch.einsum("nchw,dc->ndhw", of_student["c"], kernel[:, :, 0, 0])
     expected = torch.zeros(3, dtype=torch.float64)
-    for student, teacher in (((ours["a"], ours["b"]), "ab"), ((ours["b"], last), "bc")):
-        of_teacher = fsp_matrix(theirs[teacher[0]], theirs[teacher[1]])
-        expected += fsp_loss(fsp_matrix(*student), of_teacher, reduction="none")
+    for student, teacher in (((of_student["a"], of_student["b"]), "ab"), ((of_student["b"], last), "bc")):
+        expected_matrix = fsp_matrix(of_teacher[teacher[0]], of_teacher[teacher[1]])
+        expected += fsp_loss(fsp_matrix(*student), expected_matrix, reduction="none")
     assert_near(term, 2 * expected)
     assert FSP(**LAYERS).weight == 10
 

@@ -17,7 +17,7 @@ from tests.methods.steps import terms_of
 from tests.toys import pair_arguments
 
 LAYERS: dict[str, Any] = {"teacher_layers": ["a", "b"], "student_layers": ["a", "b"]}
-OURS, THEIRS = ((3, 2, 4, 4), (3, 5)), ((3, 6, 2, 4), (3, 3))
+STUDENT, TEACHER = ((3, 2, 4, 4), (3, 5)), ((3, 6, 2, 4), (3, 3))
 
 
 def convolved(weights: dict[str, Tensor], part: str, feature: Tensor, slopes: tuple[float, ...]) -> Tensor:
@@ -34,15 +34,15 @@ def as_maps(named: dict[str, Tensor]) -> list[Tensor]:
 
 @pytest.mark.parametrize("second_stage", [False, True])
 def test_stage_one_reconstructs_and_stage_two_compares_factors(second_stage: bool) -> None:
-    ours, theirs = features(0, *OURS), features(1, *THEIRS)
+    of_student, of_teacher = features(0, *STUDENT), features(1, *TEACHER)
     method = FT(**LAYERS).double()
-    terms = terms_of(method, random_case(), theirs, ours)
+    terms = terms_of(method, random_case(), of_teacher, of_student)
     weights = method.state_dict()
     if second_stage:
         method.stage_one_epochs = 0
-        terms = terms_of(method, random_case(), theirs, ours)
+        terms = terms_of(method, random_case(), of_teacher, of_student)
     reconstruction, difference = torch.zeros(2, 3, dtype=torch.float64)
-    for index, (student, teacher) in enumerate(zip(as_maps(ours), as_maps(theirs), strict=True)):
+    for index, (student, teacher) in enumerate(zip(as_maps(of_student), as_maps(of_teacher), strict=True)):
         factor = convolved(weights, f"encoders.{index}", teacher, (0.1, 0.1, 0.1))
         assert factor.shape[1] == (3, 2)[index]  # half of 6 and of 3 channels, halves to the even number
         decoded = convolved(weights, f"decoders.{index}", factor, (0.1, 0.1, 1.0))

@@ -20,7 +20,7 @@ LAYERS: dict[str, Any] = {"teacher_layers": ["a"], "student_layers": ["a"]}
 
 def test_it_is_dwld_and_arfd_side_by_side() -> None:
     case = random_case(samples=3, spatial=(4, 4))
-    theirs, ours = {"a": torch.randn(3, 6, 4, 4).double()}, {"a": torch.randn(3, 2, 4, 4).double()}
+    teacher, student = {"a": torch.randn(3, 6, 4, 4).double()}, {"a": torch.randn(3, 2, 4, 4).double()}
     lix = LIX(
         **LAYERS,
         alpha=2.0,
@@ -32,7 +32,7 @@ def test_it_is_dwld_and_arfd_side_by_side() -> None:
         feature_weight=0.3,
         controller=DynamicWeightController(layers=2),
     ).double()
-    terms = terms_of(lix, case, theirs, ours)
+    terms = terms_of(lix, case, teacher, student)
     controller = copy.deepcopy(lix.methods.get_submodule("dwld.controller"))
     assert isinstance(controller, DynamicWeightController)
     dwld = DWLD(alpha=2.0, temperature=3.0, form="kl", weight=0.7, controller=controller)
@@ -40,7 +40,7 @@ def test_it_is_dwld_and_arfd_side_by_side() -> None:
     assert isinstance(arfd, ARFD)
     assert (arfd.kernel, arfd.measure, arfd.weight) == ("gaussian", "pearson", 0.3)
     expected = {f"dwld/{name}": value for name, value in terms_of(dwld, case).items()}
-    expected |= {f"arfd/{name}": value for name, value in terms_of(arfd, case, theirs, ours).items()}
+    expected |= {f"arfd/{name}": value for name, value in terms_of(arfd, case, teacher, student).items()}
     assert terms.keys() == expected.keys()
     for name, value in terms.items():
         assert_near(value, expected[name])

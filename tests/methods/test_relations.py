@@ -14,18 +14,18 @@ from tests.losses.features import features
 from tests.methods.steps import terms_of
 
 LAYERS: dict[str, Any] = {"teacher_layers": ["a", "b"], "student_layers": ["a", "b"]}
-THEIRS = {"a": features(5, 6, 4, 4, seed=1), "b": features(5, 7, seed=2)}
-OURS = {"a": features(5, 3, 2, 2, seed=3), "b": features(5, 4, seed=4)}
+TEACHER = {"a": features(5, 6, 4, 4, seed=1), "b": features(5, 7, seed=2)}
+STUDENT = {"a": features(5, 3, 2, 2, seed=3), "b": features(5, 4, seed=4)}
 
 
 def terms(method: DistillationModule) -> dict[str, Tensor]:
-    return terms_of(method.double(), random_case(samples=5), THEIRS, OURS)
+    return terms_of(method.double(), random_case(samples=5), TEACHER, STUDENT)
 
 
 def test_rkd_is_25_times_the_distances_and_50_times_the_angles_of_all_pairs_of_layers() -> None:
     found = terms(RKD(**LAYERS))
-    assert_near(found["distance"], 25 * sum(rkd_distance_loss(OURS[x], THEIRS[x]) for x in "ab"))  # type: ignore[arg-type]
-    assert_near(found["angle"], 50 * sum(rkd_angle_loss(OURS[x], THEIRS[x]) for x in "ab"))  # type: ignore[arg-type]
+    assert_near(found["distance"], 25 * sum(rkd_distance_loss(STUDENT[x], TEACHER[x]) for x in "ab"))  # type: ignore[arg-type]
+    assert_near(found["angle"], 50 * sum(rkd_angle_loss(STUDENT[x], TEACHER[x]) for x in "ab"))  # type: ignore[arg-type]
 
 
 def test_rkd_leaves_out_what_weighs_nothing() -> None:
@@ -36,8 +36,8 @@ def test_rkd_leaves_out_what_weighs_nothing() -> None:
 
 
 def test_sp_and_pkt_have_their_papers_weights() -> None:
-    assert_near(terms(SP(**LAYERS))["sp"], 3000 * sum(sp_loss(OURS[x], THEIRS[x]) for x in "ab"))  # type: ignore[arg-type]
-    assert_near(terms(PKT(**LAYERS))["pkt"], 30000 * sum(pkt_loss(OURS[x], THEIRS[x]) for x in "ab"))  # type: ignore[arg-type]
+    assert_near(terms(SP(**LAYERS))["sp"], 3000 * sum(sp_loss(STUDENT[x], TEACHER[x]) for x in "ab"))  # type: ignore[arg-type]
+    assert_near(terms(PKT(**LAYERS))["pkt"], 30000 * sum(pkt_loss(STUDENT[x], TEACHER[x]) for x in "ab"))  # type: ignore[arg-type]
 
 
 def test_cc_compares_trained_embeddings_of_maps_averaged_over_positions() -> None:
@@ -45,12 +45,12 @@ def test_cc_compares_trained_embeddings_of_maps_averaged_over_positions() -> Non
     found = terms(method)["cc"]
     expected = torch.zeros((), dtype=torch.float64)
     weights = method.state_dict()
-    for index, (ours, theirs) in enumerate(
-        [(OURS["a"].mean((2, 3)), THEIRS["a"].mean((2, 3))), (OURS["b"], THEIRS["b"])]
+    for index, (of_student, of_teacher) in enumerate(
+        [(STUDENT["a"].mean((2, 3)), TEACHER["a"].mean((2, 3))), (STUDENT["b"], TEACHER["b"])]
     ):
         embedded = [
             x @ weights[f"{side}_embeddings.{index}.weight"].T + weights[f"{side}_embeddings.{index}.bias"]
-            for side, x in (("student", ours), ("teacher", theirs))
+            for side, x in (("student", of_student), ("teacher", of_teacher))
         ]
         assert embedded[0].shape == embedded[1].shape == (5, 8)
         expected += cc_loss(*embedded, gamma=0.3, order=3)

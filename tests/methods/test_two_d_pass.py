@@ -15,15 +15,15 @@ from tests.methods.features import features
 from tests.methods.steps import Fixed, terms_of
 
 LAYERS: dict[str, Any] = {"teacher_layers": ["a", "b"], "student_layers": ["a", "b"]}
-OURS = features(0, (2, 3, 4, 6), (2, 7, 2, 3))
-THEIRS = features(1, (2, 5, 4, 6), (2, 6, 2, 3))
+STUDENT = features(0, (2, 3, 4, 6), (2, 7, 2, 3))
+TEACHER = features(1, (2, 5, 4, 6), (2, 6, 2, 3))
 CASE = random_case(samples=2, classes=4, spatial=(8, 12))
 
 
 def method_and_terms(**options: Any) -> tuple[TwoDPASS, dict[str, Tensor]]:
     torch.manual_seed(0)
     method = TwoDPASS(**LAYERS, **options).double()
-    return method, terms_of(method, CASE, THEIRS, OURS)
+    return method, terms_of(method, CASE, TEACHER, STUDENT)
 
 
 def mlp(weights: dict[str, Tensor], name: str, values: Tensor) -> Tensor:
@@ -40,11 +40,11 @@ def heads(method: TwoDPASS, scale: int) -> tuple[Tensor, Tensor]:
     """The paper's equations: the prediction of the lidar's features alone, and that of the fused ones."""
     weights = {name.removeprefix(f"scales.{scale}."): value for name, value in method.state_dict().items()}
     weights = {name: value for name, value in weights.items() if not name.startswith("scales.")}
-    ours, theirs = OURS["ab"[scale]], THEIRS["ab"[scale]]
-    learned = mlp(weights, "learner", ours)
-    both = mlp(weights, "fusion", torch.cat([theirs, learned], 1))
-    fused = theirs + both / (1 + (-mlp(weights, "gate", both)).exp())
-    single = mlp(weights, "single_head", ours + learned), mlp(weights, "fused_head", fused)
+    of_student, of_teacher = STUDENT["ab"[scale]], TEACHER["ab"[scale]]
+    learned = mlp(weights, "learner", of_student)
+    both = mlp(weights, "fusion", torch.cat([of_teacher, learned], 1))
+    fused = of_teacher + both / (1 + (-mlp(weights, "gate", both)).exp())
+    single = mlp(weights, "single_head", of_student + learned), mlp(weights, "fused_head", fused)
     first, second = (F.interpolate(logits, (8, 12), mode="bilinear") for logits in single)
     return first, second
 
@@ -78,14 +78,14 @@ def test_the_divergence_teaches_the_single_modality_alone() -> None:
 def test_the_labels_teach_the_student_through_both_classifiers() -> None:
     for keep in ("single_head", "fused_head"):
         method = TwoDPASS(**LAYERS).double()
-        terms_of(method, CASE, THEIRS, OURS)
+        terms_of(method, CASE, TEACHER, STUDENT)
         with torch.no_grad():
             for name, weight in method.named_parameters():
                 if name.split(".")[2] not in (keep, "learner", "fusion", "gate"):
                     weight.zero_()
-        ours = {name: feature.clone().requires_grad_() for name, feature in OURS.items()}
-        terms_of(method, CASE, THEIRS, ours)["ce"].sum().backward()
-        assert all(feature.grad is not None and feature.grad.any() for feature in ours.values())
+        of_student = {name: feature.clone().requires_grad_() for name, feature in STUDENT.items()}
+        terms_of(method, CASE, TEACHER, of_student)["ce"].sum().backward()
+        assert all(feature.grad is not None and feature.grad.any() for feature in of_student.values())
 
 
 def test_a_weighting_multiplies_the_divergence_and_is_asked_about_the_networks() -> None:
@@ -115,10 +115,10 @@ def test_without_its_weight_the_lovasz_loss_is_left_out() -> None:
 
 def test_the_larger_feature_is_pooled_and_vectors_are_positions() -> None:
     method = TwoDPASS(teacher_layers=["a"], student_layers=["a"], lovasz_weight=0).double()
-    ours = {"a": F.interpolate(OURS["a"], scale_factor=2)}
+    of_student = {"a": F.interpolate(STUDENT["a"], scale_factor=2)}
     assert_near(
-        terms_of(method, CASE, THEIRS, ours)["kl"],
-        terms_of(method, CASE, THEIRS, OURS)["kl"],
+        terms_of(method, CASE, TEACHER, of_student)["kl"],
+        terms_of(method, CASE, TEACHER, STUDENT)["kl"],
     )
     case = random_case(samples=2)
     vectors = features(2, (2, 5)), features(3, (2, 3))
@@ -127,9 +127,9 @@ def test_the_larger_feature_is_pooled_and_vectors_are_positions() -> None:
 
 def test_of_a_map_before_a_prediction_for_the_whole_sample_the_mean_counts() -> None:
     case, method = random_case(samples=2), TwoDPASS(teacher_layers=["a"], student_layers=["a"]).double()
-    term = terms_of(method, case, THEIRS, OURS)["kl"]
+    term = terms_of(method, case, TEACHER, STUDENT)["kl"]
     (scale,) = method.scales
-    single, fused = (logits.mean((2, 3)) for logits in scale(OURS["a"], THEIRS["a"], 4))
+    single, fused = (logits.mean((2, 3)) for logits in scale(STUDENT["a"], TEACHER["a"], 4))
     assert_near(term, 0.05 * kd_loss(single, fused, target=case.target, reduction="none"))
 
 

@@ -18,18 +18,18 @@ LAYERS: dict[str, Any] = {"teacher_layers": ["a", "b"], "student_layers": ["a", 
 
 
 def test_the_term_is_minus_the_log_likelihood_of_the_teacher() -> None:
-    ours, theirs = features(0, (3, 2, 4, 4), (3, 5)), features(1, (3, 6, 2, 4), (3, 3))
+    of_student, of_teacher = features(0, (3, 2, 4, 4), (3, 5)), features(1, (3, 6, 2, 4), (3, 3))
     method = VID(**LAYERS, weight=0.5).double()
-    terms_of(method, random_case(), theirs, ours)
+    terms_of(method, random_case(), of_teacher, of_student)
     weights = method.state_dict()
     for index in range(2):
         weights[f"variances.{index}.scale"] += torch.arange(len(weights[f"variances.{index}.scale"]))
-    (term,) = terms_of(method, random_case(), theirs, ours).values()
+    (term,) = terms_of(method, random_case(), of_teacher, of_student).values()
 
     expected = torch.zeros(3, dtype=torch.float64)
     for index, name in enumerate("ab"):
-        mean = F.avg_pool2d(ours["a"], (2, 1)) if name == "a" else ours["b"][..., None, None]
-        target = theirs[name].reshape(3, -1, *mean.shape[2:])
+        mean = F.avg_pool2d(of_student["a"], (2, 1)) if name == "a" else of_student["b"][..., None, None]
+        target = of_teacher[name].reshape(3, -1, *mean.shape[2:])
         for layer in range(3):
             kernel, bias = (weights[f"regressors.{index}.convolutions.{layer}.{part}"] for part in ("weight", "bias"))
             mean = torch.einsum("nchw,dc->ndhw", mean, kernel[:, :, 0, 0]) + bias[:, None, None]
@@ -42,10 +42,10 @@ def test_the_term_is_minus_the_log_likelihood_of_the_teacher() -> None:
 
 def test_every_channel_starts_with_variance_5() -> None:
     method = VID(**LAYERS).double()
-    theirs = features(1, (3, 6, 2, 4), (3, 3))
-    terms_of(method, random_case(), theirs, features(0, (3, 2, 4, 4), (3, 5)))
+    of_teacher = features(1, (3, 6, 2, 4), (3, 3))
+    terms_of(method, random_case(), of_teacher, features(0, (3, 2, 4, 4), (3, 5)))
     for module, name, channels in zip(method.variances, "ab", (6, 3), strict=True):
-        assert_near(module(theirs[name]), torch.full((channels,), 5.0, dtype=torch.float64))
+        assert_near(module(of_teacher[name]), torch.full((channels,), 5.0, dtype=torch.float64))
 
 
 def test_scales_learn_without_weight_decay(tmp_path: Path) -> None:

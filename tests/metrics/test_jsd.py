@@ -48,16 +48,16 @@ def eq_6(student: Tensor, teacher: Tensor, target: int) -> Tensor:
 @given(cases())
 def test_target_jsd_is_eq_5(case: Case) -> None:
     assert_near(target_jsd(*case), by_equation(case, eq_5))
-    ours = gradient(lambda s: target_jsd(s, case.teacher, case.target), case.student)
-    assert_near(ours, gradient(lambda s: by_equation(case._replace(student=s), eq_5), case.student))
+    actual = gradient(lambda s: target_jsd(s, case.teacher, case.target), case.student)
+    assert_near(actual, gradient(lambda s: by_equation(case._replace(student=s), eq_5), case.student))
 
 
 @few_examples
 @given(cases())
 def test_nontarget_jsd_is_eq_6(case: Case) -> None:
     assert_near(nontarget_jsd(*case), by_equation(case, eq_6))
-    ours = gradient(lambda s: nontarget_jsd(s, case.teacher, case.target), case.student)
-    assert_near(ours, gradient(lambda s: by_equation(case._replace(student=s), eq_6), case.student))
+    actual = gradient(lambda s: nontarget_jsd(s, case.teacher, case.target), case.student)
+    assert_near(actual, gradient(lambda s: by_equation(case._replace(student=s), eq_6), case.student))
 
 
 @few_examples

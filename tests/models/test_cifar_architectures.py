@@ -77,12 +77,12 @@ def test_vgg13_is_torchvisions_configuration_b_without_the_last_two_poolings() -
 def test_shufflenet_v2_is_torchvisions_behind_the_stem() -> None:
     network, reference = shaken(ShuffleNetV2(10)), shufflenetv2.shufflenet_v2_x1_0(num_classes=10)
     x = image(24).requires_grad_()
-    ours = theirs = x
+    feature = expected = x
     for layer, name in (("stage1", "stage2"), ("stage2", "stage3"), ("stage3", "stage4"), ("final", "conv5")):
-        ours = network.get_submodule(layer)(ours)
-        theirs = copied(network.get_submodule(layer), reference.get_submodule(name))(theirs)
-        torch.testing.assert_close(ours, theirs)
-    gradients = [torch.autograd.grad(feature.log1p().sum(), x)[0] for feature in (ours, theirs)]
+        feature = network.get_submodule(layer)(feature)
+        expected = copied(network.get_submodule(layer), reference.get_submodule(name))(expected)
+        torch.testing.assert_close(feature, expected)
+    gradients = [torch.autograd.grad(feature.log1p().sum(), x)[0] for feature in (feature, expected)]
     torch.testing.assert_close(*gradients)
 
 

@@ -1,1 +1,1 @@
-"""What the losses share: checks, precision, pooling, distances and memory."""
+"""Shared by the losses: checks and reductions, precision, pooling, distances, and recomputing in chunks."""

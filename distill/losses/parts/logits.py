@@ -1,4 +1,4 @@
-"""What the losses and metrics on logits share: checks, reduction, and the target class apart from the others."""
+"""Shared by the losses and metrics on logits: checks, divergences, and the split into target and other classes."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import Tensor
 
 
 def check_logits(student: Tensor, teacher: Tensor, target: Tensor | None = None) -> None:
-    """Raises a ValueError unless the shapes belong together.
+    """Checks that the shapes of logits and target belong together.
 
     Args:
         student: ``(N, C, *)``.
-        teacher: Of the same shape.
+        teacher: The same shape.
         target: Class indices ``(N, *)``.
 
     Raises:
@@ -36,16 +36,16 @@ def check_logits(student: Tensor, teacher: Tensor, target: Tensor | None = None)
 
 
 def check_two_classes(logits: Tensor) -> None:
-    """Raises a ValueError where there is no class beside the target class."""
+    """Raises a ValueError if there is no class beside the target class."""
     if logits.shape[1] < 2:
         raise ValueError(f"there must be at least 2 classes on dim 1, got shape {tuple(logits.shape)}")
 
 
 def where_counted(logits: Tensor, counted: Tensor) -> Tensor:
-    """The logits, and 0, without gradient, where a position does not count.
+    """The logits with 0, which has no gradient, at positions that do not count.
 
-    Setting a loss to 0 there is not enough: its formula may have no finite gradient, as at NaN or infinite logits, and
-    0 times that is NaN.
+    It is not enough to set the loss to 0 there: NaN or infinite logits may have no finite gradient, and 0 times that is
+    NaN.
 
     Args:
         logits: ``(N, C, *)``.
@@ -55,24 +55,24 @@ def where_counted(logits: Tensor, counted: Tensor) -> Tensor:
 
 
 def kl_divergence(log_student: Tensor, log_teacher: Tensor, dim: int = 1) -> Tensor:
-    """KL(teacher || student) in nats, from log-probabilities along a dim, which the result has no more."""
+    """KL(teacher || student) in nats, from log-probabilities along a dim, which is summed over."""
     return (log_teacher.exp() * (log_teacher - log_student)).sum(dim)
 
 
 def split_target(logits: Tensor, target: Tensor) -> tuple[Tensor, Tensor]:
-    """The target class against all others together, and the others among themselves, as log-probabilities.
+    """The log-probabilities of target and non-target, and those among the non-target classes.
 
-    The target's logit is replaced by a number so low that its probability among the others is exactly 0 whatever they
-    are, and yet finite: it is the same for student and teacher, and 0 times their difference is 0. So both
-    distributions and their gradients are finite, and neither depends on the target's logit where it should not.
+    Among the non-target classes the target's logit is replaced by a number so low that its probability is exactly 0.
+    The number is finite and the same for student and teacher, so 0 times their difference is 0. So both distributions
+    and their gradients are finite, and the second does not depend on the target's logit.
 
     Args:
         logits: ``(N, C, *)``, C at least 2.
         target: Class indices ``(N, *)`` in 0 to C - 1.
 
     Returns:
-        binary: ``(N, 2, *)``, log p_t and log(1 - p_t), of which 1 - p_t has its full relative precision.
-        others: ``(N, C, *)``, the logarithms of the probabilities among the non-target classes.
+        binary: ``(N, 2, *)``, log p_t and log(1 - p_t); 1 - p_t has its full relative precision.
+        others: ``(N, C, *)``, the log-probabilities among the non-target classes.
     """
     index = target.long().unsqueeze(1)
     others = logits.scatter(1, index, torch.finfo(logits.dtype).min / 2)

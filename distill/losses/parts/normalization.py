@@ -7,17 +7,17 @@ from torch import Tensor
 
 
 def unit_vectors(vectors: Tensor, dim: int = -1) -> Tensor:
-    """Divides vectors by their L2 norm; those that are 0 stay 0.
+    """The vectors divided by their L2 norm; a vector of zeros stays 0.
 
-    A vector of zeros has no direction. A small constant in the denominator, the common way out, hands such a vector the
-    gradient divided by that constant: 1e12 times what the others get. Here it gets the gradient as it is.
+    A vector of zeros has no direction. The usual small constant in the denominator would divide its gradient by that
+    constant, and so make it 1e12 times that of other vectors. Here its gradient is divided by 1.
 
     Args:
         vectors: Any shape.
-        dim: Along which the norm is taken.
+        dim: The dim along which the norm is taken.
 
     Returns:
-        Of the same shape.
+        The same shape.
     """
     norms = torch.linalg.vector_norm(vectors, dim=dim, keepdim=True)
     return vectors / torch.where(norms > 0, norms, 1)

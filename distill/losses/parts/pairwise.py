@@ -1,4 +1,4 @@
-"""Relations between all samples of a batch: their features as rows, distances, and tables too large to hold at once."""
+"""Relations between all samples of a batch: features as rows, and their distances."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from torch import Tensor
 from distill.losses.parts.precision import at_least_float32, without_autocast
 
 COLUMNS = 128
-"""Columns of the features that are centred at a time; more of them where there are few rows."""
+"""Columns of the features that are centred at a time; more if there are few rows."""
 
 NUMBERS = 2**16
-"""How many numbers a strip of few rows has: 512 kB of float64, which stay in the cache."""
+"""Numbers in a strip of few rows: 512 kB of float64, which stay in the cache."""
 
 EQUAL = torch.finfo(torch.float32).eps ** 2
-"""Rows whose squared distance is this part of their squared norms, or less, are the same row."""
+"""Two rows count as equal if their squared distance is at most this share of their squared norms."""
 
 
 def rows(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
@@ -27,10 +27,10 @@ def rows(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         teacher: ``(N, *)`` with the same N.
 
     Returns:
-        ``(N, D)`` and ``(N, E)``; float32, or float64 where the features are.
+        ``(N, D)`` and ``(N, E)``; float32, or float64 if the features are float64.
 
     Raises:
-        ValueError: The numbers of samples differ, or features have no dim beside them.
+        ValueError: The numbers of samples differ, or the features have no dim beside the samples.
     """
     if len(student) != len(teacher) or min(student.ndim, teacher.ndim) < 2:
         raise ValueError(
@@ -41,18 +41,19 @@ def rows(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def squared_distances(first: Tensor, second: Tensor) -> Tensor:
-    r"""The squared Euclidean distance of every row of one to every row of the other.
+    r"""The squared Euclidean distances between the rows of two tensors.
 
-    As :math:`\lVert a \rVert^2 + \lVert b \rVert^2 - 2 a b`, which needs no tensor of all differences and is a product
-    of matrices. Centred and in float64 it has the digits of the differences themselves, also where the features lie
-    far from 0. Equal rows have exactly 0. Where both are the same tensor, each pair of rows is looked at once.
+    Computed as :math:`\lVert a \rVert^2 + \lVert b \rVert^2 - 2 a b`, which is a matrix product and needs no tensor of
+    all differences. The rows are centred and in float64, so the result has the digits of the differences themselves,
+    also if the features lie far from 0. Equal rows have exactly 0. If both arguments are the same tensor, each pair of
+    rows is computed once.
 
     Args:
         first: ``(N, D)``.
         second: ``(M, D)``.
 
     Returns:
-        ``(N, M)``, of the same type.
+        ``(N, M)``, of the same dtype.
     """
     if first is second:
         return _table(squared_distances_of_pairs(first), len(first))
@@ -61,20 +62,20 @@ def squared_distances(first: Tensor, second: Tensor) -> Tensor:
 
 
 def squared_distances_of_pairs(points: Tensor) -> Tensor:
-    """The squared Euclidean distance of every two rows, from their differences; equal rows have exactly 0.
+    """The squared Euclidean distances of all pairs of rows, from their differences; equal rows have exactly 0.
 
     Args:
         points: ``(N, D)``.
 
     Returns:
-        ``(N (N - 1) / 2,)``, of rows (0, 1), (0, 2), ..., (1, 2), ..., of the same type.
+        ``(N (N - 1) / 2,)``, for the rows (0, 1), (0, 2), ..., (1, 2), ..., of the same dtype.
     """
     squared: Tensor = _SquaredDistancesOfPairs.apply(points)
     return squared
 
 
 def distances(squared: Tensor) -> Tensor:
-    """The square roots of squared distances, with gradient 0 rather than infinite where they are 0."""
+    """The square roots of squared distances; a distance of 0 has gradient 0, not infinity."""
     apart = squared > 0
     return torch.where(apart, torch.where(apart, squared, 1).sqrt(), 0)
 
@@ -116,7 +117,7 @@ class _SquaredDistances(torch.autograd.Function):
 
 
 class _SquaredDistancesOfPairs(torch.autograd.Function):
-    # torch's gradient of pdist takes several times as long, and cannot be differentiated again
+    # torch's gradient of pdist takes several times as long and has no second derivative
     generate_vmap_rule = True
 
     @staticmethod

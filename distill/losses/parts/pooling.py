@@ -1,4 +1,4 @@
-"""Feature maps of different sizes brought to one."""
+"""Feature maps of different sizes pooled to a common size."""
 
 from __future__ import annotations
 
@@ -17,10 +17,11 @@ def to_common_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
     Args:
         first: ``(N, C, *)`` with up to three spatial dims, or none.
-        second: ``(N, D, *)`` with the same N and as many spatial dims.
+        second: ``(N, D, *)`` with the same N and the same number of spatial dims.
 
     Returns:
-        Both with equal spatial dims; float32, or float64 where they are. What has that size already is not copied.
+        Both maps with equal spatial sizes; float32, or float64 if they are float64. A map that has the size already is
+        not copied.
 
     Raises:
         ValueError: The numbers of samples or of dims differ, or there is no channel dim.
@@ -34,7 +35,7 @@ def to_common_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def pooled_to_fit(features: Tensor, other: Tensor) -> Tensor:
-    """``(N, C, *)``, average-pooled along each spatial dim that is smaller in the other map, ``(N, D, *)``."""
+    """A map ``(N, C, *)``, average-pooled along each spatial dim that is smaller in the other map, ``(N, D, *)``."""
     size = tuple(map(min, features.shape[2:], other.shape[2:]))
     if features.shape[2:] == size:
         return features
@@ -44,6 +45,6 @@ def pooled_to_fit(features: Tensor, other: Tensor) -> Tensor:
 
 
 def check_positions(features: Tensor) -> None:
-    """Raises a ValueError where features are vectors: what compares positions would be 0 whatever they hold."""
+    """Raises a ValueError if features are vectors: a loss that compares positions would always be 0."""
     if features.ndim < 3:
         raise ValueError(f"features must be maps (N, C, *) with positions, got {tuple(features.shape)}")

@@ -42,10 +42,10 @@ class DepthDistillation(DistillationModule, ABC):
         return self.task
 
     def depths(self, teacher: NetworkOutput, student: NetworkOutput) -> tuple[Tensor, Tensor]:
-        """The depths to compare, ``(N, 1, H, W)`` each: the student's, and the teacher's, 0 where nothing counts."""
-        theirs, size = teacher.prediction, student.prediction.shape[2:]
-        if theirs.shape[2:] != size:  # batches without a target, to whose size both would be brought
-            theirs = F.interpolate(theirs, size, mode="bilinear", align_corners=False)
-        theirs = theirs.clone()
-        theirs[:, :, : self.depth_task.ignore_top_rows] = 0
-        return student.prediction, theirs
+        """The depths to compare, ``(N, 1, H, W)`` each: the student's and the teacher's, which is 0 in ignored rows."""
+        depth, size = teacher.prediction, student.prediction.shape[2:]
+        if depth.shape[2:] != size:  # a target would have brought both to its size
+            depth = F.interpolate(depth, size, mode="bilinear", align_corners=False)
+        depth = depth.clone()
+        depth[:, :, : self.depth_task.ignore_top_rows] = 0
+        return student.prediction, depth

@@ -27,8 +27,10 @@ def strips(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> N
 def test_squared_distances_and_gradients_are_those_of_the_differences() -> None:
     a, b, weights = features(4, 5), features(3, 5, seed=1), features(4, 3, seed=2)
     assert_near(squared_distances(a, b), of_differences(a, b))
-    ours, expected = (gradients(lambda a, b, f=f: weights * f(a, b), a, b) for f in (squared_distances, of_differences))
-    for one, other in zip(ours, expected, strict=True):
+    actual, expected = (
+        gradients(lambda a, b, f=f: weights * f(a, b), a, b) for f in (squared_distances, of_differences)
+    )
+    for one, other in zip(actual, expected, strict=True):
         assert_near(one, other)
 
 
@@ -38,8 +40,8 @@ def test_squared_distances_of_pairs_are_those_of_one_tensor_to_itself() -> None:
     above = torch.ones(4, 4, dtype=torch.bool).triu(1)
     assert_near(squared_distances(a, a), of_differences(a, a))
     assert_near(squared_distances_of_pairs(a), of_differences(a, a)[above])
-    ours, expected = (gradients(lambda a, f=f: weights * f(a, a), a) for f in (squared_distances, of_differences))
-    assert_near(ours[0], expected[0])
+    actual, expected = (gradients(lambda a, f=f: weights * f(a, a), a) for f in (squared_distances, of_differences))
+    assert_near(actual[0], expected[0])
 
 
 def test_squared_distances_can_be_differentiated_twice() -> None:
@@ -88,9 +90,9 @@ def test_distances_of_0_have_no_gradient() -> None:
 
 
 def test_rows_are_features_of_the_same_samples() -> None:
-    ours, _ = rows(torch.zeros(2, 3, 4).bfloat16(), torch.zeros(2, 5))
-    assert ours.shape == (2, 12)
-    assert ours.dtype == torch.float32
+    actual, _ = rows(torch.zeros(2, 3, 4).bfloat16(), torch.zeros(2, 5))
+    assert actual.shape == (2, 12)
+    assert actual.dtype == torch.float32
     with pytest.raises(ValueError, match=r"features of the same samples, \(N, C, \*\), got \(2, 3\) and \(3, 3\)"):
         rows(torch.zeros(2, 3), torch.zeros(3, 3))
     with pytest.raises(ValueError, match=r"features of the same samples, \(N, C, \*\), got \(2,\) and \(2,\)"):

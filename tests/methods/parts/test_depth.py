@@ -63,13 +63,13 @@ def test_tie_kd_has_the_papers_weights_and_uses_no_labels() -> None:
 
 def test_res_kd_is_the_sum_of_the_losses_asked_for() -> None:
     student, teacher, _ = depths()
-    ours, theirs, counted = student[:, 0, TOP:], teacher[:, 0, TOP:], region()
+    of_student, of_teacher, counted = student[:, 0, TOP:], teacher[:, 0, TOP:], region()
     si = []
     for n in range(3):
-        g = ours[n][counted[n]].log() - theirs[n][counted[n]].log()
+        g = of_student[n][counted[n]].log() - of_teacher[n][counted[n]].log()
         si.append((g.square().mean() - 0.85 * g.mean().square()).sqrt())
     terms = terms_of(ResKD(task=task(), losses=["mse", "si", "ssim"], weight=3.0))
-    torch.testing.assert_close(terms["mse"], 3 * (ours - theirs)[counted].square().mean())
+    torch.testing.assert_close(terms["mse"], 3 * (of_student - of_teacher)[counted].square().mean())
     torch.testing.assert_close(terms["si"], 3 * torch.stack(si).mean())
     expected = ssim_loss(student[:, :, TOP:], teacher[:, :, TOP:], data_range=MAX_DEPTH, reduction="none")
     torch.testing.assert_close(terms["ssim"], 3 * expected[counted].mean())
