@@ -1,13 +1,14 @@
-"""A small renderer of street scenes: a pinhole camera, flat ground, and boxes and round things on it, in numpy.
+"""A small renderer of street scenes in numpy: a pinhole camera, flat ground, and boxes and round solids on it.
 
-Points are ``(x, y, z)`` in metres: x to the right, y up from the ground and z ahead, level; the camera is at
-``(0, camera.height, 0)``. A pixel's ray ``(across, up, ahead)`` is scaled so that its component along the optical axis
-is 1: the ray's point at depth t is the camera's place plus t times the ray.
+Points are ``(x, y, z)`` in metres: x to the right, y up from the ground, z ahead and level. The camera is at
+``(0, camera.height, 0)``. A pixel has a ray ``(across, up, ahead)``, scaled so that its component along the optical
+axis is 1. The ray's point at depth t is the camera's place plus t times the ray.
 
-Everything is drawn in inverse depth, 1 / t. On a plane this is linear in the ray, and the camera does not roll, so of a
-ray ``across`` depends on the pixel's column alone, ``up`` and ``ahead`` on its row. A plane therefore costs one sum of
-a row and a column vector, and a convex solid a minimum and a maximum over its planes. Drawing only finds out which
-surface is nearest in a pixel, how near and how bright; colours are looked up once, for all pixels, in the end.
+All surfaces are drawn by inverse depth, 1 / t, which is linear in the ray on a plane. The camera does not roll, so
+``across`` depends on the pixel's column only, and ``up`` and ``ahead`` depend on its row only. The inverse depth of a
+plane is therefore the sum of a row and a column vector, and that of a convex solid is a minimum and a maximum over its
+planes. Drawing finds the nearest surface of each pixel, its depth and its light. Colours are computed once, at the end,
+for all pixels.
 """
 
 from __future__ import annotations
@@ -21,7 +22,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from datamodules.reading.frame import Camera
-from datamodules.scenes.textures import SIDE, atlas
+from datamodules.scenes.textures import TEXTURE_SIDE, atlas
 
 Array = NDArray[np.float32]
 Colour = tuple[float, float, float]
@@ -29,16 +30,16 @@ Vector = tuple[float, float, float]
 Window = tuple[slice, slice]
 
 UP: Vector = (0.0, 1.0, 0.0)
-SKY = 0  # the surface where nothing was drawn
-HORIZON = 1000.0  # metres; where the sky's clouds are
-NEAR = 0.1  # metres; what comes closer to the camera's plane than this may cover any part of the image
+SKY_SURFACE = 0  # the surface of pixels where nothing was drawn
+SKY_DEPTH = 1000.0  # metres; the depth of the clouds
+NEAR_DEPTH = 0.1  # metres; a solid that is nearer may cover any part of the image
 
 
 class Material(NamedTuple):
-    """What a surface looks like: a texture that blends two colours.
+    """The look of a surface: a texture that blends two colours.
 
-    ``first``, ``second``: RGB from 0 to 1; ``texture``: of the :func:`~datamodules.scenes.textures.atlas`; ``size``:
-    metres after which it repeats, or ``None`` to stretch it over each face.
+    ``first``, ``second``: RGB from 0 to 1; ``texture``: a name in the :func:`~datamodules.scenes.textures.atlas`;
+    ``size``: metres after which the texture repeats; ``None`` stretches it over each face.
     """
 
     first: Colour
@@ -48,11 +49,11 @@ class Material(NamedTuple):
 
 
 class Weather(NamedTuple):
-    """Light, air, and how the camera takes them.
+    """Light, air and exposure.
 
-    ``sun``: unit vector towards it; ``ambient``: light in the shade, where that in full sun is 1; ``haze``: RGB of the
-    air; ``visibility``: metres after which 1/e of a surface's own colour is left; ``gain``: exposure; ``noise``:
-    standard deviation of the sensor's noise, where white is 1.
+    ``sun``: unit vector towards the sun; ``ambient``: light in the shade, where full sun is 1; ``haze``: RGB of the
+    air; ``visibility``: metres after which 1/e of a surface's colour is left; ``gain``: exposure; ``noise``: standard
+    deviation of the sensor's noise, where white is 1.
     """
 
     sun: Vector
@@ -70,8 +71,8 @@ class Weather(NamedTuple):
 class Face(NamedTuple):
     """A plane that bounds a solid.
 
-    ``normal``: outward, of unit length; ``corner``: a point on it; ``u``, ``v``: unit vectors along which the texture
-    is laid out from there; ``extents``: metres of the face along them; ``material``: its look.
+    ``normal``: outward, of unit length; ``corner``: a point of the face, where the texture starts; ``u``, ``v``: unit
+    vectors of the texture's axes; ``extents``: metres of the face along these; ``material``: its look.
     """
 
     normal: Vector
@@ -85,9 +86,9 @@ class Face(NamedTuple):
 class Box(NamedTuple):
     """An upright box.
 
-    ``x``, ``z``: its middle; ``yaw``: how far its length is turned from ahead to the right, in radians; ``bottom``,
-    ``top``: heights above the ground; ``front``, ``rear``, ``side``: metres by which these faces lean inwards in one
-    metre of height.
+    ``x``, ``z``: its middle; ``yaw``: the angle from ahead to its length, clockwise, in radians; ``bottom``, ``top``:
+    heights above the ground; ``front``, ``rear``, ``side``: metres by which these faces lean inwards for each metre of
+    height.
     """
 
     x: float
@@ -112,7 +113,7 @@ class Box(NamedTuple):
         return math.sin(self.yaw), 0.0, math.cos(self.yaw)
 
     def point(self, right: float, forward: float, y: float) -> Vector:
-        """The point so many metres off its middle."""
+        """The point at these distances in metres from its middle."""
         sine, cosine = math.sin(self.yaw), math.cos(self.yaw)
         return self.x + right * cosine + forward * sine, y, self.z - right * sine + forward * cosine
 
@@ -122,7 +123,7 @@ class Box(NamedTuple):
         return [self.point(i, j, y) for i, j in ((-a, -b), (-a, b), (a, -b), (a, b)) for y in heights]
 
     def faces(self, side: Material, end: Material, top: Material) -> list[Face]:
-        """Its faces with the materials of both sides, of front and rear, and of top and bottom."""
+        """Its faces: ``side`` is the material of both sides, ``end`` of front and rear, ``top`` of top and bottom."""
         a, b = self.width / 2, self.length / 2
         right, forward = self.right, self.forward
         corner = self.point(-a, -b, self.bottom)
@@ -139,15 +140,15 @@ class Box(NamedTuple):
 
 
 class Canvas:
-    """A picture in the making: a pixel shows the nearest surface on its ray.
+    """The picture that is drawn; each pixel keeps the nearest surface on its ray.
 
-    The ground comes first, then its patches; the order of all else is free.
+    Draw the ground first, then its patches, then all other objects in any order.
 
     Args:
         camera: The camera.
         size: Height and width of the image in pixels.
         weather: Light and air.
-        sky: What the sky looks like.
+        sky: The look of the sky.
         label: The sky's class.
     """
 
@@ -160,23 +161,22 @@ class Canvas:
         self._up: Array = (-cosine * rows - sine).astype(np.float32)
         self._ahead: Array = (cosine - sine * rows).astype(np.float32)
         self._inverse_depth: Array = np.zeros(size, np.float32)
-        self._surface: NDArray[np.intp] = np.full(size, SKY)
+        self._surface: NDArray[np.intp] = np.full(size, SKY_SURFACE)
         self._light: Array = np.ones(size, np.float32)
         self._looks: list[tuple[float, ...]] = []
         self._texture_starts: list[int] = []
         self._labels: list[int] = []
-        backdrop = Face(
-            (0, 0, -1), (0, camera.height, HORIZON), (1, 0, 0), (0, -1, 0), (HORIZON, HORIZON), sky._replace(size=None)
-        )
+        corner, extents = (0, camera.height, SKY_DEPTH), (SKY_DEPTH, SKY_DEPTH)
+        backdrop = Face((0, 0, -1), corner, (1, 0, 0), (0, -1, 0), extents, sky._replace(size=None))
         self._add_surface(backdrop, label, light=1.0)
 
     def add_ground(self, material: Material, label: int) -> int:
-        """Registers a surface on the ground, which nothing shows yet, and returns its number."""
+        """Adds a surface on the ground, which no pixel shows yet, and returns its number."""
         face = Face(UP, (0, 0, 0), (1, 0, 0), (0, 0, 1), (1, 1), material)
         return self._add_surface(face, label, self.weather.on(UP))
 
     def draw_ground(self, surfaces: Callable[[Array, Array], NDArray[np.intp]]) -> None:
-        """Covers everything below the horizon.
+        """Draws the ground on all pixels below the horizon.
 
         Args:
             surfaces: Maps x and z of points on the ground, ``(rows, W)`` and ``(rows, 1)``, to the numbers of their
@@ -188,21 +188,21 @@ class Canvas:
         self._surface[below:] = surfaces(self._across / inverse_depth, self._ahead[below:] / inverse_depth)
 
     def draw_patch(self, footprint: Box, surface: int, onto: int) -> None:
-        """Paints the footprint of a box on the part of the ground that shows the surface ``onto``."""
+        """Draws the footprint of a box with ``surface``, where the ground shows the surface ``onto``."""
         window, covered = self._sweep(footprint, (0.0, 0.0))
         np.copyto(self._surface[window], surface, where=covered & (self._surface[window] == onto))
 
     def draw_shadow(self, box: Box, grounds: int) -> None:
-        """Darkens the ground, the surfaces from 1 to ``grounds``, where the box keeps the sun off."""
+        """Darkens the ground in the shadow of a box; the ground is the surfaces from 1 to ``grounds``."""
         x, y, z = self.weather.sun
         reach = -box.top / max(y, 0.3)
         window, covered = self._sweep(box, (x * reach, z * reach))
         surface = self._surface[window]
-        covered &= (surface > SKY) & (surface <= grounds)
+        covered &= (surface > SKY_SURFACE) & (surface <= grounds)
         np.copyto(self._light[window], self.weather.ambient / self.weather.on(UP), where=covered)
 
     def draw_solid(self, faces: Sequence[Face], corners: Sequence[Vector], label: int) -> None:
-        """Draws the convex solid within all faces; ``corners`` span a volume that holds it."""
+        """Draws the convex solid inside all faces; it lies in the convex hull of ``corners``."""
         window = self._window(corners)
         if window is None:
             return
@@ -212,7 +212,7 @@ class Canvas:
             (a, b, c), (x, y, z) = face.normal, face.corner
             offset = a * x + b * (y - height) + c * z
             if abs(offset) < 1e-6:
-                continue  # seen edge on
+                continue  # the camera lies in the plane of this face
             plane = (a / offset, b / offset, c / offset)
             if offset > 0:
                 far.append(plane)
@@ -221,7 +221,7 @@ class Canvas:
                 facing.append(self._add_surface(face, label, self.weather.on(face.normal)))
         if not near:
             return
-        # a ray is inside after the last plane it enters by and before the first that it leaves by
+        # a ray is inside the solid after the last plane of entry and before the first plane of exit
         inverse_depths = self._linear([*near, *far], window)
         entries, exits = inverse_depths[: len(near)], inverse_depths[len(near) :]
         entry = entries.min(0)
@@ -238,7 +238,7 @@ class Canvas:
     def draw_ellipsoid(
         self, middle: Vector, radii: Vector, material: Material, label: int, ragged: float = 0.0
     ) -> None:
-        """Draws an upright ellipsoid; ``ragged``, below 1, is how far leaves are missing from its outline."""
+        """Draws an upright ellipsoid; gaps between leaves cut into its outline as deep as ``ragged``, below 1."""
         self._draw_round(middle, radii, 1.0, material, label, ragged)
 
     def draw_cylinder(self, middle: Vector, radius: float, height: float, material: Material, label: int) -> None:
@@ -246,21 +246,21 @@ class Canvas:
         self._draw_round(middle, (radius, height / 2, radius), 0.0, material, label, 0.0)
 
     def image(self, rng: Generator) -> NDArray[np.uint8]:
-        """The photograph, ``(H, W, 3)``: through haze, a lens that is not quite sharp, and a noisy sensor."""
+        """The photograph, ``(H, W, 3)``, with haze, the blur of the lens and the noise of the sensor."""
         *layout, reach, r, g, b, dr, dg, db = (
             np.take(column, self._surface) for column in np.array(self._looks, np.float32).T
         )
-        inverse_depth = np.maximum(self._inverse_depth, 1 / HORIZON)
+        inverse_depth = np.maximum(self._inverse_depth, 1 / SKY_DEPTH)
         depth = 1 / inverse_depth
         u, v = (
-            ((x * self._across + y * self._up + z * self._ahead) * depth + start).astype(np.int32) & (SIDE - 1)
+            ((x * self._across + y * self._up + z * self._ahead) * depth + start).astype(np.int32) & (TEXTURE_SIDE - 1)
             for x, y, z, start in (layout[:4], layout[4:])
         )
-        texels = np.take(np.array(self._texture_starts, np.int32), self._surface) + v * SIDE + u
+        texels = np.take(np.array(self._texture_starts, np.int32), self._surface) + v * TEXTURE_SIDE + u
         texture = np.take(atlas().values, texels) * np.minimum(reach * inverse_depth, 1)
         clear = np.exp(depth / -self.weather.visibility)
-        # the sky is haze at the horizon and its own colour above
-        np.copyto(clear, 1 - np.exp(-6 * np.maximum(self._up, 0)), where=self._surface == SKY)
+        # the sky has the colour of haze at the horizon and its own colour above
+        np.copyto(clear, 1 - np.exp(-6 * np.maximum(self._up, 0)), where=self._surface == SKY_SURFACE)
         image = np.empty((3, *depth.shape), np.float32)
         for channel, base, span, haze in zip(image, (r, g, b), (dr, dg, db), self.weather.haze, strict=True):
             channel[:] = ((base + span * texture) * self._light - haze) * clear + haze
@@ -272,8 +272,8 @@ class Canvas:
 
     def depth(self) -> Array:
         """Metres along the optical axis, ``(H, W)``; 0 in the sky."""
-        seen = self._inverse_depth > 0
-        return np.divide(1, self._inverse_depth, out=np.zeros_like(self._inverse_depth), where=seen)
+        drawn = self._inverse_depth > 0
+        return np.divide(1, self._inverse_depth, out=np.zeros_like(self._inverse_depth), where=drawn)
 
     def target(self) -> NDArray[np.uint8]:
         """The classes, ``(H, W)``."""
@@ -285,13 +285,13 @@ class Canvas:
         sizes = face.extents if material.size is None else (material.size, material.size)
         layout: list[float] = []
         for (a, b, c), size in zip((face.u, face.v), sizes, strict=True):
-            scale = SIDE / size
-            # 64 repetitions on, texture coordinates are positive, and cutting off their fraction rounds them down
-            layout += [a * scale, b * scale, c * scale, 64 * SIDE - (a * x + b * y + c * z) * scale]
+            scale = TEXTURE_SIDE / size
+            # an offset of 64 repetitions makes the coordinates positive, so that cutting off a fraction rounds down
+            layout += [a * scale, b * scale, c * scale, 64 * TEXTURE_SIDE - (a * x + b * y + c * z) * scale]
         mean = atlas().means[material.texture]
         span = [light * (b - a) for a, b in zip(material.first, material.second, strict=True)]
         base = [light * a + mean * s for a, s in zip(material.first, span, strict=True)]
-        # a texture fades to its mean where it repeats in fewer than 8 pixels, or it would flicker
+        # a texture fades to its mean where it repeats within 8 pixels, because it would flicker
         self._looks.append((*layout, min(sizes) * self.camera.fx / 8, *base, *span))
         self._texture_starts.append(atlas().starts[material.texture])
         self._labels.append(label)
@@ -300,7 +300,10 @@ class Canvas:
     def _draw_round(
         self, middle: Vector, radii: Vector, vertical: float, material: Material, label: int, ragged: float
     ) -> None:
-        """Solves ``|(t ray - centre) / radii| = 1``, where ``vertical`` 0 leaves out y, for the greater 1 / t."""
+        """Draws the solution ``1 / t``, the greater one, of ``|(t ray - centre) / radii| = 1``.
+
+        ``vertical`` is 1 for an ellipsoid; 0 leaves y out, which gives a cylinder.
+        """
         (cx, cy, cz), (rx, ry, rz) = middle, radii
         signs = (-1, 1)
         window = self._window([(cx + i * rx, cy + j * ry, cz + k * rz) for i in signs for j in signs for k in signs])
@@ -328,12 +331,14 @@ class Canvas:
         self._put(window, hit, inverse_depth, self._add_surface(face, label, 1.0), light)
 
     def _leaves(self, scale: float, window: Window) -> Array:
-        """The leaves' texture, repeating ``scale`` times within a ray's unit across and up."""
+        """The texture of leaves; it repeats ``scale`` times for one unit of a ray, across and up."""
         rows, columns = window
         v, u = (
-            ((ray * (scale * SIDE)).astype(np.int32)) & (SIDE - 1) for ray in (self._up[rows], self._across[:, columns])
+            (ray * (scale * TEXTURE_SIDE)).astype(np.int32) & (TEXTURE_SIDE - 1)
+            for ray in (self._up[rows], self._across[:, columns])
         )
-        leaves: Array = np.take(atlas().values, atlas().starts["leaves"] + v * SIDE + u) + atlas().means["leaves"]
+        start, mean = atlas().starts["leaves"], atlas().means["leaves"]
+        leaves: Array = np.take(atlas().values, start + v * TEXTURE_SIDE + u) + mean
         return leaves
 
     def _linear(self, vectors: Sequence[Vector], window: Window) -> Array:
@@ -344,14 +349,14 @@ class Canvas:
         return products
 
     def _sweep(self, box: Box, way: tuple[float, float]) -> tuple[Window, NDArray[np.bool_]]:
-        """The rays downwards that meet the ground where a box's footprint passes when moved by ``way`` in x and z."""
+        """The rays that meet the ground in the area over which a box's footprint moves by ``way`` in x and z."""
         dx, dz = way
         corners = [(x + s * dx, 0.0, z + s * dz) for x, _, z in box.corners(0.0) for s in (0, 1)]
         window = self._window(corners)
         if window is None:
             return (slice(0), slice(0)), np.zeros((0, 0), np.bool_)
         (ax, _, az), (bx, _, bz) = box.right, box.forward
-        # the swept area keeps the footprint's edges, moved, and gains two along the way
+        # the area has the edges of the footprint, moved, and two edges along the way
         normals = [(ax, az), (-ax, -az), (bx, bz), (-bx, -bz), (dz, -dx), (-dz, dx)]
         # a x + b z <= c on the ground, where 1 / t is up / -height
         edges = [(a, max(a * x + b * z for x, _, z in corners) / self.camera.height, b) for a, b in normals]
@@ -366,7 +371,7 @@ class Canvas:
         for x, y, z in corners:
             y -= camera.height
             depth = cosine * z - sine * y
-            if depth >= NEAR:
+            if depth >= NEAR_DEPTH:
                 us.append(x / depth)
                 vs.append((-cosine * y - sine * z) / depth)
         if len(us) < len(corners):

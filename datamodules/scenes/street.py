@@ -1,4 +1,4 @@
-"""What stands where in a rendered street."""
+"""The objects of a rendered street, and their places."""
 
 from __future__ import annotations
 
@@ -25,35 +25,35 @@ CLASSES = {
     "person": (220, 20, 60),
     "sky": (70, 130, 180),
 }
-"""The classes in the order of their indices, with the colours they are shown in."""
+"""The classes in the order of their indices, with their colours."""
 
 ROAD, LANE_MARK, SIDEWALK, TERRAIN, BUILDING, TREE, POLE, SIGN, CAR, PERSON, SKY = range(len(CLASSES))
 
-REACH = 110.0  # metres ahead that are built up
+BUILT_LENGTH = 110.0  # metres ahead with buildings
 
 
 def place_camera(size: tuple[int, int], rng: Generator) -> Camera:
     """A camera behind a windscreen, for images of ``(H, W)``.
 
-    Its field of view is that of the width, so that a scene looks the same at all sizes of one shape.
+    The focal length is proportional to the width, so a scene looks the same at all sizes of one aspect ratio.
     """
     height, width = size
     focal = width * rng.uniform(0.52, 0.66)
-    # half a pixel less, because pixel 0 has its centre at 0
+    # minus half a pixel, because pixel 0 has its centre at 0
     cx, cy = 0.5 * width - 0.5, 0.47 * height - 0.5
     return Camera(focal, focal, cx, cy, baseline=0.54, height=rng.uniform(1.4, 1.9), pitch=rng.uniform(-0.015, 0.035))
 
 
 class Street:
-    """A street that bends, with what stands along and on it.
+    """A bending street, and the objects along and on it.
 
-    Places on it are metres ahead, and metres to the right of the road's middle. A thing that would stand in another is
-    left out.
+    A place on the street is given by metres ahead and by the offset in metres to the right of the road's middle. An
+    object that would overlap another is left out.
 
     Args:
-        canvas: What it is drawn on.
-        rng: Places everything.
-        looks: Dresses everything.
+        canvas: The picture that is drawn.
+        rng: Draws the places and sizes of objects.
+        looks: Draws their materials.
     """
 
     def __init__(self, canvas: Canvas, rng: Generator, looks: Looks) -> None:
@@ -88,24 +88,24 @@ class Street:
         return (self._lines[lane] + self._lines[lane + 1]) / 2
 
     def _place(self, offset: float, z: float) -> tuple[float, float]:
-        """x, and the street's yaw, at a place on it."""
+        """The coordinate x and the street's yaw at a place."""
         return self._start + offset + z * (self._heading + z * self._bend), math.atan(
             self._heading + 2 * self._bend * z
         )
 
     def _takes(self, x: float, z: float, radius: float) -> bool:
-        """Reserves a place, if it is free and not in front of the camera's nose."""
+        """Reserves a place and returns true, unless it is taken or very close to the camera."""
         if math.hypot(x, z) < 4 + radius or any(math.hypot(x - a, z - b) < radius + r for a, b, r in self._taken):
             return False
         self._taken.append((x, z, radius))
         return True
 
     def _ahead(self, nearest: float, farthest: float) -> float:
-        """A distance, the near ones more often."""
+        """A random distance; near ones are more frequent."""
         return nearest + (farthest - nearest) * float(self._rng.random() ** 1.5)
 
     def _draw_ground(self) -> int:
-        """Returns the number of the last surface on the ground."""
+        """Draws the ground, and returns the number of its last surface."""
         rng, canvas, looks = self._rng, self._canvas, self._looks
         road = canvas.add_ground(looks.road, ROAD)
         mark = canvas.add_ground(looks.lane_mark(), LANE_MARK)
@@ -114,7 +114,7 @@ class Street:
         period, phase, crossing = rng.uniform(6, 12), rng.uniform(0, 12), rng.uniform(8, 60)
 
         def surfaces(x: Array, z: Array) -> NDArray[np.intp]:
-            far = np.minimum(z, 2 * REACH)
+            far = np.minimum(z, 2 * BUILT_LENGTH)
             offset = x - (self._start + far * (self._heading + far * self._bend))
             surface = np.full(offset.shape, terrain)
             np.copyto(surface, walk, where=(offset > self._edges[0]) & (offset < self._edges[1]))
@@ -143,7 +143,7 @@ class Street:
         density = rng.uniform(0.3, 1.0)
         for side, edge in zip((-1, 1), self._edges, strict=True):
             z = rng.uniform(4, 12)
-            while z < REACH:
+            while z < BUILT_LENGTH:
                 length = rng.uniform(7, 22)
                 setback, depth = (0.3, 1.0, 3.0, 7.0)[rng.integers(4)], rng.uniform(8, 14)
                 x, yaw = self._place(edge + side * (setback + depth / 2), z + length / 2)
@@ -157,7 +157,7 @@ class Street:
             self._canvas.draw_box(end, self._looks.building(), BUILDING)
 
     def _draw_building(self, building: Box, street: int) -> None:
-        """With a poster, perhaps, on the side towards the street: -1 or 1, left or right."""
+        """Draws a building, sometimes with a poster on the side towards the ``street``: -1 is left, 1 is right."""
         rng = self._rng
         look = self._looks.building()
         self._canvas.draw_box(building, look, BUILDING)

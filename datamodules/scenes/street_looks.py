@@ -12,19 +12,19 @@ from datamodules.scenes.rendering import Colour, Material, Weather
 Look = tuple[Material, Material, Material]
 
 SILHOUETTES = {"car": (4.2, 2.0), "person": (1.7, 2.0), "tree": (2.4, 3.0), "sign": (1.5, 2.5)}
-"""The pictures on walls: texture, width and height in metres, which is about that of the thing itself."""
+"""The pictures on walls: width and height in metres by texture; they are about life-size."""
 
 
 class Looks:
-    """What the things of one scene look like.
+    """The materials of the objects of one scene.
 
-    A scene has some materials of its own: those of the road, the sidewalk, the terrain, the foliage, three walls and
-    the sky. Whatever is dressed wears what is typical of its class, or, with the probability ``ambiguity``, one of
-    these, so that it may look like what is behind it.
+    A scene has shared materials: those of the road, the sidewalk, the terrain, the foliage, three walls and the sky. An
+    object has a material that is typical of its class, or, with the probability ``ambiguity``, a shared one. It may
+    then look like the objects behind it.
 
     Args:
-        rng: Draws them.
-        ambiguity: From 0 to 1.
+        rng: Draws the materials.
+        ambiguity: The probability of a shared material, from 0 to 1.
     """
 
     def __init__(self, rng: Generator, ambiguity: float) -> None:
@@ -52,22 +52,22 @@ class Looks:
         )
 
     def lane_mark(self) -> Material:
-        """White or yellow paint, worn."""
+        """Worn white or yellow paint."""
         level = self._uniform(0.7, 0.9)
         blue = level * (0.6 if self._chance(0.3) else 1.0)
         return Material((level, level, blue), (0.5, 0.5, 0.5), "leaves", 3.0)
 
     def patch(self) -> Material:
-        """What lies flat on the ground."""
+        """A patch on the ground."""
         return self._any(self.shared)
 
     def building(self) -> Look:
-        """Walls, and a roof."""
+        """Side walls, end walls and roof."""
         wall = self._either(self.walls[self._below(3)] if self._chance(0.5) else self._wall(), self.shared)
         return wall, wall, self._grey(0.2, 0.5, "plain", 4.0)
 
     def poster(self, wall: Material, shape: str) -> Material:
-        """What is painted on a wall: a silhouette, or nothing to be mistaken for something else."""
+        """A picture on a wall: an ambiguous one shows a silhouette, the others show clouds."""
         if self._chance(self._ambiguity):
             return Material(wall.first, self._any(self.shared).second, shape, None)
         return Material(self._near((0.8, 0.8, 0.8), 0.15), wall.first, "clouds", None)
@@ -88,7 +88,7 @@ class Looks:
         return self._either(Material(own, other, "car cabin", None), self.shared)
 
     def car(self) -> tuple[Look, Look]:
-        """Body and cabin: their sides, ends and tops. The ambiguous half keep wheels and windows, or have none."""
+        """Sides, ends and tops of body and cabin; half of the ambiguous cars have no wheels and windows."""
         own = self._one_of([(0.85, 0.85, 0.85), (0.1, 0.1, 0.12), (0.5, 0.5, 0.52), (0.7, 0.1, 0.1), (0.1, 0.2, 0.5)])
         if self._chance(self._ambiguity):
             shared = self._any(self.shared)

@@ -1,4 +1,4 @@
-"""Textures of the rendered scenes, drawn by formula."""
+"""Textures of the rendered scenes, computed from formulas."""
 
 from __future__ import annotations
 
@@ -11,14 +11,14 @@ from numpy.typing import NDArray
 Picture = NDArray[np.float64]
 Mask = NDArray[np.bool_]
 
-SIDE = 128  # texels
+TEXTURE_SIDE = 128  # texels
 
 
 class Atlas(NamedTuple):
-    """All textures, from 0 to 1 less their means.
+    """All textures; a texture has values from 0 to 1, minus its mean.
 
-    ``values``: one texture after the other, each ``SIDE`` rows of ``SIDE`` texels; ``starts``: where in ``values`` the
-    texture of a name begins; ``means``: what its mean was.
+    ``values``: all textures in a row, each with ``TEXTURE_SIDE`` rows of ``TEXTURE_SIDE`` texels; ``starts``: the start
+    of each texture in ``values`` by name; ``means``: the mean that was subtracted, by name.
     """
 
     values: NDArray[np.float32]
@@ -28,9 +28,9 @@ class Atlas(NamedTuple):
 
 @cache
 def atlas() -> Atlas:
-    """Draws the textures; noise and patterns go on beyond the border, silhouettes fill their square."""
+    """Computes the textures; noise and patterns repeat without a seam, and silhouettes fill their square."""
     rng = np.random.default_rng(0)
-    y, x = np.mgrid[:SIDE, :SIDE] / SIDE
+    y, x = np.mgrid[:TEXTURE_SIDE, :TEXTURE_SIDE] / TEXTURE_SIDE
 
     def disc(u: float, v: float, radius: float, stretch: float = 1.0) -> Mask:
         inside: Mask = ((x - u) / stretch) ** 2 + (y - v) ** 2 < radius**2
@@ -41,9 +41,9 @@ def atlas() -> Atlas:
         return inside
 
     def grains(cells: int) -> Picture:
-        """Periodic noise whose grains are the side over ``cells``."""
+        """Periodic noise with ``cells`` grains along each side."""
         grid = rng.random((cells, cells))
-        place = np.arange(SIDE) * cells / SIDE
+        place = np.arange(TEXTURE_SIDE) * cells / TEXTURE_SIDE
         low = place.astype(int)
         share = (place - low)[:, None]
         rows = grid[low] * (1 - share) + grid[(low + 1) % cells] * share
@@ -81,6 +81,6 @@ def atlas() -> Atlas:
     means = values.mean((1, 2))
     return Atlas(
         (values - means[:, None, None]).ravel(),
-        {name: i * SIDE**2 for i, name in enumerate(pictures)},
+        {name: i * TEXTURE_SIDE**2 for i, name in enumerate(pictures)},
         dict(zip(pictures, means.tolist(), strict=True)),
     )

@@ -139,3 +139,8 @@ def test_processes_of_a_distributed_run_take_equally_many_batches_beside_damaged
 def test_an_unknown_policy_is_refused() -> None:
     with pytest.raises(ValueError, match="on_error must be one of raise, skip, got 'ignore'"):
         NoisyPair(on_error="ignore")
+
+
+def test_random_training_samples_leave_no_choice_of_the_steps_per_epoch() -> None:
+    with pytest.raises(TypeError, match="steps_per_epoch"):
+        NoisyPair(steps_per_epoch=3)
