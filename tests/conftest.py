@@ -8,6 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
+from tests.processes import start_fork_server
+
 MOST_PROCESSES = 4
 """Each holds up to 3 GiB."""
 
@@ -26,6 +28,12 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         options.numprocesses = min(MOST_PROCESSES, os.cpu_count() or 1)
         options.dist = "worksteal"
         os.environ.setdefault("OMP_NUM_THREADS", "1")  # or the processes fight for the cores
+
+
+def pytest_sessionstart(session: pytest.Session) -> None:
+    """Lets the imports for the processes of tests begin, where the tests are shared and many start some."""
+    if hasattr(session.config, "workerinput"):
+        start_fork_server()
 
 
 @pytest.hookimpl(trylast=True)  # behind what -k and -m choose

@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from datetime import timedelta
-from multiprocessing.context import ForkServerContext
+from multiprocessing.forkserver import ensure_running
 from multiprocessing.process import BaseProcess
 from pathlib import Path
 from typing import Any
@@ -17,8 +17,17 @@ import torch
 import torch.distributed as dist
 from torch.multiprocessing.spawn import start_processes
 
-PRELOADED = ["distill.methods", "callbacks", "datamodules", "tests.toys"]
+PRELOADED = ["distill.cli", "distill.methods", "callbacks", "datamodules", "tests.toys"]
 """Imported once, by the server that forks the processes: importing them takes a process six seconds."""
+
+
+def start_fork_server() -> None:
+    """Starts the one server that forks all processes, those of studies as well, before a test asks it to import less.
+
+    It is at work on the imports when this returns.
+    """
+    multiprocessing.set_forkserver_preload(PRELOADED)
+    ensure_running()
 
 
 def run_in_processes(function: Callable[..., Any], count: int, *args: Any) -> list[Any]:
@@ -36,7 +45,7 @@ def run_in_processes(function: Callable[..., Any], count: int, *args: Any) -> li
     Raises:
         torch.multiprocessing.ProcessRaisedException: A process failed; the message holds its traceback.
     """
-    _fork_server()
+    start_fork_server()
     with tempfile.TemporaryDirectory() as folder:
         start: Callable[..., Any] = start_processes  # torch leaves it untyped
         start(_join_group_and_call, args=(count, folder, function, args), nprocs=count, start_method="forkserver")
@@ -50,14 +59,10 @@ def start_process(function: Callable[..., Any], *args: Any) -> BaseProcess:
         function: Defined at the top level of a module, so that the process can import it.
         args: Passed on; they must be picklable.
     """
-    process = _fork_server().Process(target=_call_on_one_thread, args=(function, *args))
+    start_fork_server()
+    process = multiprocessing.get_context("forkserver").Process(target=_call_on_one_thread, args=(function, *args))
     process.start()
     return process
-
-
-def _fork_server() -> ForkServerContext:
-    multiprocessing.set_forkserver_preload(PRELOADED)
-    return multiprocessing.get_context("forkserver")
 
 
 @contextmanager
