@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,19 @@ class Configuration(CLI):
 
     def set_seed(self) -> None:
         """Leaves the random state alone."""
+
+
+class _Unparsed(Configuration):
+    """Has a parser and parses nothing."""
+
+    def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
+        self.config = parser.get_defaults(skip_validation=True)
+
+
+@cache
+def fit_parser() -> LightningArgumentParser:
+    """The parser of a whole configuration; it can parse many, and making it takes a third of the time of one."""
+    return _Unparsed(run=False).parser
 
 
 def _as_list(value: Any) -> list[Any]:

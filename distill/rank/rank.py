@@ -12,16 +12,15 @@ from typing import Any
 import numpy as np
 import torch
 from lightning.pytorch import LightningModule
-from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
 from distill.atomic import atomic_write
 from distill.checkpoint import load_network
 from distill.command.command_line import CLI
 from distill.rank.bootstrap import Sums, joined, sums_of
 from distill.rank.table import Candidate, write_ranking
-from distill.study.plan_file import merged, read_plan
+from distill.study.plan_file import merged, plan_parser, read_plan
 from distill.study.pool import run_with_dependencies
+from distill.study.progress import progress_bar
 from distill.study.run import Run, sentence
 from distill.study.study import Study, plan_runs, train_runs
 from distill.supervised import Supervised
@@ -161,8 +160,7 @@ def rank(arguments: list[str]) -> None:
         arguments: The command line after ``rank``; see ``python train.py rank --help``.
     """
     description = "Ranks candidate teachers by their divergence from a student."
-    fields = read_plan(Ranking, "rank", description, arguments)
-    plan = Ranking(**fields)
+    plan = Ranking(**read_plan(plan_parser(Ranking, "rank", description), arguments))
     runs = {(run.row, run.seed): run for run in plan_runs(plan.study)}
     trained = [run for run in runs.values() if run.row not in plan.given]
     for run in trained:
@@ -219,15 +217,13 @@ def _compare_all(plan: Ranking, pairs: list[Pair]) -> dict[Pair, str]:
     """Compares what is not compared yet; returns what failed, with its error."""
     failed = {}
     to_do = [pair for pair in pairs if pair.result() is None]
-    with Progress(SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn()) as progress:
-        bar = progress.add_task("comparing", total=len(pairs), completed=len(pairs) - len(to_do))
+    with progress_bar("comparing", len(pairs), len(pairs) - len(to_do)) as ended:
         for pair, error in run_with_dependencies(
             compare, dict.fromkeys(to_do, ()), workers=plan.workers, preload=[__name__]
         ):
-            progress.update(bar, advance=1, description=escape(str(pair)))
             if error is not None:
                 failed[pair] = sentence(error)
-                progress.console.print(f"{pair} failed: {failed[pair]}", style="red", markup=False)
+            ended(pair, failed.get(pair))
     return failed
 
 

@@ -10,11 +10,10 @@ import numpy as np
 import pandas as pd
 from matplotlib.figure import Figure
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 
 from distill.atomic import atomic_write
 from distill.rank.bootstrap import MEASURES, Floats, Sums, divergences, interval, resampled
+from distill.study.text_table import TextTable
 
 NAMES = {"ncjsd": "NCJSD", "tcjsd": "TCJSD", "cmd": "CMD"}
 
@@ -48,11 +47,14 @@ def write_ranking(candidates: list[Candidate], confidence: float, resamples: int
     if ranked:
         table, correlation = summarise(ranked, confidence, resamples)
         remarks = [*([correlation] if correlation else []), *remarks]
-        headings, lines = _cells(table)
-        _write(table, headings, lines, remarks, folder)
+        text = _text_table(table)
+        with atomic_write(folder / "ranking.csv") as draft:
+            table.to_csv(draft, index=False)
+        with atomic_write(folder / "ranking.md") as draft:
+            draft.write_text(text.markdown(remarks))
         with atomic_write(folder / "ranking.png") as draft:
             _figure(table).savefig(draft, dpi=150)
-        console.print(_rich_table(headings, lines, folder.name))
+        console.print(text.rich(folder.name))
     for remark in remarks:
         console.print(remark, markup=False)
 
@@ -130,7 +132,7 @@ def _correlation(
     )
 
 
-def _cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
+def _text_table(table: pd.DataFrame) -> TextTable:
     name = str(table["score name"][0])
     headings = ["order", "teacher", f"its {name}", *(NAMES[measure] for measure in MEASURES), "first in"]
     headings += [f"student's {name} afterwards"] if "after" in table else []
@@ -140,26 +142,7 @@ def _cells(table: pd.DataFrame) -> tuple[list[str], list[list[str]]]:
         cells += [f"{line[m]:.3f} [{line[f'{m} low']:.3f}, {line[f'{m} high']:.3f}]" for m in MEASURES]
         cells.append(f"{line['first']:.0%}")
         lines.append(cells + ([f"{line['after']:.3f}"] if "after" in table else []))
-    return headings, lines
-
-
-def _write(table: pd.DataFrame, headings: list[str], lines: list[list[str]], remarks: list[str], folder: Path) -> None:
-    with atomic_write(folder / "ranking.csv") as draft:
-        table.to_csv(draft, index=False)
-    rules = ["---:", "---", *["---:"] * (len(headings) - 2)]
-    escaped = [[cell.replace("|", r"\|") for cell in cells] for cells in [headings, rules, *lines]]
-    with atomic_write(folder / "ranking.md") as draft:
-        rows = "".join(f"| {' | '.join(cells)} |\n" for cells in escaped)
-        draft.write_text(rows + "".join(f"\n{remark}\n" for remark in remarks))
-
-
-def _rich_table(headings: list[str], lines: list[list[str]], title: str) -> Table:
-    table = Table(title=escape(title))
-    for heading in headings:
-        table.add_column(escape(heading), justify="left" if heading == "teacher" else "right")
-    for line in lines:
-        table.add_row(*map(escape, line))
-    return table
+    return TextTable(headings, lines, labels=[headings.index("teacher")])
 
 
 def _figure(table: pd.DataFrame) -> Figure:

@@ -1,9 +1,10 @@
-"""The file of a study or a ranking, and what the command line changes in it."""
+"""The file of a study or a ranking, the files that it names, and what the command line changes in it."""
 
 from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -12,30 +13,45 @@ from jsonargparse import get_loader
 from distill.command.errors import ConfigurationError
 from distill.command.parser import Parser
 
+INCLUDE = "include"
+
 NAMED = ("rows", "columns", "candidates")
-"""Parts whose first keys are names, so that one of which nothing is known is a typing error."""
+"""Parts whose first keys are names, so that an unknown key is a typing error."""
 
 
-def read_plan(kind: type, command: str, description: str, arguments: list[str]) -> dict[str, Any]:
-    """What a command line and the file that it names say, by the arguments of a class.
-
-    An option such as ``--base.trainer.max_epochs 3`` sets one entry of a part of the file, and keeps the others.
+def plan_parser(kind: type, command: str, description: str) -> Parser:
+    """The parser of a command that reads a file: ``--config`` and the arguments of a class.
 
     Args:
         kind: The class, whose docstring is the help.
         command: The command's name.
-        description: What it does, for the help.
-        arguments: The command line after its name.
+        description: What the command does, for the help.
+    """
+    parser = Parser(prog=f"train.py {command}", description=description, print_config=None)
+    parser.add_argument("--config", type=str, help="The file. --PART.KEY VALUE sets one entry of it.")
+    parser.add_class_arguments(kind)
+    return parser
+
+
+def read_plan(parser: Parser, arguments: list[str]) -> dict[str, Any]:
+    """What a command line and the file that it names say, by the arguments of the parser's class.
+
+    An option such as ``--base.trainer.max_epochs 3`` sets one entry of a part of the file, and keeps the others.
+
+    Args:
+        parser: Of :func:`plan_parser`.
+        arguments: The command line after the command's name.
 
     Raises:
-        ConfigurationError: An argument is unknown or has a wrong value, or a row, a column or a candidate has no such
-            name.
+        ConfigurationError: An argument is unknown or has a wrong value, a file cannot be read, or a row, a column or a
+            candidate has no such name.
     """
-    parser = Parser(prog=f"train.py {command}", description=description)
-    parser.add_argument("--config", action="config", help="The file, of which --PART.KEY VALUE sets one entry.")
-    parser.add_class_arguments(kind)
-    whole, entries = _split(arguments)
-    fields: dict[str, Any] = parser.parse_args(whole).as_dict()
+    files, whole, entries = _split(arguments)
+    content: dict[str, Any] = {}
+    for file in files:
+        content = merged(content, read_file(Path(file)))
+    given = parser.parse_object(content) if files else None
+    fields: dict[str, Any] = parser.parse_args(whole, namespace=given).as_dict()
     del fields["config"]
     for path, text in entries:
         part, _, rest = path.partition(".")
@@ -48,6 +64,54 @@ def read_plan(kind: type, command: str, description: str, arguments: list[str]) 
     return fields
 
 
+def read_file(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The content of a YAML file, with the content of the files that it names in their place.
+
+    A value that ends in ``.yaml`` names a file. The key ``include`` names one, or a list of them; what stands beside it
+    is merged over their content. All paths are relative to the file that names them.
+
+    Args:
+        path: The file.
+        readers: The files that led to it, the first one first.
+
+    Raises:
+        ConfigurationError: There is no such file, it is not a mapping, or it leads back to itself.
+    """
+    by = f", which {readers[-1]} names" if readers else ""
+    if path.resolve() in [reader.resolve() for reader in readers]:
+        raise ConfigurationError(f"{path} leads back to itself: {' -> '.join(map(str, (*readers, path)))}")
+    if not path.is_file():
+        raise ConfigurationError(f"there is no file {path}{by}")
+    try:
+        content = get_loader("yaml")(path.read_text())
+    except (yaml.YAMLError, UnicodeDecodeError):
+        raise ConfigurationError(f"{path}{by} is not valid YAML") from None
+    if not isinstance(content, dict):
+        raise ConfigurationError(f"{path}{by} must hold keys and values")
+    resolved: dict[str, Any] = _with_files(content, path, readers)
+    return resolved
+
+
+def _with_files(part: Any, path: Path, readers: tuple[Path, ...]) -> Any:
+    def content_of(name: Any) -> dict[str, Any]:
+        if not isinstance(name, str):
+            raise ConfigurationError(f"{path}: {INCLUDE} must name files, got {name!r}")
+        return read_file(path.parent / name, (*readers, path))
+
+    if isinstance(part, list):
+        return [_with_files(item, path, readers) for item in part]
+    if isinstance(part, str) and part.endswith(".yaml"):
+        return content_of(part)
+    if not isinstance(part, dict):
+        return part
+    included = part.get(INCLUDE, [])
+    result: dict[str, Any] = {}
+    for name in included if isinstance(included, list) else [included]:
+        result = merged(result, content_of(name))
+    own = {key: _with_files(value, path, readers) for key, value in part.items() if key != INCLUDE}
+    return merged(result, own)
+
+
 def merged(base: Any, part: Any) -> Any:
     """One part of a configuration over another, as several ``--config`` merge."""
     if not isinstance(base, dict) or not isinstance(part, dict):
@@ -57,18 +121,22 @@ def merged(base: Any, part: Any) -> Any:
     return base | {key: merged(base.get(key), value) for key, value in part.items()}
 
 
-def _split(arguments: list[str]) -> tuple[list[str], list[tuple[str, str]]]:
-    """The options by their names, and those of entries as paths and values."""
+def _split(arguments: list[str]) -> tuple[list[str], list[str], list[tuple[str, str]]]:
+    """The files, the options of whole arguments, and those of entries as paths and values."""
+    files: list[str] = []
     whole: list[str] = []
     entries: list[tuple[str, str]] = []
     remaining = iter(arguments)
     for argument in remaining:
         option, *value = re.split(r"(?<! )=(?! )", argument, maxsplit=1)  # a name may hold " = "
+        if option == "--config":
+            files.append(value[0] if value else _next(option, remaining))
+            continue
         if not option.startswith("--") or "." not in option or option.endswith(".help"):
             whole.append(argument)
             continue
         entries.append((option.removeprefix("--"), value[0] if value else _next(option, remaining)))
-    return whole, entries
+    return files, whole, entries
 
 
 def _next(option: str, remaining: Iterator[str]) -> str:

@@ -42,10 +42,15 @@ class Run:
     def arguments(self) -> list[str]:
         """The command line of this training."""
         study, name = self.folder.parents[2], self.folder.parent.relative_to(self.folder.parents[2])
-        arguments = [part for path in self.configs for part in ("--config", str(path))]
-        arguments += ["--seed_everything", str(self.seed), "--logs_dir", str(study), "--name", str(name)]
+        arguments = [*self.settings_arguments(), "--logs_dir", str(study), "--name", str(name)]
         arguments += ["--version", self.folder.name, "--trainer.default_root_dir", str(self.folder)]
         arguments += ["--trainer.enable_progress_bar", "false", "--trainer.enable_model_summary", "false"]
+        return arguments
+
+    def settings_arguments(self) -> list[str]:
+        """The part of the command line that says what is trained, and not where it is written."""
+        arguments = [part for path in self.configs for part in ("--config", str(path))]
+        arguments += ["--seed_everything", str(self.seed)]
         for key, value in self.settings:
             arguments += [f"--{key}", value]
         if self.teacher is not None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import re
+import sys
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -12,18 +13,17 @@ from typing import Any, Literal
 
 import torch
 import yaml
-from rich.markup import escape
-from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 
 from distill.atomic import atomic_write
-from distill.command.command_line import Configuration
+from distill.command.command_line import fit_parser
 from distill.command.errors import ConfigurationError
 from distill.command.run_folder import path_within
 from distill.study.confined import check_confined, check_job_parameters
 from distill.study.depth_comparison import depth_comparison
 from distill.study.figure import Panel, split_number, write_figure
-from distill.study.plan_file import read_plan
+from distill.study.plan_file import plan_parser, read_plan
 from distill.study.pool import run_with_dependencies
+from distill.study.progress import progress_bar
 from distill.study.run import Run, sentence, train, train_group, write_result
 from distill.study.table import Score, write_tables
 
@@ -47,7 +47,8 @@ class Study:
             the same column and seed: ``"{student}/checkpoints/best.ckpt"`` lies in the folder of the row ``student``.
         teacher: What sets the teacher's run apart; without it rows that need a teacher name their own checkpoint.
         columns: What sets each column apart, by the column's name; mostly ``data``. Where it is the networks, a
-            column's ``teacher`` sets its teacher's run apart, in place of the column's ``model``.
+            column's ``teacher`` sets its teacher's run apart, and its ``rows``, by name, a row that has other
+            networks than most, such as a student without distillation: each in place of the column's ``model``.
         seeds: The seeds of the runs, or how many, counted from 0. A data module with an argument ``seed`` is given the
             same one, so that every seed is new data as well, unless base, row or column set it.
         reference: The row that the others are compared with: the student without distillation.
@@ -112,6 +113,8 @@ class Study:
             asked += [("a panel's row", row, [*rows, *lines] if panel.column else rows) for row in panel.rows or ()]
         asked += [("a panel's column", panel.column, list(self.columns)) for panel in self.panels if panel.column]
         asked += [("a row that trains alone", row, rows) for row in self.alone]
+        apart = [row for column in self.columns.values() for row in column.get("rows", {})]
+        asked += [("a row that a column sets apart", row, list(self.rows)) for row in apart]
         for score in self.scores:
             asked += [(f"a row of the paper's {score.metric}", row, rows) for row in score.paper]
             places = [column for values in score.paper.values() if isinstance(values, dict) for column in values]
@@ -134,6 +137,11 @@ class Study:
         return Path(self.logs_dir, self.name)
 
     @property
+    def all_rows(self) -> dict[str, dict]:
+        """The rows, and above them the teacher where there is one."""
+        return ({"teacher": self.teacher} if self.teacher is not None else {}) | self.rows
+
+    @property
     def all_seeds(self) -> list[int]:
         """The seeds one by one."""
         return self.seeds if isinstance(self.seeds, list) else list(range(self.seeds))
@@ -142,20 +150,90 @@ class Study:
 def study(arguments: list[str]) -> None:
     """Runs what a study file describes and writes its tables and its figure beside the runs.
 
-    Runs that have a result already are not repeated, so a study that was stopped goes on. One that fails is named in
-    the table with its error, of which ``error.txt`` in its folder tells more; the others go on.
+    Runs that have a result already are not repeated: a study that was stopped continues. A run that fails is named in
+    the table with its error, and ``error.txt`` in its folder has the traceback; the other runs continue.
 
     Args:
         arguments: The command line after ``study``; see ``python train.py study --help``.
     """
-    fields = read_plan(Study, "study", "Trains a grid of runs and prints one table.", arguments)
+    parser = plan_parser(Study, "study", "Trains a grid of runs and prints one table.")
+    parser.add_argument("--only", nargs="+", metavar="ROW", help="Runs these rows, the reference and their teachers.")
+    parser.add_argument("--only-column", nargs="+", metavar="COLUMN", help="Runs these columns.")
+    parser.add_argument(
+        "--print_config",
+        nargs="+",
+        metavar=("ROW", "COLUMN"),
+        help="Prints the configuration of one run, for fit --config; COLUMN may be left out where there is one.",
+    )
+    fields = read_plan(parser, arguments)
+    rows, columns, printed = (fields.pop(name) for name in ("only", "only_column", "print_config"))
     plan = Study(**fields | {name: [_made(kind, part) for part in fields[name]] for name, kind in LISTED.items()})
+    if printed is not None:
+        sys.stdout.write(configuration_of(plan, *printed))
+        return
     runs = plan_runs(plan)
-    train_runs(plan, runs)
-    results = [_line(run) for run in runs]
+    asked = chosen_runs(plan, runs, rows, columns)
+    train_runs(plan, asked)
+    shown = [run for run in runs if run in asked or run.result() is not None]
+    results = [_line(run) for run in shown]
     write_tables(results, plan.scores, plan.reference, plan.folder)
     write_figure(results, plan.panels, plan.scores, plan.reference, plan.folder)
-    _compare_depths(runs, plan.folder)
+    _compare_depths(shown, plan.folder)
+
+
+def chosen_runs(plan: Study, runs: list[Run], rows: list[str] | None, columns: list[str] | None) -> list[Run]:
+    """The runs of some rows and columns, those of the reference, and those that they need.
+
+    Args:
+        plan: The study.
+        runs: All of its runs.
+        rows: Names of rows, ``teacher`` among them; all rows by default.
+        columns: Names of columns; all columns by default.
+
+    Raises:
+        ConfigurationError: There is no row or column of such a name; names those that there are.
+    """
+    _check_known("row", rows or [], list(plan.all_rows))
+    _check_known("column", columns or [], list(plan.columns))
+    wanted = {
+        run
+        for run in runs
+        if (rows is None or run.row in (*rows, plan.reference)) and (columns is None or run.column in columns)
+    }
+    for run in reversed(runs):  # a run needs only runs before it
+        if run in wanted:
+            wanted.update(run.after)
+    return [run for run in runs if run in wanted]
+
+
+def configuration_of(plan: Study, row: str, column: str | None = None, *more: str) -> str:
+    """The whole configuration of one run as YAML, which ``fit --config`` takes; its seed is the study's first.
+
+    Args:
+        plan: The study.
+        row: The name of a row, or ``teacher``.
+        column: The name of a column; may be left out where there is one.
+        more: Nothing; what a command line holds too much.
+
+    Raises:
+        ConfigurationError: There is no row or column of such a name, or too much or too little is named.
+    """
+    if more or (column is None and len(plan.columns) > 1):
+        known = ", ".join(map(repr, plan.columns))
+        raise ConfigurationError(f"--print_config takes a row and a column; the columns are {known}")
+    column = next(iter(plan.columns)) if column is None else column
+    _check_known("row", [row], list(plan.all_rows))
+    _check_known("column", [column], list(plan.columns))
+    run = next(run for run in plan_runs(plan, row, column) if run.row == row)
+    name = "/".join([plan.name, *([_file_name(column)] if column else []), _file_name(row)])
+    configuration = fit_parser().parse_args([*run.settings_arguments(), "--name", name])
+    return str(fit_parser().dump(configuration, skip_unset=False))
+
+
+def _check_known(what: str, names: list[str], known: list[str]) -> None:
+    for name in names:
+        if name not in known:
+            raise ConfigurationError(f"there is no {what} {name!r}; there are {', '.join(map(repr, known))}")
 
 
 def train_runs(plan: Study, runs: list[Run]) -> None:
@@ -163,12 +241,10 @@ def train_runs(plan: Study, runs: list[Run]) -> None:
     to_run = unfinished(runs)
     for run in to_run:
         (run.folder / "result.json").unlink(missing_ok=True)  # or an old error would pass for a new one
-    with Progress(SpinnerColumn(), *Progress.get_default_columns(), TimeElapsedColumn()) as progress:
-        bar = progress.add_task(plan.name, total=len(runs), completed=len(runs) - len(to_run))
+    with progress_bar(plan.name, len(runs), len(runs) - len(to_run)) as ended:
         for run, error in _train_on_cluster(plan, to_run) if plan.cluster else _train_here(plan, to_run):
-            progress.update(bar, advance=1, description=escape(str(run)))
+            ended(run, error)
             if error is not None:
-                progress.console.print(f"{run} failed: {error}", style="red", markup=False)
                 write_result(run, {"error": error})
 
 
@@ -176,33 +252,35 @@ def _made(kind: type, asked: Any) -> Any:
     return asked if isinstance(asked, kind) else kind(**asked)
 
 
-def plan_runs(plan: Study) -> list[Run]:
-    """All trainings of a study, teachers before the rows that need them; writes their configurations.
+def plan_runs(plan: Study, only_row: str | None = None, only_column: str | None = None) -> list[Run]:
+    """The trainings of a study, teachers before the rows that need them; writes their configurations.
+
+    Args:
+        plan: The study.
+        only_row: The one row to plan, with the rows that it needs; all rows by default.
+        only_column: The one column to plan; all columns by default.
 
     Raises:
         ConfigurationError: A row, a column or the teacher is no configuration of a fit, or would write outside of the
             study's folder; names it.
         ValueError: Two rows or columns would share a folder.
     """
-    rows = ({"teacher": plan.teacher} if plan.teacher is not None else {}) | plan.rows
+    rows = plan.all_rows
     for names in (rows, plan.columns):
         if len({_file_name(name) for name in names}) < len(names):
             raise ValueError(f"of {', '.join(map(repr, names))} two differ only in special characters: rename one")
-    parts = {"base": plan.base}
-    parts |= {f"columns/{_file_name(name)}": _of_rows(part) for name, part in plan.columns.items()}
-    parts |= {f"teachers/{_file_name(name)}": _of_teacher(part) for name, part in plan.columns.items()}
-    parts |= {f"rows/{_file_name(name)}": part for name, part in rows.items()}
+    parts = _parts(plan)
     files = {name: plan.folder / "configs" / f"{name}.yaml" for name in parts}
     for name, path in files.items():
         with atomic_write(path) as draft:
             draft.write_text(yaml.safe_dump(parts[name], sort_keys=False))
     runs: dict[tuple[str, str, int], Run] = {}
-    for column in plan.columns:
-        for row in rows:
-            setting = f"{'teachers' if row == 'teacher' else 'columns'}/{_file_name(column)}"
+    for column in plan.columns if only_column is None else [only_column]:
+        for row in rows if only_row is None else _with_needed(plan, only_row):
+            setting = f"columns/{_file_name(column)}/{_file_name(row)}"
+            setting = setting if setting in parts else f"columns/{_file_name(column)}"
             part = parts[setting]
-            merged = ("base", f"rows/{_file_name(row)}", setting)
-            configs = tuple(files[name] for name in merged)
+            configs = tuple(files[name] for name in ("base", f"rows/{_file_name(row)}", setting))
             config = _parse(column, row, configs, plan.folder)
             learns = plan.teacher is not None and row != "teacher" and _lacks_teacher_weights(config.model)
             named = {key for given in (plan.base, rows[row], part) for key in _data_seeds(given.get("data") or {})}
@@ -230,6 +308,27 @@ def plan_runs(plan: Study) -> list[Run]:
     return list(runs.values())
 
 
+def _parts(plan: Study) -> dict[str, dict]:
+    """The parts of which the configuration of a run is merged, by the names of their files."""
+    parts = {"base": plan.base} | {f"rows/{_file_name(name)}": part for name, part in plan.all_rows.items()}
+    for name, column in plan.columns.items():
+        common = {key: value for key, value in column.items() if key not in ("rows", "teacher")}
+        shared = {key: value for key, value in common.items() if key != "model"}
+        apart = column.get("rows", {}) | ({"teacher": column["teacher"]} if "teacher" in column else {})
+        parts[f"columns/{_file_name(name)}"] = common
+        parts |= {f"columns/{_file_name(name)}/{_file_name(row)}": shared | part for row, part in apart.items()}
+    return parts
+
+
+def _with_needed(plan: Study, row: str) -> list[str]:
+    """The row and those above it whose files it may use."""
+    needed = {row, "teacher"}
+    for name, part in reversed(plan.all_rows.items()):
+        if name in needed:
+            needed.update(used for _, used, _ in _used(part))
+    return [name for name in plan.all_rows if name in needed]
+
+
 def _used(part: dict, prefix: str = "") -> Iterator[tuple[str, str, str]]:
     """The keys of a configuration whose values are files of other runs, with the row's name and the file."""
     for key, value in part.items():
@@ -244,18 +343,6 @@ def _run_used(runs: dict[tuple[str, str, int], Run], column: str, row: str, name
         above = ", ".join(dict.fromkeys(repr(row) for _, row, _ in runs))
         raise ValueError(f"row {row!r} uses a file of {name!r}, which is no row above it; those are {above or 'none'}")
     return runs[column, name, seed]
-
-
-def _of_rows(column: dict) -> dict:
-    return {key: value for key, value in column.items() if key != "teacher"}
-
-
-def _of_teacher(column: dict) -> dict:
-    """What a column says of its teacher's run."""
-    if "teacher" not in column:
-        return column
-    shared = {key: value for key, value in column.items() if key not in ("model", "teacher")}
-    return {**shared, **column["teacher"]}
 
 
 def unfinished(runs: list[Run]) -> list[Run]:
@@ -305,7 +392,7 @@ def _train_on_cluster(plan: Study, runs: list[Run]) -> Iterator[tuple[Run, str |
 def _parse(column: str, row: str, configs: tuple[Path, ...], folder: Path) -> Any:
     arguments = [part for path in configs for part in ("--config", str(path))]
     try:
-        config = Configuration(arguments, run=False).config
+        config = fit_parser().parse_args(arguments)
         check_confined(config, folder)
         return config
     except (ConfigurationError, ValueError) as error:

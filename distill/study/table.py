@@ -8,11 +8,10 @@ from typing import Any
 
 import pandas as pd
 from rich.console import Console
-from rich.markup import escape
-from rich.table import Table
 from scipy.special import stdtrit
 
 from distill.atomic import atomic_write
+from distill.study.text_table import TextTable
 
 NONE = "-"
 CONFIDENCE = 0.95
@@ -115,7 +114,7 @@ def write_tables(results: list[dict[str, Any]], scores: list[Score], reference: 
     """
     runs = with_all_scores(results, scores)
     summary = summarise(runs, scores, reference)
-    headings, lines = _cells(summary, scores, reference)
+    table = _text_table(summary, scores, reference)
     logged = [name for name in runs if "/" in name and runs[name].notna().any()]
     missing = [score.metric for score in scores if score.metric not in logged]
     remarks = [f"no run logged {metric}; there are {', '.join(logged)}" for metric in missing if logged]
@@ -130,9 +129,9 @@ def write_tables(results: list[dict[str, Any]], scores: list[Score], reference: 
     with atomic_write(folder / "table.csv") as draft:
         summary.to_csv(draft, index=False)
     with atomic_write(folder / "table.md") as draft:
-        draft.write_text(_markdown(headings, lines, [*(line.replace("*", r"\*") for line in legend), *remarks]))
+        draft.write_text(table.markdown([*(line.replace("*", r"\*") for line in legend), *remarks]))
     console = Console()
-    console.print(_rich_table(headings, lines, folder.name))
+    console.print(table.rich(folder.name, sections="setting" in table.headings))
     for line in legend:
         console.print(line, markup=False)
     for remark in remarks:
@@ -145,15 +144,7 @@ def with_all_scores(results: list[dict[str, Any]], scores: list[Score]) -> pd.Da
     return runs.reindex(columns=[*runs, *(score.metric for score in scores if score.metric not in runs)])
 
 
-def _markdown(headings: list[str], lines: list[list[str]], notes: list[str]) -> str:
-    labels = headings.index("run") + 1
-    rules = [*["---"] * labels, *["---:"] * (len(headings) - labels)]
-    escaped = [[cell.replace("|", r"\|") for cell in cells] for cells in [headings, rules, *lines]]
-    table = "".join(f"| {' | '.join(cells)} |\n" for cells in escaped)
-    return table + "".join(f"\n{note}\n" for note in notes)
-
-
-def _cells(summary: pd.DataFrame, scores: list[Score], reference: str | None) -> tuple[list[str], list[list[str]]]:
+def _text_table(summary: pd.DataFrame, scores: list[Score], reference: str | None) -> TextTable:
     first, *others = scores
     has_settings = any(summary["column"])
     headings = [*(["setting"] if has_settings else []), "run", first.heading]
@@ -173,7 +164,7 @@ def _cells(summary: pd.DataFrame, scores: list[Score], reference: str | None) ->
         for score in others:
             cells += [_number(line[score.metric], score), *([_printed(score, *place)] if score.paper else [])]
         lines.append(cells)
-    return headings, lines
+    return TextTable(headings, lines, labels=range(headings.index("run") + 1))
 
 
 def _spread(line: dict[str, Any], key: str, score: Score, sign: str = "") -> str:
@@ -201,13 +192,3 @@ def _printed(score: Score, row: str, column: str, reference: str | None = None) 
 
 def _number(value: Any, score: Score, sign: str = "") -> str:
     return NONE if pd.isna(value) else f"{value * score.scale:{sign}.{score.digits}f}"
-
-
-def _rich_table(headings: list[str], lines: list[list[str]], title: str) -> Table:
-    table = Table(title=escape(title))
-    for position, heading in enumerate(headings):
-        table.add_column(escape(heading), justify="left" if position <= headings.index("run") else "right")
-    for line, following in zip(lines, [*lines[1:], None], strict=True):
-        ends = "setting" in headings and (following is None or following[0] != line[0])
-        table.add_row(*map(escape, line), end_section=ends)
-    return table

@@ -198,6 +198,22 @@ def test_a_study_cannot_leave_its_folder_by_another_file(tmp_path: Path, capsys:
     assert "dirpath must lie in the study's folder" in line
 
 
+@pytest.mark.parametrize("where", ["../trainer.yaml", "trainer.yaml"])
+def test_a_study_cannot_leave_its_folder_by_a_file_that_it_includes(
+    where: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    folder = tmp_path / "study"
+    folder.mkdir()
+    writes = callback("ModelCheckpoint", dirpath="/tmp/other")["trainer"]
+    (folder / where).write_text(yaml.safe_dump({"rows": {"student": {"trainer": writes}}}))
+    line = error_of(write(folder, include=where, columns={"": {}}, teacher=None), capsys)
+    assert "dirpath must lie in the study's folder" in line
+    (folder / where).write_text(yaml.safe_dump(writes))
+    rows = {"student": {"trainer": {"include": where}}}
+    line = error_of(write(folder, rows=rows, columns={"": {}}, teacher=None), capsys)
+    assert "dirpath must lie in the study's folder" in line
+
+
 def test_a_study_may_write_into_its_folder_log_to_a_server_and_read_from_anywhere(tmp_path: Path) -> None:
     mlflow = logger("MLFlowLogger", save_dir="{inside}", tracking_uri="https://server/x")["trainer"]
     averaged = callback("ModelCheckpoint", dirpath="{inside}", filename="{epoch}/{step}", monitor="val/accuracy")

@@ -14,12 +14,13 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 import yaml
 from lightning.pytorch import Trainer
 from PIL import Image
 
 from distill.cli import main
-from distill.command.command_line import Configuration
+from distill.command.command_line import Configuration, fit_parser
 from distill.study.run import Run, train, write_result
 from distill.study.study import Study, plan_runs, unfinished
 from distill.study.table import Score
@@ -181,6 +182,68 @@ def test_a_changed_row_is_trained_anew_and_no_other(study: Path, tmp_path: Path)
         f"{column}/KD/{seed}" for column in ("level_1", "level_6") for seed in ("seed_0", "seed_1")
     }
     assert configuration_of(folder, "level_1/KD/seed_0")["model"]["init_args"]["temperature"] == 5
+
+
+def test_a_part_of_a_study_is_trained_with_the_reference_and_its_teachers(tmp_path: Path) -> None:
+    arguments = [*write(tmp_path), "--only", "KD", "--only-column", "level 6", "--seeds", "1"]
+    main(arguments)
+    assert set(results_in(tmp_path)) == {f"level_6/{row}/seed_0" for row in ("teacher", "student", "KD")}
+    assert list(pd.read_csv(tmp_path / "tiny/results.csv")["row"]) == ["teacher", "student", "KD"]
+
+
+def test_the_table_of_a_part_shows_all_runs_that_have_a_result(study: Path, tmp_path: Path) -> None:
+    folder = tmp_path / "copy"
+    shutil.copytree(study, folder)
+    before = results_in(folder)
+    main([*write(folder), "--only", "KD", "student"])
+    assert results_in(folder) == before
+    assert (folder / "tiny/results.csv").read_bytes() == (study / "tiny/results.csv").read_bytes()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "sentence"),
+    [
+        (["--only", "DKD"], "there is no row 'DKD'; there are 'teacher', 'student', 'KD', 'broken'"),
+        (["--only", "KD", "--only-column", "level 2"], "there is no column 'level 2'; there are 'level 1', 'level 6'"),
+        (["--print_config", "DKD", "level 1"], "there is no row 'DKD'; there are 'teacher', 'student', 'KD', 'broken'"),
+        (["--print_config", "KD", "level 2"], "there is no column 'level 2'; there are 'level 1', 'level 6'"),
+        (["--print_config", "KD"], "--print_config takes a row and a column; the columns are 'level 1', 'level 6'"),
+        (["--print_config", "KD", "level 1", "x"], "--print_config takes a row and a column"),
+    ],
+)
+def test_an_unknown_row_or_column_of_a_part_is_one_sentence(
+    arguments: list[str], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    with pytest.raises(SystemExit) as exit_:
+        main([*write(tmp_path), *arguments])
+    assert exit_.value.code == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: {sentence}")
+    assert not list(tmp_path.rglob("seed_*"))
+
+
+def test_a_printed_configuration_is_that_of_the_run_and_fits(
+    study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([*write(study), "--print_config", "KD", "level 6"])
+    path = tmp_path / "kd.yaml"
+    path.write_text(capsys.readouterr().out)
+    printed = fit_parser().parse_args(["--config", str(path)])
+    (run,) = (run for name, run in plan(study).items() if name == "level 6 · KD · seed 0")
+    trained = fit_parser().parse_args(run.arguments())
+    for part in ("model", "data", "seed_everything"):
+        assert getattr(printed, part) == getattr(trained, part)
+    placed = dict.fromkeys(("default_root_dir", "enable_progress_bar", "enable_model_summary"))
+    assert printed.trainer.as_dict() == trained.trainer.as_dict() | placed
+    assert (
+        Path(printed.model.init_args.teacher_checkpoint) == study / "tiny/level_6/teacher/seed_0/checkpoints/best.ckpt"
+    )
+
+    main(["fit", "--config", str(path), "--logs_dir", str(tmp_path / "logs"), "--trainer.enable_progress_bar", "false"])
+    best = torch.load(tmp_path / "logs/tiny/level_6/KD/version_0/checkpoints/best.ckpt", weights_only=True)
+    of_study = torch.load(run.best, weights_only=True)
+    assert best["state_dict"].keys() == of_study["state_dict"].keys()
+    assert all(torch.equal(value, best["state_dict"][name]) for name, value in of_study["state_dict"].items())
 
 
 def test_jobs_of_a_cluster_give_the_same_results_as_processes_here(study: Path, tmp_path: Path) -> None:
@@ -349,6 +412,20 @@ def test_a_column_of_networks_says_what_its_teacher_is(tmp_path: Path) -> None:
     assert configuration("linear · teacher · seed 0").network.init_args.hidden != [9]
 
 
+def test_a_column_of_networks_sets_a_row_apart_that_has_others(tmp_path: Path) -> None:
+    wide = {"class_path": "distill.models.MLP", "init_args": {"in_features": 25, "num_classes": 2, "hidden": [9]}}
+    rows = {"student": {"model": {"class_path": "distill.Supervised", "init_args": STUDENT}}, "KD": {}}
+    level = {"data": {"init_args": {"level": 3}}}
+    apart = {"student": {"model": {"init_args": {"network": wide}}}}
+    columns = {"wide": {"rows": apart, "teacher": {}, "model": {"init_args": {"student": wide}}, **level}}
+    runs = plan(tmp_path, rows=rows, columns=columns)
+    student, kd = (
+        fit_parser().parse_args(runs[f"wide · {row} · seed 0"].settings_arguments()) for row in ("student", "KD")
+    )
+    assert student.model.init_args.network.init_args.hidden == kd.model.init_args.student.init_args.hidden == [9]
+    assert student.data.init_args.level == kd.data.init_args.level == 3
+
+
 def test_a_study_may_have_neither_teacher_nor_columns(tmp_path: Path) -> None:
     rows = {"student": {"model": {"class_path": "distill.Supervised", "init_args": STUDENT}}}
     data = {"data": {"class_path": "datamodules.GaussianPair", "init_args": {"level": 2}}}
@@ -422,6 +499,7 @@ def test_a_typo_is_named_with_row_and_column_before_anything_is_trained(
         ({"scores": [{"metric": "x", "paper": {"DKD": 1}}]}, "a row of the paper's x is 'DKD', but there are"),
         ({"scores": [{"metric": "x", "paper": {"KD": {"level 2": 1}}}]}, "a column of the paper's x is 'level 2'"),
         ({"scores": [{"metrik": "test/accuracy"}]}, "metrik"),
+        ({"columns": {"a": {"rows": {"DKD": {}}}}}, "a row that a column sets apart is 'DKD', but there are 'student'"),
     ],
 )
 def test_a_wrong_study_file_is_one_sentence(
