@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from distill.base import Batch, DistillationModule, NetworkOutput, Supervised
+    from distill.errors import UserError
     from distill.feature_mask.feature_mask import FeatureMask
     from distill.tasks import Classification, DepthEstimation, SemanticSegmentation, Task
 
@@ -18,6 +19,7 @@ __all__ = [
     "SemanticSegmentation",
     "Supervised",
     "Task",
+    "UserError",
 ]
 TASKS = ("Classification", "DepthEstimation", "SemanticSegmentation", "Task")
 
@@ -26,5 +28,5 @@ def __getattr__(name: str) -> Any:
     """Imports Lightning only for those who train: ``distill.losses`` and ``distill.metrics`` need torch alone."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = {"FeatureMask": "feature_mask", **dict.fromkeys(TASKS, "tasks")}.get(name, "base")
+    module = {"FeatureMask": "feature_mask", "UserError": "errors", **dict.fromkeys(TASKS, "tasks")}.get(name, "base")
     return getattr(import_module(f"distill.{module}"), name)
