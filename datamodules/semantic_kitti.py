@@ -46,7 +46,7 @@ class SemanticKITTI(FrameDataModule):
 
         root/sequences/00/image_2/000000.png        RGB, about 375 x 1242, of one size in each sequence
         root/sequences/00/velodyne/000000.bin       four floats a point: x, y, z in metres, intensity
-        root/sequences/00/labels/000000.label       four bytes a point, of which the lower two are the class
+        root/sequences/00/labels/000000.label       four bytes a point; the lower two are the class
         root/sequences/00/calib.txt                 P2, P3 and Tr
 
     As published, sequences 00 to 07, 09 and 10 are for training and 08 is for validation. The labels of 11 to 21 are

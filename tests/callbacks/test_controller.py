@@ -15,7 +15,7 @@ from tests.toys import ToyData, make
 
 
 class Weights(Callback):
-    """Computes the weights of a step's predictions anew."""
+    """Computes the weights of a step's predictions again."""
 
     def __init__(self) -> None:
         self.means: list[float] = []

@@ -49,7 +49,7 @@ def test_the_students_depth_is_scored_against_the_teachers(tmp_path: Path) -> No
     assert logged(scores, "test") == pytest.approx(table_2(tensors, top=3), abs=1e-6)
 
 
-def test_every_validation_starts_anew_and_the_sanity_check_does_not_count(tmp_path: Path) -> None:
+def test_every_validation_starts_from_nothing_and_the_sanity_check_does_not_count(tmp_path: Path) -> None:
     first, second = pairs(), pairs(seed=1)
     run = trainer(tmp_path, TeacherSimilarity(max_depth=MAX_DEPTH), num_sanity_val_steps=1)
     run.fit(ReplayDepth(), batches_of(**first), batches_of(**first))

@@ -133,7 +133,7 @@ def test_only_the_first_samples_are_kept_but_all_are_correlated(tmp_path: Path) 
     assert logged(run) == pytest.approx(expected(tensors, first=4), abs=1e-5)
 
 
-def test_every_epoch_is_logged_anew_and_the_sanity_check_does_not_count(tmp_path: Path) -> None:
+def test_every_epoch_is_logged_by_itself_and_the_sanity_check_does_not_count(tmp_path: Path) -> None:
     tensors = features()
     run = trainer(tmp_path, FeatureStructure(), num_sanity_val_steps=2)
     run.fit(ReplayFeatures(), batches_of(**tensors), batches_of(**tensors))

@@ -257,7 +257,7 @@ def test_arguments_out_of_range_are_refused(arguments: dict[str, float], message
         PairedAugmentation(**arguments)  # type: ignore[arg-type]
 
 
-def test_a_plain_loop_follows_seed_everything_and_draws_anew_each_time() -> None:
+def test_a_plain_loop_follows_seed_everything_and_changes_each_time() -> None:
     sampler, loops = SeededSampler(20), []
     for _ in range(2):
         seed_everything(5, verbose=False)

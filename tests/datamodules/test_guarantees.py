@@ -18,7 +18,7 @@ from datamodules.serving.datasets import SplitName, collate
 
 
 class Promise(NamedTuple):
-    """What a data module gives by default; training draws what is ``fresh`` anew in every epoch."""
+    """What a data module gives by default; training changes the modalities in ``fresh`` in every epoch."""
 
     make: Callable[..., PairedDataModule]
     shapes: dict[str, tuple[int, ...]]

@@ -97,7 +97,7 @@ def test_the_teacher_sees_the_digits_with_their_labels() -> None:
     assert sorted(seen) == sorted(label)
 
 
-def test_training_draws_noise_anew_and_validation_keeps_its_own() -> None:
+def test_training_changes_its_noise_and_validation_keeps_its_own() -> None:
     module = ready()
     epochs = []
     for loader in (module.train_dataloader, module.val_dataloader):
