@@ -1,4 +1,4 @@
-"""Networks of the papers that no library ships, and duplex ones on the libraries that do."""
+"""Networks of the papers that no library has, and duplex networks built on libraries."""
 
 from distill.models.adabins import AdaBins
 from distill.models.aic_net import AICNet

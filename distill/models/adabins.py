@@ -14,27 +14,27 @@ from distill.models.monocular import check_depths, check_image, encoder_pyramid
 
 SMALLEST_WIDTH = 1e-3
 HEADS = 4
-# rows and columns of patches at which positions are learned; others are interpolated from them
+# rows and columns of patches with learned positions; the positions of others are interpolated
 POSITIONS = (16, 32)
 
 
 class AdaBins(nn.Module):
-    """Depth from one image, as the mean of a probability over bins whose widths are found for each image.
+    """Depth from one image, as the mean of a probability over bins whose widths the network predicts for each image.
 
     Source: Bhat et al., "AdaBins: Depth Estimation Using Adaptive Bins", CVPR 2021; one of TIE-KD's teachers. A decoder
-    brings the encoder's features to half the image's size. A small transformer over patches of that feature tells the
-    widths of the bins from its first output, and from its next ones the kernels of 1x1 convolutions whose responses,
-    the range attention maps, become the logits over the bins. Depth is the mean of the bins' centres under their
-    softmax, upsampled bilinearly to the image's size.
+    brings the encoder's features to half the image's size. A small transformer works on patches of that feature. Its
+    first output gives the widths of the bins. Its next outputs give the kernels of 1x1 convolutions, whose responses,
+    the range attention maps, become the logits over the bins. Depth is the mean of the bins' centres under the softmax
+    of the logits, upsampled bilinearly to the image's size.
 
-    With ``tf_efficientnet_b5`` it has 78.3 M parameters, 78 M in the paper. Four things differ. There is no
-    chamfer loss between the bins and the ground truth: a network has no loss of its own here. timm's features end
-    before EfficientNet's last 1x1 convolution, which is here a part of the decoder and starts from random weights.
-    Positions are learned on a grid of 16 x 32 patches and interpolated to the image's, so that any size can be taken,
-    also another one than in training. And widths have the paper's 0.001 added, where the released code has 0.1.
+    With ``tf_efficientnet_b5`` it has 78.3 M parameters, 78 M in the paper. Four things differ. There is no chamfer
+    loss between the bins and the ground truth, because networks have no losses here. timm's features end before
+    EfficientNet's last 1x1 convolution, which is here a part of the decoder and starts from random weights. Positions
+    are learned on a grid of 16 x 32 patches and interpolated to the image's grid, so images may have any size, also
+    another one than in training. The widths have the paper's 0.001 added; the released code adds 0.1.
 
-    Layers to tap: ``decoder``, the feature that the transformer sees, ``embedding_dim`` channels, and ``logits``, over
-    the bins; both at stride 2.
+    Layers to tap, both at stride 2: ``decoder``, the transformer's input, with ``embedding_dim`` channels; ``logits``,
+    the logits over the bins.
 
     Args:
         encoder_name: A convolutional network of timm with features at strides 2 to 32, as ``resnet18``.
@@ -44,14 +44,14 @@ class AdaBins(nn.Module):
         decoder_channels: The decoder's width at stride 32, halved with each upsampling: a multiple of 16.
         embedding_dim: Channels of the decoded feature and of the transformer's embeddings, a multiple of its 4 heads.
         queries: Number of range attention maps.
-        patch_size: Side of the patches at half the image's size. An image has to have ``queries + 1`` of them: small
-            ones, as 64 x 208 pixels, need smaller patches, or fewer queries.
+        patch_size: Side of the patches at half the image's size. An image must have at least ``queries + 1`` patches:
+            small images, such as 64 x 208 pixels, need smaller patches or fewer queries.
         pretrained: Whether the encoder starts from timm's ImageNet weights, which are downloaded.
 
     Raises:
-        ValueError: There is no such encoder, it has other strides, the range of depths is empty, or a width is no
-            multiple of what it has to be one of. From ``forward``:
-            the image is not ``(N, 3, H, W)``, or has too few patches.
+        ValueError: There is no such encoder, it has other strides, the range of depths is empty, or
+            ``decoder_channels`` or ``embedding_dim`` is not the multiple that it must be. From ``forward``: the image
+            is not ``(N, 3, H, W)``, or has too few patches.
     """
 
     def __init__(
@@ -88,7 +88,7 @@ class AdaBins(nn.Module):
 
 
 class MiniViT(nn.Module):
-    """A transformer over the patches of a feature, which finds the bins and where each range of depths is.
+    """A transformer over the patches of a feature, which predicts the bins and the positions of each range of depths.
 
     Args:
         bins: Number of bins.
@@ -169,7 +169,7 @@ class Decoder(nn.Module):
 
 
 def bin_centers(widths: Tensor, min_depth: float, max_depth: float) -> Tensor:
-    """The centres ``(N, bins)`` of bins that follow on each other from ``min_depth``.
+    """The centres ``(N, bins)`` of consecutive bins, the first of which begins at ``min_depth``.
 
     Args:
         widths: ``(N, bins)`` shares of the range of depths, of sum 1.

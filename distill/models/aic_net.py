@@ -11,15 +11,15 @@ KERNELS = (3, 5, 7)
 
 
 class AICNet(nn.Module):
-    """Segmentation by convolutions along one axis at a time, whose length each position chooses.
+    """Segmentation by convolutions along one axis at a time; each position chooses their length.
 
-    Li et al., "Anisotropic convolutional networks for 3D semantic scene completion", CVPR 2020, is the network that
-    NTDH, Sec. IV-B, takes for NYU Depth V2, with its fusion of image and depth removed, at 0.17 M parameters (Table I).
-    The paper's is for volumes, with three axes; this is its counterpart for images, with two: a stem to stride 4, two
-    anisotropic modules there and two at stride 8, and one convolution of the outputs of all four. With 40 classes it
-    has 0.170 M parameters, for three channels and for one.
+    Source: Li et al., "Anisotropic convolutional networks for 3D semantic scene completion", CVPR 2020. NTDH, Sec.
+    IV-B, uses this network for NYU Depth V2 without its fusion of image and depth, with 0.17 M parameters (Table I).
+    The paper's network is for volumes, with three axes. This is its counterpart for images, with two axes: a stem to
+    stride 4, two anisotropic modules at stride 4, two at stride 8, and one convolution of the outputs of all four. With
+    40 classes it has 0.170 M parameters, for three channels and for one.
 
-    Any height and width will do.
+    The input may have any height and width.
 
     Layers to tap: ``modules_4.0``, ``modules_4.1``, stride 4, and ``modules_8.0``, ``modules_8.1``, stride 8, all of 64
     channels; ``merge``, stride 4, 32 channels.

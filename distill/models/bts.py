@@ -19,13 +19,13 @@ SMALLEST_COSINE = 0.02
 
 
 class BTS(nn.Module):
-    """Depth from one image, guided at each scale by planes that patches of the image may lie on.
+    """Depth from one image; at each scale, planes through patches of the image guide the decoder.
 
     Source: Lee et al., "From Big to Small: Multi-Scale Local Planar Guidance for Monocular Depth Estimation", arXiv
     2019; one of TIE-KD's teachers. After dense atrous spatial pyramid pooling at stride 8, each of the decoder's
     features at strides 8, 4 and 2 gives a plane for every pixel, and the planes a depth at the image's size
-    (``local_planar_guidance``). Together with a depth regressed at that size they give the final one. The image is
-    extended to a multiple of 32 by its border and the depth cropped, so any height and width will do.
+    (``local_planar_guidance``). These depths, and one regressed at that size, give the final depth. The image is padded
+    to a multiple of 32 with its border values and the depth is cropped, so images may have any height and width.
 
     With ``densenet161`` it has 47.0 M parameters, the number of the paper. As in the paper, the skip connections of a
     DenseNet are the narrow features behind its transitions.
@@ -122,11 +122,11 @@ class Up(nn.Module):
 
 
 class DenseASPP(nn.Module):
-    """Dilated convolutions of growing reach, each of which sees what those before it found.
+    """Dilated convolutions of growing dilation; each also gets the outputs of those before it.
 
     Args:
         in_channels: Channels of the feature.
-        beside_channels: Channels of what all convolutions but the first see beside the others' output.
+        beside_channels: Channels of the feature that all convolutions but the first get beside these outputs.
         channels: Channels of each convolution's output, and of the result.
     """
 
@@ -182,9 +182,9 @@ def local_planar_guidance(normal: Tensor, distance: Tensor, scale: int) -> Tenso
     """The depth of planes seen through patches of the image.
 
     A plane with the unit normal (n1, n2, n3) at the distance n4 has the depth n4 / (n1 u + n2 v + n3) (eq. 2), where
-    (u, v) is a pixel's place in its patch: of ``scale`` pixels, the i-th is at (i - (scale - 1) / 2) / scale. Steep
-    planes are parallel to the rays through a patch's corner, where the equation has no positive solution: the
-    denominator is kept at 0.02 or above.
+    (u, v) is the position of a pixel in its patch: the i-th of ``scale`` pixels is at (i - (scale - 1) / 2) / scale.
+    Steep planes can be parallel to a ray through a corner of the patch. The equation then has no positive solution, so
+    the denominator is at least 0.02.
 
     Args:
         normal: ``(N, 3, h, w)`` unit normals.
@@ -204,7 +204,7 @@ def local_planar_guidance(normal: Tensor, distance: Tensor, scale: int) -> Tenso
 
 
 def _densenet(name: str, pretrained: bool) -> tuple[nn.Module, list[int]]:
-    """A DenseNet of timm that returns its features where BTS takes them: behind the transitions, not before."""
+    """A DenseNet of timm that returns the features that BTS takes: those after the transitions, not before them."""
     if not timm.is_model(name):
         raise ValueError(f"encoder_name must be a network of timm, as densenet161; there is no {name!r}")
     network: Any = timm.create_model(name, pretrained=pretrained)

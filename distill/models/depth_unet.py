@@ -1,4 +1,4 @@
-"""The student of TIE-KD (Choi et al., 2024): a U-Net whose output is a probability over depths."""
+"""The student of TIE-KD (Choi et al., 2024): a U-Net whose output is a probability over bins of depth."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from distill.models.monocular import check_depths, check_image
 
 
 class Recipe(NamedTuple):
-    """The form that a backbone has by default."""
+    """The default output stride and widths for a backbone."""
 
     output_stride: int
     decoder_channels: tuple[int, ...]
@@ -30,39 +30,39 @@ OTHERS = Recipe(32, (512, 256, 128, 64))
 
 
 class DepthUNet(nn.Module):
-    """Depth from one image, as the mean of a probability over depths, or regressed.
+    """Depth from one image, regressed or as the mean of a probability over bins.
 
     TIE-KD, Sec. 4.2: an encoder-decoder whose last layer is a depth probability map of the image's own height and
     width, with one value a bin. Depth is the mean of the bins' centres under its softmax (eq. 3); the centres are the
     midpoints of ``bins`` equal bins between ``min_depth`` and ``max_depth``. With ``bins=None`` it is the student of
-    response-based distillation and the baseline: the same network with one output in place of the bins, and depth is
+    response-based distillation and the baseline: the same network has one output instead of the bins, and depth is
     ``min_depth + (max_depth - min_depth) sigmoid(output)``.
 
     The decoder is as released: a 1x1 convolution of the smallest feature, then at each skip connection bilinear
     upsampling, concatenation and two 3x3 convolutions with ReLU, without normalisation. The paper gives 17.6 M
-    parameters for MobileNetV2, 16.7 M for ResNet-18 and 78.3 M for ResNet-50; by default we have 17.64 M, 16.55 M and
-    77.80 M. MobileNetV2 differs inside: the library's ends with a layer of 1280 channels, the released one before it,
-    and the 1x1 convolution is 1744 wide here, 2048 there.
+    parameters for MobileNetV2, 16.7 M for ResNet-18 and 78.3 M for ResNet-50; the defaults here give 17.64 M, 16.55 M
+    and 77.80 M. MobileNetV2 differs: the library's encoder ends with a layer of 1280 channels, the released one before
+    that layer, and the 1x1 convolution has 1744 channels here, 2048 there.
 
-    The last 1x1 convolution comes before the upsampling to the image's size, not after: the two commute, and it is
-    done at the decoder's resolution. Any height and width will do.
+    The last 1x1 convolution comes before the upsampling to the image's size, not after it. The two commute, so the
+    convolution can run at the decoder's resolution. Images may have any height and width.
 
     Layers to tap:
 
-    - ``bins``: the logits over the bins ``(N, bins, H, W)``, which :class:`~distill.methods.TIEKD` learns from; not
-      there with ``bins=None``;
+    - ``bins``: the logits over the bins ``(N, bins, H, W)``, on which :class:`~distill.methods.TIEKD` trains; absent
+      with ``bins=None``;
     - ``decoder``: the last feature, ``decoder_channels[-1]`` channels, at the stride of the last skip connection.
 
     Args:
-        backbone: An encoder of segmentation_models_pytorch, as ``mobilenet_v2`` or ``tu-mobilenetv3_small_050``.
+        backbone: An encoder of segmentation_models_pytorch, such as ``mobilenet_v2`` or ``tu-mobilenetv3_small_050``.
         bins: Number of bins, 257 in the paper; ``None`` to regress depth.
         min_depth: Where the bins begin, in metres.
         max_depth: Where the bins end, in metres: 80 for KITTI.
-        decoder_channels: The width of the 1x1 convolution, and then one for each skip connection from the smallest
-            feature up: four widths end at stride 4, five at stride 2. By default those of the paper for its three
+        decoder_channels: The width of the 1x1 convolution, then one width for each skip connection from the smallest
+            feature up. Four widths end at stride 4, five at stride 2. By default those of the paper for its three
             backbones, and 512, 256, 128, 64 for others.
-        output_stride: 32, or 16 or 8 for encoders that can be dilated, which keeps their last features larger. By
-            default 8 for ``mobilenet_v2`` as released, and 32 for others.
+        output_stride: 32; or 16 or 8 for encoders that can be dilated, whose last features are then larger. By default
+            8 for ``mobilenet_v2``, as released, and 32 for others.
         pretrained: Whether the encoder starts from ImageNet's weights, which are downloaded.
 
     Raises:
@@ -109,11 +109,11 @@ class DepthUNet(nn.Module):
 
 
 class Decoder(nn.Module):
-    """A 1x1 convolution of the smallest feature, which then grows from skip connection to skip connection.
+    """A 1x1 convolution of the smallest feature, then one upsampling block for each skip connection.
 
     Args:
         skip_channels: Channels of the features, the largest feature first.
-        channels: Widths of the 1x1 convolution and of the blocks, as many as features; those of the smallest first.
+        channels: Widths of the 1x1 convolution and of the blocks, one for each feature, the smallest feature first.
     """
 
     def __init__(self, skip_channels: Sequence[int], channels: Sequence[int]) -> None:
@@ -131,7 +131,7 @@ class Decoder(nn.Module):
         )
         for module in self.modules():
             if isinstance(module, nn.Conv2d):
-                # nothing normalises in between, and torch's own start would shrink the feature at every layer
+                # without normalisation, torch's default weights would shrink the feature at each layer
                 nn.init.kaiming_normal_(module.weight, nonlinearity="relu")
                 assert module.bias is not None
                 nn.init.zeros_(module.bias)
@@ -146,7 +146,7 @@ class Decoder(nn.Module):
 
 
 class UpsampledConv(nn.Module):
-    """A convolution, and its output in the size of the image.
+    """A convolution whose output is upsampled to the size of the image.
 
     Args:
         in_channels: Channels of the feature.

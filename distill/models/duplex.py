@@ -1,4 +1,4 @@
-"""What duplex networks share: the streams they take, the sum that fuses them, the sizes of features."""
+"""Shared by networks with two encoders: their input streams, fusion by a sum, and resizing of features."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ class Add(nn.Module):
 
 
 def check_x_channels(x_channels: int | None) -> None:
-    """Refuses a number of channels that no X modality can have.
+    """Checks the number of channels of X.
 
     Raises:
         ValueError: ``x_channels`` is neither ``None`` nor positive.
@@ -30,20 +30,20 @@ def check_x_channels(x_channels: int | None) -> None:
 
 
 def input_streams(x_channels: int | None, image: Tensor, x: Sequence[Tensor]) -> list[Tensor]:
-    """What goes into the encoders: the image and, in a teacher, all other modalities as one tensor.
+    """The inputs of the encoders: the image and, in a teacher, all other modalities as one tensor.
 
     Args:
-        x_channels: The channels of X together, or ``None`` for a student.
+        x_channels: The number of channels of X, or ``None`` for a student.
         image: ``(N, 3, H, W)``.
-        x: Modalities ``(N, c, H, W)``, whose channels are concatenated in this order.
+        x: Modalities ``(N, c, H, W)``; their channels are concatenated in this order.
 
     Returns:
         ``[image]`` for a student, ``[image, x]`` for a teacher.
 
     Raises:
         TypeError: A student was given X, or a teacher was not.
-        ValueError: The image has not three channels, X has another number of them than ``x_channels``, or a modality
-            has not the samples, height and width of the image.
+        ValueError: The image does not have three channels, X does not have ``x_channels`` channels, or a modality does
+            not have the samples, height and width of the image.
     """
     if image.dim() != 4 or image.shape[1] != IMAGE_CHANNELS:
         raise ValueError(f"image must be (N, {IMAGE_CHANNELS}, H, W), got {tuple(image.shape)}")
@@ -68,5 +68,5 @@ def input_streams(x_channels: int | None, image: Tensor, x: Sequence[Tensor]) ->
 
 
 def upsampled(feature: Tensor, like: Tensor) -> Tensor:
-    """A feature ``(N, C, *, *)`` in the height and width of another, bilinearly."""
+    """A feature ``(N, C, *, *)``, resized bilinearly to the height and width of another."""
     return F.interpolate(feature, size=like.shape[-2:], mode="bilinear", align_corners=False)

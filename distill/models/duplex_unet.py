@@ -17,19 +17,19 @@ Fusion = Literal["add", "concat", "gate"]
 
 
 class DuplexUNet(nn.Module):
-    """A U-Net whose skip connections are fused from two encoders, any of segmentation_models_pytorch by name.
+    """A U-Net whose skip connections are fused from two encoders of segmentation_models_pytorch.
 
-    With ``x_channels=None`` there is no X encoder, and the network computes what ``smp.Unet`` does and shares its state
-    dict: the student, ``forward(image)``. With a number it is the teacher: ``forward(image, x)``, or several modalities
-    ``forward(image, *x)`` with so many channels together. The encoders run side by side and are fused at each stride,
-    the sum being what SNE-RoadSeg (Fan et al., ECCV 2020) takes:
+    With ``x_channels=None`` there is no X encoder: this is the student, ``forward(image)``, which equals ``smp.Unet``
+    and has the same state dict. With a number it is the teacher: ``forward(image, x)``, or ``forward(image, *x)`` for
+    several modalities with that number of channels together. The encoders run side by side and are fused at each
+    stride; SNE-RoadSeg (Fan et al., ECCV 2020) takes the sum:
 
     - ``"add"``: image + x;
     - ``"concat"``: a 1x1 convolution of both, batch normalisation and ReLU;
-    - ``"gate"``: image + g x, where g = sigmoid(W [image, x] + b) for each channel and pixel, so that a place where X
-      is missing or noisy can be left out.
+    - ``"gate"``: image + g x, where g = sigmoid(W [image, x] + b) for each channel and pixel, so that the gate can
+      leave out positions where X is missing or noisy.
 
-    Any height and width will do: the decoder upsamples to the size of its skip connections, at the end to the image's.
+    Images may have any height and width: the decoder upsamples to the sizes of its skip connections and of the image.
 
     Layers to tap, the same in teacher and student:
 
@@ -42,9 +42,9 @@ class DuplexUNet(nn.Module):
         encoder_name: An encoder of segmentation_models_pytorch, such as ``resnet18`` or ``tu-mobilenetv2_100``.
         x_channels: The channels of X, such as 1 for disparity and 3 for normals; ``None`` for the student.
         fusion: How the two streams of a teacher become one.
-        decoder_channels: The widths of the decoder, from the smallest feature up; as many as the encoders have stages.
-        encoder_weights: Weights that both encoders start from, such as ``"imagenet"``, which are downloaded; ``None``
-            starts from random ones.
+        decoder_channels: The widths of the decoder, from the smallest feature up; one for each stage of the encoders.
+        encoder_weights: Initial weights of both encoders, such as ``"imagenet"``, which are downloaded; ``None`` for
+            random weights.
 
     Raises:
         ValueError: ``fusion`` is unknown, or ``x_channels`` is not positive.
@@ -75,7 +75,7 @@ class DuplexUNet(nn.Module):
             None
             if x_channels is None
             else nn.Sequential(
-                # X comes in its own unit; encoders, pretrained ones above all, expect values of unit variance
+                # X has its own unit; encoders, above all pretrained ones, expect values of unit variance
                 nn.BatchNorm2d(x_channels),
                 get_encoder(encoder_name, in_channels=x_channels, depth=depth, weights=encoder_weights),
             )
@@ -118,7 +118,7 @@ class Concat(nn.Module):
 
 
 class Gate(nn.Module):
-    """The image's stream and as much of X as a gate, computed from both, lets through.
+    """The sum of the image's stream and of X weighted by a gate, which is computed from both.
 
     Args:
         channels: Channels of each stream.
@@ -138,5 +138,5 @@ FUSIONS = {"add": lambda channels: Add(), "concat": Concat, "gate": Gate}
 
 
 def _fusion(fusion: Fusion, channels: int) -> nn.Module:
-    """A fusion by name; a stage without channels has nothing to convolve."""
+    """A fusion by name; the sum for a stage without channels, which cannot be convolved."""
     return FUSIONS[fusion](channels) if channels else Add()

@@ -1,4 +1,4 @@
-"""The networks of NTDH (Chen et al., 2024) for sound and faces: 2D convolutions, as many for both."""
+"""The networks of NTDH (Chen et al., 2024) for sound and faces: the same number of 2D convolutions for both."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ class EmotionNet(nn.Module):
 
     NTDH, Sec. IV-B, has "a 2D convolutional network with the same number of layers" for both modalities of RAVDESS,
     "and the kernel sizes are adjusted"; Table I gives 13.07 M parameters for the image and 13.24 M for the sound. The
-    paper says no more. Here it is 12.98 M for eight frames, whose colours are 24 ``in_channels``, with kernels of 3,
-    and 13.10 M for sound with ``in_channels=1`` and ``kernel_sizes=(5, 5, 3, 3, 3, 3)``: within 1.1 %.
+    paper gives no more details. Here it is 12.98 M for eight frames (24 ``in_channels``) with kernels of 3, and 13.10 M
+    for sound with ``in_channels=1`` and ``kernel_sizes=(5, 5, 3, 3, 3, 3)``: within 1.1 %.
 
-    Any height and width from 32 on will do.
+    The input may have any height and width from 32 on.
 
     Layers to tap: ``blocks.0`` to ``blocks.5``, strides 2, 4, 8, 16, 32 and 32, with 64, 128, 256, 512, 768 and 1024
     channels; ``hidden``, ``(N, 768)``.
@@ -26,7 +26,7 @@ class EmotionNet(nn.Module):
     Args:
         num_classes: C, the number of logits.
         in_channels: 1 for sound, three times the number of frames for video.
-        kernel_sizes: Of the six convolutions, odd.
+        kernel_sizes: The odd kernel sizes of the six convolutions.
         dropout: The share of hidden units that are dropped before the last layer.
 
     Raises:
@@ -59,7 +59,7 @@ class EmotionNet(nn.Module):
         images = x.flatten(1, 2) if x.ndim == 5 else x
         if images.ndim != 4 or images.shape[1] != self.in_channels or min(images.shape[2:]) < 32:
             raise ValueError(
-                f"input must be (N, {self.in_channels}, H, W), or frames (N, 3, F, H, W) with as many channels in all, "
+                f"input must be (N, {self.in_channels}, H, W), or frames (N, 3, F, H, W) with that number of channels, "
                 f"of at least 32 x 32, got {tuple(x.shape)}"
             )
         logits: Tensor = self.head(self.dropout(self.hidden(self.blocks(images))))

@@ -6,18 +6,18 @@ from torch import Tensor, nn
 
 
 class FlipAveraged(nn.Module):
-    """A network that is asked twice in eval mode, for the image and for its mirror image, and gives the mean.
+    """A network that in eval mode returns the mean of its predictions for the image and for its mirror image.
 
-    The protocol by which monocular depth is often scored, as in BTS (Lee et al., 2019), AdaBins (Bhat et al., CVPR
-    2021) and TIE-KD's released code. In training mode it is the network alone, so one and the same module is trained
-    and scored; around a teacher, which is always in eval mode, it makes the response better and twice as slow.
+    Monocular depth is often scored so, as in BTS (Lee et al., 2019), AdaBins (Bhat et al., CVPR 2021) and TIE-KD's
+    released code. In training mode it is the network alone, so the same module can be trained and scored. Around a
+    teacher, which is always in eval mode, it makes the response better and twice as slow.
 
-    A network of several modalities gets all of them mirrored. Layers to tap and parameters are those of the network
-    with ``network.`` before their names; tapped features are those of the image that is not mirrored.
+    If the network takes several modalities, all are mirrored. Layers to tap and parameters have the names of the
+    network's with ``network.`` before them; tapped features are those of the original image.
 
     Args:
-        network: Any module of inputs ``(N, c, H, W)`` that returns one value or more for each pixel, which the mirror
-            image moves and does not change: depth or logits, not normals or disparity to the right.
+        network: A module of inputs ``(N, c, H, W)`` that returns values for each pixel. Mirroring may move these values
+            but must not change them: depth or logits, not normals or disparity to the right.
     """
 
     def __init__(self, network: nn.Module) -> None:
@@ -26,7 +26,7 @@ class FlipAveraged(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """The prediction ``(N, *, H, W)`` for inputs ``(N, *, H, W)``."""
-        # mirrored first: taps keep what they heard last
+        # mirrored first: taps keep the features of the last call
         mirrored = None if self.training else self.network(*(modality.flip(-1) for modality in inputs))
         prediction: Tensor = self.network(*inputs)
         return prediction if mirrored is None else (prediction + mirrored.flip(-1)) / 2

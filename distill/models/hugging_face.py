@@ -14,44 +14,43 @@ Channels = tuple[float, float, float]
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
-# the strides of convolutional stages, and of patches of 16 once DPT has halved their grid
+# the stride of convolutional stages, and of patches of 16 after DPT has halved their grid
 USUAL_STRIDE = 32
 
 
 class HuggingFaceDepth(nn.Module):
     """Any network of ``AutoModelForDepthEstimation`` in transformers, as teacher or student.
 
-    It takes images normalised by ImageNet's mean and standard deviation, as the data modules give them, and normalises
-    them anew where the network was trained otherwise. It sees the image resized bilinearly to the nearest multiple of
-    its stride: its patch size where that does not divide 32, as the 14 of DINOv2, and 32 elsewhere. Its depth is
-    resized bilinearly to the image's own size.
+    It takes images normalised by ImageNet's mean and standard deviation, as from the data modules, and changes the
+    normalisation if the network was trained with another one. The image is resized bilinearly to the nearest multiple
+    of the network's stride. The stride is the patch size if that does not divide 32 (14 in DINOv2), and 32 otherwise.
+    The depth is resized bilinearly to the image's own size.
 
-    Metric networks, such as ZoeDepth, GLPN and the metric ones of Depth Anything, answer in metres. Relative ones, such
-    as DPT, MiDaS and the other ones of Depth Anything, answer with an inverse depth that is known up to a scale and a
-    shift, which nothing in the network tells. They serve with ``inverse=True`` and the two numbers, fitted to a few
-    depths of the data set::
+    Metric networks, such as ZoeDepth, GLPN and the metric ones of Depth Anything, return metres. Relative networks,
+    such as DPT, MiDaS and the other ones of Depth Anything, return inverse depth up to an unknown scale and shift. They
+    need ``inverse=True`` and these two numbers, fitted to a few depths of the data set::
 
-        depth = 1 / (scale * answer + shift)
+        depth = 1 / (scale * output + shift)
 
-    As a student from random weights take a network whose answer is bounded, as GLPN or Depth Anything with
-    ``depth_estimation_type: metric``: that of DPT begins at 0, where the clamp to ``min_depth`` leaves it no gradient.
+    A student with random weights needs a network whose output is bounded, such as GLPN or Depth Anything with
+    ``depth_estimation_type: metric``. DPT's output starts at 0, where the clamp to ``min_depth`` leaves no gradient.
 
-    DepthPro, whose answer becomes depth only by the focal length in its post-processing, does not serve.
+    DepthPro cannot be used: its post-processing needs the focal length to compute depth.
 
-    Weights are read from safetensors alone, and no code of a model's author is run. Layers to tap are those of the
-    network with ``network.`` before their names.
+    Weights are read from safetensors only, and no code of a model's author is run. Layers to tap have the names of the
+    network's with ``network.`` before them.
 
     Args:
         name_or_config: A model of the hub or a local folder, whose weights are loaded; or a configuration for random
             weights, with its ``model_type``: what ``to_dict()`` of a ``PretrainedConfig`` returns.
-        mean: The channels' means with which the network was trained. By default what the model's own image processor
-            says, and ImageNet's where there is none.
+        mean: The channels' means with which the network was trained, by default those of the model's image processor,
+            or ImageNet's if there is none.
         std: The same for the standard deviations.
-        inverse: Whether the network answers with inverse depth.
-        scale: What the answer is multiplied by before anything else.
-        shift: What is added then.
-        min_depth: The smallest depth, in metres; smaller ones are set to it.
-        max_depth: The largest depth, in metres; larger ones are set to it.
+        inverse: Whether the network returns inverse depth.
+        scale: The output is first multiplied by this number.
+        shift: This number is then added.
+        min_depth: The smallest depth, in metres; smaller depths are set to it.
+        max_depth: The largest depth, in metres; larger depths are set to it.
 
     Raises:
         ImportError: transformers is not installed.
@@ -81,7 +80,7 @@ class HuggingFaceDepth(nn.Module):
         if getattr(config, "depth_estimation_type", "metric") == "relative" and not inverse:
             raise ValueError(
                 f"{name_or_config if isinstance(name_or_config, str) else 'the configuration'} is a network of "
-                "relative depth, which answers with inverse depth: give inverse=True with scale and shift, or take a "
+                "relative depth, which returns inverse depth: give inverse=True with scale and shift, or take a "
                 "metric network"
             )
         if mean is None or std is None:
@@ -94,10 +93,10 @@ class HuggingFaceDepth(nn.Module):
         self.min_depth = min_depth
         self.max_depth = max_depth
         self.stride = _stride(config)
-        # of the image as it comes: (ImageNet's std image + ImageNet's mean - mean) / std
+        # for the normalised image: (ImageNet's std image + ImageNet's mean - mean) / std
         self.gain = [imagenet / own for imagenet, own in zip(IMAGENET_STD, std, strict=True)]
         self.offset = [(imagenet - own) / s for imagenet, own, s in zip(IMAGENET_MEAN, mean, std, strict=True)]
-        # the mode in which the weights came tells a loaded network from a random one
+        # the mode tells a network with loaded weights from one with random weights
         self.train(self.network.training)
 
     def forward(self, image: Tensor) -> Tensor:
@@ -106,10 +105,10 @@ class HuggingFaceDepth(nn.Module):
         gain, offset = image.new_tensor([self.gain, self.offset]).view(2, 1, 3, 1, 1)
         size = [max(round(side / self.stride), 1) * self.stride for side in image.shape[-2:]]
         pixels = F.interpolate(gain * image + offset, size=size, mode="bilinear", align_corners=False)
-        answer: Tensor = self.network(pixel_values=pixels).predicted_depth
-        if answer.dim() == 3:
-            answer = answer.unsqueeze(1)
-        value = self.scale * answer.float() + self.shift
+        output: Tensor = self.network(pixel_values=pixels).predicted_depth
+        if output.dim() == 3:
+            output = output.unsqueeze(1)
+        value = self.scale * output.float() + self.shift
         if self.inverse:
             value = value.clamp(min=1 / self.max_depth).reciprocal()
         return upsampled(value, image).clamp(self.min_depth, self.max_depth)
@@ -148,7 +147,7 @@ def _normalization(name: str) -> tuple[Channels, Channels]:
 
 
 def _stride(config: Any) -> int:
-    """What the height and width of the image have to be a multiple of."""
+    """The number of which height and width of the image must be multiples."""
     backbone = getattr(config, "backbone_config", None) or config
     patch_size = getattr(backbone, "patch_size", None) or USUAL_STRIDE
     if not isinstance(patch_size, int):  # hybrid: convolutions before the patches

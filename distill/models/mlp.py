@@ -19,7 +19,7 @@ class MLP(nn.Module):
         in_features: Values in one sample, such as 784 for ``(1, 28, 28)``.
         num_classes: C, the number of logits.
         hidden: The widths of the hidden layers.
-        dropout: The share of hidden values that is dropped in training.
+        dropout: The share of hidden values that are dropped in training.
     """
 
     def __init__(self, in_features: int, num_classes: int, hidden: Sequence[int] = (), dropout: float = 0.0) -> None:

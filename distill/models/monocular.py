@@ -1,4 +1,4 @@
-"""What networks that take the depth from one image share: their encoder and their checks."""
+"""Shared by networks that estimate depth from one image: their encoder and their checks."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ STRIDES = [2, 4, 8, 16, 32]
 
 
 def check_image(image: Tensor) -> None:
-    """Refuses what is no batch of images in colour.
+    """Checks that a tensor is a batch of colour images.
 
     Raises:
         ValueError: ``image`` is not ``(N, 3, H, W)``.
@@ -21,7 +21,7 @@ def check_image(image: Tensor) -> None:
 
 
 def check_depths(min_depth: float, max_depth: float) -> None:
-    """Refuses a range of depths, in metres, that is empty or begins behind the camera.
+    """Checks a range of depths, in metres: it must not be empty and must begin in front of the camera.
 
     Raises:
         ValueError: Not ``0 < min_depth < max_depth``.
@@ -31,7 +31,7 @@ def check_depths(min_depth: float, max_depth: float) -> None:
 
 
 def encoder_pyramid(name: str, pretrained: bool) -> tuple[nn.Module, list[int]]:
-    """A network of timm that returns its features at strides 2 to 32, and their channels.
+    """A network of timm that returns its features at strides 2 to 32, and the channels of these features.
 
     Raises:
         ValueError: timm has no such network, or it has other strides.

@@ -15,7 +15,7 @@ from distill.models.duplex import check_x_channels, input_streams, upsampled
 
 ENCODERS = ("mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5")
 STAGES = (1, 2, 3, 4)
-# the first attention takes its keys from 8 x 8 patches of the feature at stride 4, and needs one of them
+# the first attention takes its keys from 8 x 8 patches of the feature at stride 4, and needs at least one patch
 SMALLEST = 29
 
 
@@ -24,19 +24,19 @@ class OFFNet(nn.Module):
 
     Source: Min et al., "ORFD: A Dataset and Benchmark for Off-Road Freespace Detection", ICRA 2022; the encoders and
     the decoder are those of Xie et al., "SegFormer", NeurIPS 2021. With ``x_channels=None`` there is no X encoder, and
-    the network is LIX's student: ``forward(image)``. With a number it is the teacher: ``forward(image, x)``, or several
-    modalities ``forward(image, *x)`` with so many channels together.
+    the network is LIX's student: ``forward(image)``. With a number it is the teacher: ``forward(image, x)``, or
+    ``forward(image, *x)`` for several modalities with that number of channels together.
 
     The cross attention is that of the released code: one weight for each channel and pixel, computed from both streams
-    (``CrossAttention``), so that its memory is linear in the number of pixels; SegFormer's own attention compares each
-    pixel with one of 64. The released code fuses once, after the first stage, behind which one encoder runs alone, and
-    that encoder's weights serve both streams. Here each stream has its own encoder, as LIX says, and every stage is
-    fused: the RGB encoder goes on with the fused feature, the X encoder with its own.
+    (``CrossAttention``), so its memory is linear in the number of pixels. SegFormer's own attention compares each pixel
+    with one pixel of 64. The released code fuses once, after the first stage; later stages have one encoder, and the
+    first stages of both streams share their weights. Here each stream has its own encoder, as LIX says, and all stages
+    are fused: the RGB encoder continues with the fused feature, the X encoder with its own.
 
-    The decoder works at stride 4 and its logits are upsampled bilinearly to the size of the image. Any height and width
-    from 29 on will do; the first attention reduces its keys by 8 at stride 4.
+    The decoder works at stride 4, and its logits are upsampled bilinearly to the size of the image. Height and width
+    must be at least 29, because the first attention reduces its keys by 8 at stride 4.
 
-    Layers to tap, the same in teacher and student. Mix Transformers have no feature at stride 2, so numbers begin at 1:
+    Layers to tap, the same in teacher and student. Mix Transformers have no feature at stride 2, so numbers start at 1:
 
     - ``fuse.1`` ... ``fuse.4``: the fused features of the stages, with the encoder's channels, strides 4, 8, 16, 32
       (32, 64, 160, 256 channels for ``mit_b0``; 64, 128, 320, 512 for the others);
@@ -46,8 +46,8 @@ class OFFNet(nn.Module):
         num_classes: C, the number of logits of a pixel.
         x_channels: The channels of X, such as 1 for disparity and 3 for normals; ``None`` for the student.
         encoder_name: ``mit_b0`` to ``mit_b5``; OFF-Net has ``mit_b2``.
-        pretrained: Whether the encoders start from ImageNet weights, which are downloaded; the first convolution of X
-            does not, for X is no photograph.
+        pretrained: Whether the encoders start from ImageNet weights, which are downloaded. The first convolution of X
+            always starts from random weights, because X is no photograph.
         decoder_channels: The width of the decoder.
 
     Raises:
@@ -94,10 +94,10 @@ class OFFNet(nn.Module):
 
 
 class CrossAttention(nn.Module):
-    """Weighs two streams against each other, by channel and pixel.
+    """A sum of two streams with a weight for each channel and pixel.
 
-    With a = sigmoid(W (image + x) + b), the result is (1 + a) image + (2 - a) x: what one stream gains, the other
-    loses.
+    With a = sigmoid(W (image + x) + b), the result is (1 + a) image + (2 - a) x: one stream loses the weight that the
+    other gains.
 
     Args:
         channels: Channels of each stream.
@@ -114,7 +114,7 @@ class CrossAttention(nn.Module):
 
 
 class MLPDecoder(nn.Module):
-    """SegFormer's: each feature through a linear layer and upsampled, all concatenated, one linear layer over them.
+    """SegFormer's decoder: a linear layer on each feature, upsampling, and a linear layer on their concatenation.
 
     Args:
         in_channels: Channels of the features.
@@ -144,17 +144,17 @@ def _mix_transformer(name: str, pretrained: bool, x_channels: int | None = None)
     channels = list(network.out_channels[-len(STAGES) :])
     if x_channels is not None:
         _fit_to_x(layers[0][0], x_channels, channels[0])
-        # X comes in its own unit, such as metres or pixels of disparity
+        # X has its own unit, such as metres or pixels of disparity
         layers[0].insert(0, nn.BatchNorm2d(x_channels))
     return nn.ModuleList(nn.Sequential(*stage) for stage in layers), channels
 
 
 def _fit_to_x(patch_embedding: Any, x_channels: int, width: int) -> None:
-    """Makes the patch embedding of the first stage anew: it takes X, and tells its values apart.
+    """Replaces the patch embedding of the first stage by one for X, which can tell the values of X apart.
 
-    LayerNorm follows and keeps of an embedding w d + b the direction alone. With the usual b = 0, or with a d far from
-    unit variance, a flat surface looks the same at any distance d: b has to be as large as w d. So batch normalisation
-    stands before, and b is drawn with the standard deviation of w d for a flat surface at d = 1.
+    LayerNorm follows the embedding and keeps only the direction of w d + b. With the usual b = 0, or if d is far from
+    unit variance, a flat surface looks the same at any distance d: b must be as large as w d. So batch normalisation
+    comes before, and b is drawn with the standard deviation of w d for a flat surface at d = 1.
     """
     usual = patch_embedding.proj
     projection = nn.Conv2d(x_channels, width, usual.kernel_size, usual.stride, usual.padding)

@@ -1,8 +1,8 @@
 """Perception-aware multi-sensor fusion (PMF): a camera's and a lidar's network, alone and fused.
 
 Zhuang et al., "Perception-aware multi-sensor fusion for 3D lidar semantic segmentation", ICCV 2021, on whose networks
-PSSM, Sec. B.4, and NTDH, Sec. IV-B, experiment: "with the intermediate fusion layer removed", each stream is a network
-of its own.
+PSSM, Sec. B.4, and NTDH, Sec. IV-B, experiment: "with the intermediate fusion layer removed", each stream is a separate
+network.
 """
 
 from __future__ import annotations
@@ -24,10 +24,10 @@ LIDAR_CHANNELS = 5
 class CameraStream(nn.Module):
     """PMF's camera stream: a ResNet whose first convolution keeps the resolution, and a slim decoder.
 
-    21.42 M parameters with ``resnet34`` and 19 classes, which NTDH, Table I, gives for SemanticKITTI. NTDH has both
-    modalities processed by this same network: with ``in_channels=5`` it is the student that sees points (21.43 M).
+    It has 21.42 M parameters with ``resnet34`` and 19 classes, the number of NTDH, Table I, for SemanticKITTI. NTDH
+    uses this network for both modalities: with ``in_channels=5`` it is the student on points (21.43 M).
 
-    Any height and width will do: the input is padded with zeros to multiples of 16, and the logits are cut.
+    The input may have any height and width: it is padded with zeros to multiples of 16, and the logits are cropped.
 
     Layers to tap: ``encoder.layer1`` to ``encoder.layer4``, strides 2, 4, 8 and 16 with 64, 128, 256 and 512 channels
     of ``resnet34``.
@@ -61,7 +61,8 @@ class CameraStream(nn.Module):
 class LidarStream(nn.Module):
     """PMF's lidar stream without fusion: SalsaNext with atrous spatial pyramid pooling in the middle.
 
-    8.94 M parameters with PMF's 32 ``base_channels``. Any height and width will do, as in :class:`CameraStream`.
+    It has 8.94 M parameters with PMF's 32 ``base_channels``. The input may have any height and width, as in
+    :class:`CameraStream`.
 
     Layers to tap: ``encoder.fuse.0`` to ``encoder.fuse.3``, strides 2, 4, 8 and 16 with 64, 128, 256 and 256 channels,
     the same in :class:`PMF`; ``decoder``, stride 1, 32 channels.
@@ -92,13 +93,13 @@ class LidarStream(nn.Module):
 class PMF(nn.Module):
     """PMF's lidar stream, into which the features of the camera's encoder are fused at four resolutions.
 
-    A fusion convolves both features, weighs what comes out by an attention map and adds it to the lidar's. The logits
-    are those of the lidar stream, which the paper scores. Its camera stream has a decoder of 0.14 M parameters beside
-    it, for the perception-aware loss between the two streams; here nothing would train that decoder, and it is left
-    out. 36.28 M parameters with the defaults and 19 classes; the paper gives 36.3 M.
+    A fusion convolves both features, weights the result by an attention map and adds it to the lidar's feature. The
+    logits are those of the lidar stream, which the paper scores. The paper's camera stream also has a decoder of 0.14 M
+    parameters for the perception-aware loss between the two streams. Nothing would train that decoder here, so it is
+    left out. With the defaults and 19 classes it has 36.28 M parameters; the paper gives 36.3 M.
 
-    Any height and width will do, as in :class:`CameraStream`. Layers to tap: as in :class:`LidarStream`, and
-    ``camera.layer1`` to ``camera.layer4``.
+    The inputs may have any height and width, as in :class:`CameraStream`. Layers to tap: as in :class:`LidarStream`,
+    and ``camera.layer1`` to ``camera.layer4``.
 
     Args:
         num_classes: C, the number of logits of a pixel.
@@ -208,7 +209,7 @@ class CameraDecoder(nn.Module):
 
 
 class LidarEncoder(nn.Module):
-    """SalsaNext's encoder, into which a camera's features can be fused.
+    """SalsaNext's encoder, which can fuse a camera's features.
 
     Args:
         in_channels: The features of a point.
@@ -233,7 +234,7 @@ class LidarEncoder(nn.Module):
         self.pyramid = Pyramid(widths[-1])
 
     def forward(self, lidar: Tensor, camera: Sequence[Tensor] = ()) -> list[Tensor]:
-        """Five features, strides 1, 2, 4, 8 and 16, the last of which is the pyramid's."""
+        """Five features, strides 1, 2, 4, 8 and 16; the last one is the pyramid's."""
         down, kept = self.context(lidar), []
         for at, (block, fuse) in enumerate(zip(self.down, self.fuse, strict=True)):
             down, before = block(down)
@@ -269,7 +270,7 @@ class LidarDecoder(nn.Module):
 
 
 class ResidualFusion(nn.Module):
-    """PMF's residual-based fusion: the lidar's feature, and what the camera adds to it.
+    """PMF's residual-based fusion: the lidar's feature plus a residual from both features.
 
     Args:
         lidar: Channels of the lidar's feature, and of the result.
@@ -296,7 +297,7 @@ class ResidualFusion(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """Atrous spatial pyramid pooling: the mean of the feature, and convolutions of four widths.
+    """Atrous spatial pyramid pooling: the mean of the feature, and convolutions of four dilations.
 
     Args:
         channels: Channels that come in and go out.
@@ -319,7 +320,7 @@ class Pyramid(nn.Module):
 
 
 def _padded(values: Tensor) -> Tensor:
-    """With zeros on the right and below, to multiples of the largest stride."""
+    """The values with zeros added on the right and below, up to multiples of the largest stride."""
     height, width = values.shape[-2:]
     return F.pad(values, (0, -width % STRIDE, 0, -height % STRIDE))
 

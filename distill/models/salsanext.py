@@ -1,4 +1,4 @@
-"""The encoder-decoder for lidar of SalsaNext (Cortinhal et al., ISVC 2020), as PMF's lidar stream has it."""
+"""The encoder-decoder for lidar of SalsaNext (Cortinhal et al., ISVC 2020), in the form of PMF's lidar stream."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ DROPOUT = 0.2
 
 
 def conv(inputs: int, outputs: int, kernel_size: int, padding: int = 0, dilation: int = 1) -> nn.Sequential:
-    """Convolution, leaky ReLU and, after them, batch normalisation."""
+    """Convolution, leaky ReLU and then batch normalisation."""
     return nn.Sequential(
         nn.Conv2d(inputs, outputs, kernel_size, padding=padding, dilation=dilation),
         nn.LeakyReLU(inplace=True),
@@ -18,7 +18,7 @@ def conv(inputs: int, outputs: int, kernel_size: int, padding: int = 0, dilation
 
 
 class ContextBlock(nn.Module):
-    """A wide view of the input at its own resolution, added to a 1x1 convolution of it.
+    """Convolutions with a wide receptive field at the input's resolution, added to a 1x1 convolution of the input.
 
     Args:
         inputs: Channels that come in.
@@ -38,7 +38,7 @@ class ContextBlock(nn.Module):
 
 
 class Receptive(nn.Module):
-    """Three convolutions one after the other, whose receptive fields grow, and a 1x1 convolution of all three.
+    """Three consecutive convolutions with growing receptive fields, and a 1x1 convolution of all three outputs.
 
     Args:
         inputs: Channels that come in.
@@ -61,7 +61,7 @@ class Receptive(nn.Module):
 
 
 class DownBlock(nn.Module):
-    """A residual block, and its output at half the resolution.
+    """A residual block, and pooling of its output to half the resolution.
 
     Args:
         inputs: Channels that come in.
@@ -80,16 +80,16 @@ class DownBlock(nn.Module):
         )
 
     def forward(self, feature: Tensor) -> tuple[Tensor, Tensor]:
-        """What goes down, ``(N, outputs, H / 2, W / 2)``, and what is kept for the decoder, ``(N, outputs, H, W)``."""
+        """The pooled output, ``(N, outputs, H / 2, W / 2)``, and the output for the decoder, ``(N, outputs, H, W)``."""
         kept = self.shortcut(feature) + self.residual(feature)
         return self.down(kept), kept
 
 
 class UpBlock(nn.Module):
-    """Pixel shuffling to twice the resolution, and the encoder's feature there.
+    """Pixel shuffling to twice the resolution, then convolutions with the encoder's feature.
 
     Args:
-        inputs: Channels that come in, of which the shuffling leaves a quarter.
+        inputs: Channels that come in; the shuffling leaves a quarter of them.
         skipped: Channels of the encoder's feature.
         outputs: Channels that go out.
         dropout: Whether whole channels are dropped.

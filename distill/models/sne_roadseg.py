@@ -20,16 +20,18 @@ class SNERoadSeg(nn.Module):
 
     Source: Fan et al., "SNE-RoadSeg: Incorporating Surface Normal Information into Semantic Segmentation for Accurate
     Freespace Detection", ECCV 2020. After the stem and after each of the four layers the features of the X encoder are
-    added to those of the RGB encoder, which goes on with the sum; the X encoder goes on alone. In the decoder, a nested
-    grid as in UNet++, a node sees all nodes before it at its level and the upsampled one from the level below. With
-    ``x_channels=None`` there is no X encoder, and the network is LIX's student: ``forward(image)``. With a number it is
-    the teacher: ``forward(image, x)``, or several modalities ``forward(image, *x)`` with so many channels together.
+    added to those of the RGB encoder. The RGB encoder continues with the sum, the X encoder with its own features. The
+    decoder is a nested grid as in UNet++: the inputs of a node are all nodes before it at its level, and the upsampled
+    node from the level below. With ``x_channels=None`` there is no X encoder, and the network is LIX's student:
+    ``forward(image)``. With a number it is the teacher: ``forward(image, x)``, or ``forward(image, *x)`` for several
+    modalities with that number of channels together.
 
     Encoders of ResNet-152 have 58.14 M parameters (student) and 116.28 M (teacher with depth), the numbers of LIX;
-    all parameters of an encoder count, and it has no classifier. Two things differ from the released code. It ends in
-    batch normalisation and ReLU, which leaves no negative logit; here the last convolution is the end. And it upsamples
-    by 2, which needs sides divisible by 32; here a node is upsampled bilinearly to the size of its skip connections and
-    the last one to that of the image, the same where sides are divisible and defined for every other height and width.
+    all parameters of an encoder count, and it has no classifier. Two things differ from the released code. That code
+    ends with batch normalisation and ReLU, which leaves no negative logits; this network ends with the last
+    convolution. That code upsamples by 2, which needs sides divisible by 32. Here a node is upsampled bilinearly to the
+    size of its skip connections, and the last one to the size of the image. This is the same for such sides, and works
+    for any height and width.
 
     Layers to tap, the same in teacher and student:
 
@@ -41,14 +43,14 @@ class SNERoadSeg(nn.Module):
         num_classes: C, the number of logits of a pixel.
         x_channels: The channels of X, such as 1 for disparity and 3 for normals; ``None`` for the student.
         encoder_name: A ResNet of timm.
-        pretrained: Whether the encoders start from timm's ImageNet weights, which are downloaded; those of the first
-            convolution are summed or repeated to fit ``x_channels``.
+        pretrained: Whether the encoders start from timm's ImageNet weights, which are downloaded. The weights of the
+            first convolution are summed or repeated to fit ``x_channels``.
         decoder_channels: The widths of the nodes at strides 2, 4, 8 and 16; by default those of the encoder, as in the
-            paper. Small ones, such as ``(16, 32, 64, 128)``, make a light network of a ResNet-18.
+            paper. Small widths, such as ``(16, 32, 64, 128)``, make a light network of a ResNet-18.
 
     Raises:
-        ValueError: The encoder has not five stages of strides 2 to 32, there are not four widths, or ``x_channels`` is
-            not positive.
+        ValueError: The encoder does not have five stages of strides 2 to 32, there are not four widths, or
+            ``x_channels`` is not positive.
     """
 
     def __init__(
@@ -89,7 +91,7 @@ class NestedDecoder(nn.Module):
 
     Args:
         skip_channels: Channels of the encoder's features, the largest feature first.
-        channels: Widths of the nodes of each level but the smallest, which has none.
+        channels: Widths of the nodes of each level; the level of the smallest feature has no nodes.
     """
 
     def __init__(self, skip_channels: Sequence[int], channels: Sequence[int]) -> None:
@@ -115,7 +117,7 @@ class NestedDecoder(nn.Module):
 
 
 class Node(nn.Module):
-    """A feature fusion block: two convolutions of all that came before, and what the level below brings.
+    """A feature fusion block: two convolutions of the earlier nodes of the level and of the level below.
 
     Args:
         skip_channels: Channels of the earlier nodes of the level together.
@@ -135,7 +137,7 @@ class Node(nn.Module):
 
 
 def _stages(name: str, in_channels: int, pretrained: bool) -> tuple[nn.ModuleList, list[int]]:
-    """A timm network as its five stages, each ending where timm takes a feature, and their channels."""
+    """A timm network as five stages, which end at the features of timm, and the channels of these features."""
     if not timm.is_model(name):
         raise ValueError(f"encoder_name must be a ResNet of timm, as resnet18; there is no {name!r}")
     network: Any = timm.create_model(name, pretrained=pretrained, features_only=True, in_chans=in_channels)

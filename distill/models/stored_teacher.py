@@ -1,4 +1,4 @@
-"""A teacher whose responses were stored."""
+"""A teacher whose predictions are stored."""
 
 from __future__ import annotations
 
@@ -6,16 +6,16 @@ from torch import Tensor, nn
 
 
 class StoredTeacher(nn.Module):
-    """The teacher's prediction as the data module read it: a teacher that cannot be run here still teaches.
+    """Returns the stored prediction of a teacher, for teachers that cannot run here.
 
-    In the configuration of a method, with a data module whose batch has ``teacher_prediction``::
+    The data module must have ``teacher_prediction`` in its batch. In the configuration of a method::
 
         teacher: {class_path: distill.models.StoredTeacher}
         teacher_inputs: [teacher_prediction]
 
-    It has no parameters, and so needs no ``teacher_checkpoint``, and no layers to tap.
+    It has no parameters, so it needs no ``teacher_checkpoint``, and no layers to tap.
     """
 
     def forward(self, teacher_prediction: Tensor) -> Tensor:
-        """The stored prediction, as it is."""
+        """The stored prediction, unchanged."""
         return teacher_prediction

@@ -202,7 +202,7 @@ def test_the_infinite_depth_of_a_pixel_does_not_bleed_into_its_neighbours(answer
 
 def test_inverse_depth_is_not_taken_for_metres() -> None:
     relative = DEPTH_ANYTHING | {"depth_estimation_type": "relative"}
-    with pytest.raises(ValueError, match="answers with inverse depth: give inverse=True with scale and shift"):
+    with pytest.raises(ValueError, match="returns inverse depth: give inverse=True with scale and shift"):
         HuggingFaceDepth(relative)
     assert HuggingFaceDepth(relative, inverse=True)(torch.randn(1, 3, 28, 28)).shape == (1, 1, 28, 28)
 

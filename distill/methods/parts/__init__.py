@@ -1,1 +1,1 @@
-"""What the methods share: adaptors, pairs of layers, stages, memories and discriminators."""
+"""Shared by the methods: adaptors, pairs of layers, stages, memories, discriminators and warm-up."""

@@ -1,4 +1,4 @@
-"""Layers of a student's side that bring its features to a teacher's shape; channel counts are found, not asked for."""
+"""Layers that bring a student's features to a teacher's shape; they find their channel counts in the first call."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch.nn.parameter import UninitializedParameter
 
 
 def convolve_to(channels: int, convolution: nn.Module, feature: Tensor) -> Tensor:
-    """Applies a lazy convolution, which at its first call becomes one to ``channels`` channels.
+    """The output of a lazy convolution, which gets ``channels`` output channels in its first call.
 
     Args:
-        channels: How many channels to return, the same in every call.
-        convolution: A lazy convolution; the number of output channels it was made with does not matter.
+        channels: The number of output channels, the same in every call.
+        convolution: A lazy convolution; its own number of output channels is not used.
         feature: ``(N, C, *)``.
     """
     if isinstance(convolution.weight, UninitializedParameter):
@@ -22,10 +22,10 @@ def convolve_to(channels: int, convolution: nn.Module, feature: Tensor) -> Tenso
 
 
 class PointwiseMLP(nn.Module):
-    """An MLP that is the same at every position of a map: 1x1 convolutions with a ReLU between them.
+    """An MLP on each position of a map: 1x1 convolutions with a ReLU between them.
 
     Args:
-        layers: How many.
+        layers: The number of convolutions.
     """
 
     def __init__(self, layers: int) -> None:
@@ -33,7 +33,7 @@ class PointwiseMLP(nn.Module):
         self.convolutions = nn.ModuleList(nn.LazyConv2d(1, kernel_size=1) for _ in range(layers))
 
     def forward(self, feature: Tensor, channels: int) -> Tensor:
-        """``(N, C, H, W)`` to ``(N, channels, H, W)``; every layer has so many channels, the same in every call."""
+        """``(N, C, H, W)`` to ``(N, channels, H, W)``; all layers have ``channels`` outputs, the same in every call."""
         for index, convolution in enumerate(self.convolutions):
             feature = convolve_to(channels, convolution, F.relu(feature) if index > 0 else feature)
         return feature

@@ -1,4 +1,4 @@
-"""What the methods on depth share: they learn from the teacher's response alone, in the region of their task."""
+"""The base of the methods on depth, which learn from the teacher's response in the region of their task."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from distill.tasks import DepthEstimation
 
 
 class DepthDistillation(DistillationModule, ABC):
-    """Base of the methods on depth; the labels are not used unless ``hard_weight`` is above 0.
+    """Base of the methods on depth; labels are used only if ``hard_weight`` is above 0.
 
-    Nothing is compared in the rows that the task ignores, nor where the teacher's depth is 0: there is no response, as
-    of a stored one beyond the borders of an augmented image. A teacher that runs beside the student has a depth for
-    those pixels, too.
+    Two kinds of pixels are not compared: rows that the task ignores, and pixels whose teacher depth is 0. There the
+    teacher has no response, as in a stored response beyond the borders of an augmented image. A teacher that runs
+    beside the student has a depth for those pixels as well.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`.
@@ -30,10 +30,10 @@ class DepthDistillation(DistillationModule, ABC):
 
     @property
     def depth_task(self) -> DepthEstimation:
-        """The task, which has the range of depths and the rows to ignore.
+        """The task, with the range of depths and the rows to ignore.
 
         Raises:
-            ValueError: It is of another kind.
+            ValueError: The task is not :class:`~distill.DepthEstimation`.
         """
         if not isinstance(self.task, DepthEstimation):
             raise ValueError(

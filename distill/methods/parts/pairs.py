@@ -11,7 +11,7 @@ from distill.outputs import NetworkOutput
 
 
 def check_pairs(method: DistillationModule) -> None:
-    """Raises a ValueError where a method that compares layers pair by pair is not given pairs."""
+    """Raises a ValueError if teacher and student have different numbers of layers."""
     teacher, student = len(method.teacher_layers), len(method.student_layers)
     if teacher != student:
         raise ValueError(
@@ -21,7 +21,7 @@ def check_pairs(method: DistillationModule) -> None:
 
 
 def require_pairs(method: DistillationModule) -> None:
-    """Raises a ValueError where a method has no layers, or teacher and student have different numbers of them."""
+    """Raises a ValueError if a method has no layers, or teacher and student have different numbers of layers."""
     check_pairs(method)
     if not method.student_layers:
         raise ValueError(f"{type(method).__name__} has no layers to compare: name teacher_layers and student_layers")
@@ -35,10 +35,10 @@ def feature_pairs(
 
 
 def as_map(feature: Tensor) -> Tensor:
-    """``(N, C)`` as ``(N, C, 1, 1)``, a map of one position, which convolutions take; maps as they are."""
+    """A vector ``(N, C)`` as a map of one position, ``(N, C, 1, 1)``; maps are returned as they are."""
     return feature[..., None, None] if feature.ndim == 2 else feature
 
 
 def as_vector(feature: Tensor) -> Tensor:
-    """``(N, C, *)`` as ``(N, C)``, the mean over its positions; vectors as they are."""
+    """The mean of a map ``(N, C, *)`` over its positions, ``(N, C)``; vectors are returned as they are."""
     return feature if feature.ndim == 2 else feature.flatten(2).mean(2)

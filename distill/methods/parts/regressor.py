@@ -1,4 +1,4 @@
-"""What brings a student's features to the channels and the scale of a teacher's."""
+"""A layer that brings a student's features to the channels and the scale of a teacher's."""
 
 from __future__ import annotations
 
@@ -13,10 +13,10 @@ from distill.methods.parts.adaptors import convolve_to
 class Regressor(nn.Module):
     """A 1x1 convolution and batch normalisation, with a scale and a shift for each channel.
 
-    Without the normalisation the squared error of a hint is as steep as the student's features are long: with the
-    weights and learning rates of the distillation literature training diverges. Mean and variance are always those of
-    the batch of all processes together, so that a term depends on no process's share, and there are no running ones:
-    the regressor is not deployed. Channel counts are found in the first call.
+    Without the normalisation the gradient of a hint's squared error grows with the student's features, and training
+    diverges with the weights and learning rates of the distillation literature. Mean and variance are those of the
+    batch of all processes together, so that no term depends on how the batch is shared. There are no running
+    statistics, because the regressor is not deployed. The first call finds the channel counts.
     """
 
     def __init__(self) -> None:
@@ -31,7 +31,7 @@ class Regressor(nn.Module):
 
 
 class _GlobalBatchNorm(LazyModuleMixin, nn.Module):
-    """Unlike ``nn.SyncBatchNorm`` it runs on any device, and takes one value a channel."""
+    """Batch normalisation over all processes, on any device and also of one value a channel."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -46,7 +46,7 @@ class _GlobalBatchNorm(LazyModuleMixin, nn.Module):
                 nn.init.constant_(parameter, value)
 
     def forward(self, feature: Tensor) -> Tensor:
-        """``(N, C, H, W)``, normalised over all but the channels."""
+        """The feature ``(N, C, H, W)``, normalised over all dims but the channels."""
         centred = feature - _mean_of_channels(feature)
         deviation = (_mean_of_channels(centred.square()) + 1e-5).sqrt()
         return self.weight / deviation * centred + self.bias
@@ -54,6 +54,6 @@ class _GlobalBatchNorm(LazyModuleMixin, nn.Module):
 
 def _mean_of_channels(feature: Tensor) -> Tensor:
     """``(C, 1, 1)``, over all samples of all processes and over positions."""
-    # by way of the sum, whose gradient is a view: that of a mean is a tensor of the feature's size
+    # computed as a sum, whose gradient is a view; the gradient of a mean is a tensor of the feature's size
     of_samples = feature.sum((2, 3)) / (feature.shape[2] * feature.shape[3])
     return gather(of_samples).mean(0)[:, None, None]

@@ -1,4 +1,4 @@
-"""Methods that train something else first."""
+"""The base of methods with two stages."""
 
 from __future__ import annotations
 
@@ -15,15 +15,15 @@ from distill.internals.lightning import attached, finds_unused_parameters
 class StagedDistillation(DistillationModule, ABC):
     """Base of the methods with two stages: the first epochs of a fit train on the method's first loss alone.
 
-    The stage follows from the epoch, so a resumed fit goes on in the stage that it was stopped in. In the first stage
-    there is no hard loss, and no part of the networks that the loss does not reach moves, but for running statistics.
-    The second starts with a fresh optimiser, as one trained apart would: what Adam knows of gradients from another loss
-    would scale its steps for as long as it remembers.
-    As part of :class:`~distill.methods.Combined`, the hard loss and the other parts go on beside the first stage.
+    The epoch decides the stage, so a resumed fit continues in the right stage. In the first stage there is no hard
+    loss. Parts of the networks that the loss does not reach keep their values, except running statistics. The second
+    stage starts with an empty optimiser state, like a separate fit: otherwise Adam's averages of the first loss's
+    gradients would scale its steps. As part of :class:`~distill.methods.Combined`, the hard loss and the other parts
+    also run in the first stage.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`.
-        stage_one_epochs: How many epochs the first stage takes.
+        stage_one_epochs: The number of epochs of the first stage.
         **kwargs: As in :class:`~distill.base.DistillationModule`.
 
     Raises:
@@ -49,13 +49,13 @@ class StagedDistillation(DistillationModule, ABC):
         return 0.0 if self.in_stage_one else self.hard_weight
 
     def on_train_batch_start(self, batch: Batch, batch_idx: int) -> None:
-        """Forgets what the optimiser has gathered in the first stage."""
+        """Clears the optimiser's state at the start of the second stage."""
         if batch_idx == 0 and self.current_epoch == self.stage_one_epochs:
             for optimizer in self.trainer.optimizers:
                 optimizer.state.clear()
 
     def check_fit(self) -> None:
-        """Checks that there is a second stage, and that DDP allows for the first."""
+        """Checks that there is a second stage, and that DDP allows parameters without gradient in the first."""
         if not self.stage_one_epochs:
             return
         name, epochs = type(self).__name__, self.trainer.max_epochs
@@ -72,7 +72,7 @@ class StagedDistillation(DistillationModule, ABC):
             )
 
     def _require_hard_loss(self) -> None:
-        """Raises a ValueError where the hard loss, all that the second stage of some methods has, is left out."""
+        """Raises a ValueError if ``hard_weight`` is 0; the second stage of some methods is the hard loss alone."""
         if not self.hard_weight:
             raise ValueError(
                 f"{type(self).__name__} has hard_weight=0, but its second stage is the hard loss alone: give it a "

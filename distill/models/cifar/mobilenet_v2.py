@@ -16,7 +16,7 @@ class MobileNetV2(CifarNetwork):
 
     Source: Sandler et al., "MobileNetV2: Inverted Residuals and Linear Bottlenecks", CVPR 2018, Table 2 with width
     multiplier 0.5, in the form of the distillation literature: the second group of bottlenecks keeps its size, so that
-    the whole has stride 16 and not 32; ReLU stands for ReLU6; the first bottleneck has a 1x1 convolution before the
+    the whole has stride 16 and not 32; ReLU replaces ReLU6; the first bottleneck has a 1x1 convolution before the
     depthwise one as well. The stem does have stride 2 in that form. The last convolution keeps its 1280 channels.
 
     Layers to tap. The stages end in linear bottlenecks, so no activation follows and none has a ``preact``:

@@ -1,4 +1,4 @@
-"""What all networks for small images are made of, and the names of the layers they share."""
+"""The parts of all networks for small images, and the layer names that they share."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from torch import Tensor, nn
 
 
 class CifarNetwork(nn.Sequential):
-    """A chain of layers with the same names in every network, so that a configuration for one reads like any other's.
+    """A chain of layers with the same names in all networks, so that configurations can exchange networks.
 
     The layers to tap, in the order in which they run:
 
-    - ``stem``: at the size of the input, but for MobileNetV2;
-    - ``stage1``, ``stage2``, ``stage3`` and, where there is one, ``stage4``: the early, middle and late features. They
-      are what the released code of CRD (Tian et al., ICLR 2020), and of much that followed it, calls ``f1`` to ``f4``;
-    - ``final``: what turns the last stage into the feature that is pooled, where anything does;
+    - ``stem``: at the size of the input, except in MobileNetV2;
+    - ``stage1``, ``stage2``, ``stage3`` and in some networks ``stage4``: the early, middle and late features. The
+      released code of CRD (Tian et al., ICLR 2020), and of many later papers, calls them ``f1`` to ``f4``;
+    - ``final``: the layers between the last stage and the pooling, in some networks;
     - ``pool``: the mean over all positions, ``(N, C)``, the penultimate feature;
     - ``fc``: the logits.
 
-    Nothing works in place: what was tapped is not changed by the layers behind.
+    No layer works in place, so later layers do not change tapped features.
 
-    Any height and width will do. Whatever halves them rounds up, so that stages of the same stride have the same size
-    in all networks: 28, 14, 7 and 4 for digits.
+    Images may have any height and width. Layers that halve them round up, so that stages of the same stride have the
+    same size in all networks: 28, 14, 7 and 4 for digits.
 
     Args:
         in_channels: The channels of the image.
@@ -31,10 +31,10 @@ class CifarNetwork(nn.Sequential):
         stages: The stages.
         out_channels: The channels of the pooled feature.
         num_classes: C, the number of logits.
-        final: What comes between stages and pooling, if anything does.
+        final: The layers between the stages and the pooling, if there are any.
 
     Raises:
-        ValueError: From ``forward``: the input is no batch of images with ``in_channels`` channels.
+        ValueError: From ``forward``: the input is not a batch of images with ``in_channels`` channels.
     """
 
     def __init__(
@@ -75,7 +75,7 @@ class CifarNetwork(nn.Sequential):
 
 
 class Stage(nn.Sequential):
-    """Blocks with a ReLU behind each.
+    """Blocks with a ReLU after each.
 
     The stage's own name is the feature after the last ReLU; ``preact`` in it, such as ``stage1.preact``, is the feature
     before.

@@ -51,7 +51,7 @@ class CifarResNet(CifarNetwork):
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions and a shortcut; the ReLU behind the sum is the stage's."""
+    """Two 3x3 convolutions and a shortcut; the ReLU after the sum is the stage's."""
 
     def __init__(self, in_channels: int, out_channels: int, stride: int = 1) -> None:
         super().__init__()

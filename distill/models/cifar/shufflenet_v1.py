@@ -46,7 +46,7 @@ class ShuffleNetV1(CifarNetwork):
 
 
 class ShuffleUnit(nn.Module):
-    """The paper's Fig. 2 (b); the ReLU behind the sum is the stage's."""
+    """The paper's Fig. 2 (b); the ReLU after the sum is the stage's."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -59,7 +59,7 @@ class ShuffleUnit(nn.Module):
 
 
 class ShuffleDownUnit(nn.Module):
-    """The paper's Fig. 2 (c), which halves the size; the ReLU behind the concatenation is the stage's."""
+    """The paper's Fig. 2 (c), which halves the size; the ReLU after the concatenation is the stage's."""
 
     def __init__(self, in_channels: int, out_channels: int) -> None:
         super().__init__()
