@@ -1,4 +1,4 @@
-"""Cross-modal knowledge distillation: the teacher sees more than the student that is deployed."""
+"""Cross-modal knowledge distillation: the teacher sees modalities that the deployed student lacks."""
 
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
@@ -21,12 +21,14 @@ __all__ = [
     "Task",
     "UserError",
 ]
-TASKS = ("Classification", "DepthEstimation", "SemanticSegmentation", "Task")
+TASK_CLASSES = ("Classification", "DepthEstimation", "SemanticSegmentation", "Task")
 
 
 def __getattr__(name: str) -> Any:
-    """Imports Lightning only for those who train: ``distill.losses`` and ``distill.metrics`` need torch alone."""
+    """Imports a class on first use, because ``distill.losses`` and ``distill.metrics`` need torch but no Lightning."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = {"FeatureMask": "feature_mask", "UserError": "errors", **dict.fromkeys(TASKS, "tasks")}.get(name, "base")
+    module = {"FeatureMask": "feature_mask", "UserError": "errors", **dict.fromkeys(TASK_CLASSES, "tasks")}.get(
+        name, "base"
+    )
     return getattr(import_module(f"distill.{module}"), name)

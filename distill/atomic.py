@@ -1,4 +1,4 @@
-"""Files that are written whole or not at all."""
+"""Writes a file whole or not at all."""
 
 from __future__ import annotations
 
@@ -10,15 +10,15 @@ from pathlib import Path
 
 @contextmanager
 def atomic_write(path: str | Path) -> Iterator[Path]:
-    """Gives a path to write to; when the block ends well it replaces ``path``, else it is removed.
+    """Yields a temporary path; it replaces ``path`` when the block ends without an error, and is removed otherwise.
 
-    A reader sees the old file or the new one, never half of one, also when the process is killed while it writes.
+    A reader sees the old file or the new one, never a part of one, even if the process is killed while it writes.
 
     Args:
-        path: The file to create or replace; its folder is made.
+        path: The file to create or replace; its folder is created.
 
     Yields:
-        A path beside it with the same suffix.
+        A path in the same folder with the same suffix.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)

@@ -1,4 +1,4 @@
-"""What all methods share: a student beside its frozen teacher. Also the place to import both base modules from."""
+"""The base class of all methods: a student and its frozen teacher. Import both base classes from here."""
 
 from __future__ import annotations
 
@@ -33,15 +33,15 @@ __all__ = ["Batch", "DistillationModule", "NetworkOutput", "Supervised"]
 
 
 class DistillationModule(TeacherHolder, Supervised, ABC):
-    """Trains a student beside a frozen teacher that sees another modality of the same samples.
+    """Trains a student with the help of a frozen teacher that sees another modality of the same samples.
 
-    A method is a subclass with its own ``distillation_step``. The loss is ``hard_weight`` times the task's hard loss
+    A method is a subclass that implements ``distillation_step``. The loss is ``hard_weight`` times the task's hard loss
     plus all terms of that step. ``self(*inputs)`` is the student alone. Steps return ``prediction`` (the student's),
     ``teacher_prediction``, ``features`` and ``teacher_features`` of the tapped layers, ``inputs``, ``teacher_inputs``
     and ``ignore_index`` for the callbacks, and ``loss`` in training.
 
-    The teacher stays out of everything but the forward pass: always in eval mode, without gradients, in no checkpoint,
-    unknown to the optimiser and to DDP.
+    The teacher takes part in the forward pass only: it is always in eval mode and has no gradients, no checkpoint
+    holds it, and the optimiser and DDP do not know it.
 
     Args:
         teacher: The network to learn from; see ``network`` of :class:`Supervised`.
@@ -53,20 +53,20 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         student_layers: The same for the student.
         teacher_checkpoint: Weights for the teacher: a checkpoint of :class:`Supervised` or of any method (then its
             student), a plain ``state_dict`` file, or ``.safetensors``.
-        hard_weight: The weight of the hard loss; with 0 no labels are used in training, and
-            methods that compare predictions alone (such as KD) take batches without ``target``.
-        optimizer: Given the trained parameters, makes the optimiser.
-        lr_scheduler: Given the optimiser, makes the schedule; stepped each epoch, cyclic ones each step.
-        cache_teacher: A folder to keep the teacher's responses to the training samples in, so that it runs once per
-            sample; see :class:`~distill.teacher.cache.TeacherCache`. Only where what the teacher sees is the same in
-            every epoch.
-        teacher_precision: The type of the teacher's weights and inputs, ``bf16`` or ``fp16``; by default that of the
-            fit. What methods get of it is float32.
-        compile: Compiles teacher and student, each by itself, in place: ``true`` by torch's default backend, or the
-            name of another.
+        hard_weight: The weight of the hard loss. With 0, training uses no labels, and methods that compare
+            predictions only (such as KD) accept batches without ``target``.
+        optimizer: Makes the optimiser from the trained parameters.
+        lr_scheduler: Makes the schedule from the optimiser; it steps each epoch, a cyclic one each step.
+        cache_teacher: A folder that keeps the teacher's responses to the training samples, so that the teacher runs
+            once per sample; see :class:`~distill.teacher.cache.TeacherCache`. The teacher's inputs must be the same
+            in every epoch.
+        teacher_precision: The type of the teacher's weights and inputs, ``bf16`` or ``fp16``; the precision of the fit
+            by default. Methods get the teacher's outputs in float32.
+        compile: Compiles teacher and student separately, in place: ``true`` for torch's default backend, or the name of
+            another backend.
 
-    ``teacher``, ``student``, ``task`` and ``optimizer`` may be left out only where a method is a part of
-    :class:`~distill.methods.Combined`, which has its own.
+    ``teacher``, ``student``, ``task`` and ``optimizer`` are optional only for a method that is a part of
+    :class:`~distill.methods.Combined`: the combination has them.
     """
 
     def __init__(
@@ -107,29 +107,29 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """The terms of the distillation loss by name, weighted, in float32.
 
-        A pure function of its arguments and of the module's own parameters: it logs nothing and moves nothing.
+        A pure function of its arguments and of the module's parameters: it logs nothing and moves no tensor.
 
         Args:
             teacher: The teacher's prediction and features, without gradient.
-            student: The student's.
-            batch: The batch that both saw a part of.
+            student: The student's prediction and features.
+            batch: The whole batch: each network saw a part of it.
 
         Returns:
-            Each term either as one value a position, ``(N,)`` or ``(N, *spatial)``, which the base class averages
-            over the positions that count of all processes together, or as a scalar. A scalar must be a mean over
-            samples, or be computed from what :func:`distill.distributed.gather` returns: then two processes with
-            half the batch each agree with one that has it whole.
+            Each term, either as one value per position, ``(N,)`` or ``(N, *spatial)``, or as a scalar. The base class
+            averages the values over the counted positions of all processes. A scalar must be a mean over samples, or
+            be computed from the result of :func:`distill.distributed.gather`: then two processes with half the batch
+            each give the same loss as one process with the whole batch.
         """
 
     def after_backward(self) -> None:
-        """Keeps what a method's memory takes from the present step; called after each backward pass."""
+        """Stores what the method remembers of this step, such as a memory bank; called after each backward pass."""
 
     def check_fit(self) -> None:
-        """Raises where the trainer cannot fit the method; called before a fit."""
+        """Raises an error if the trainer cannot fit the method; called before a fit."""
 
     @property
     def current_hard_weight(self) -> float:
-        """The weight of the hard loss in this epoch; ``hard_weight`` unless a method changes it."""
+        """The weight of the hard loss in this epoch; ``hard_weight`` unless a method overrides it."""
         return self.hard_weight
 
     @property
@@ -144,26 +144,26 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
 
     @property
     def ignore_index(self) -> int:
-        """The target of positions to ignore, as the task has it; 255 without a task."""
+        """The target value of ignored positions, from the task; 255 without a task."""
         return getattr(self.task, "ignore_index", 255)
 
     def forward_teacher(self, batch: Batch) -> NetworkOutput:
-        """What the teacher makes of a batch, in the size of its target; in training from the cache, if there is one."""
+        """The teacher's output for a batch, in the size of the target; in training from the cache, if there is one."""
         cache = self.teacher_cache
         output = self.run_teacher(batch) if cache is None else cache.output(batch, self.run_teacher)
         return output._replace(prediction=self.at_targets(output.prediction, batch))
 
     def run_teacher(self, batch: Batch) -> NetworkOutput:
-        """What the teacher itself makes of its part of a batch, in its own size."""
+        """The output of the teacher network for a batch, in the network's size and never from the cache."""
         return required(self.frozen_teacher, "teacher", self)(*modalities(batch, self.teacher_inputs))
 
     def forward_student(self, batch: Batch) -> NetworkOutput:
-        """What the student makes of a batch, in the size of its target."""
+        """The student's output for a batch, in the size of the target."""
         output = network_output(self._student_taps, modalities(batch, self.inputs))
         return output._replace(prediction=self.at_targets(output.prediction, batch))
 
     def forward_both(self, batch: Batch) -> tuple[NetworkOutput, NetworkOutput]:
-        """What teacher and student make of a batch, in the size of its target."""
+        """The outputs of teacher and student for a batch, in the size of the target."""
         return self.forward_teacher(batch), self.forward_student(batch)
 
     def distillation_terms(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
@@ -185,13 +185,13 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         return loss, terms, self._step_output(teacher, student, batch)
 
     def evaluate(self, batch: Batch) -> dict[str, Any]:
-        """As in :class:`Supervised`, with the teacher where the batch has what it sees."""
+        """As in :class:`Supervised`, with the teacher if the batch has its modalities."""
         if self._runs_alone(batch):
             return super().evaluate(batch)
         return self._step_output(*self.forward_both(batch), batch)
 
     def check_batch(self, batch: Batch) -> None:
-        """As in :class:`Supervised`, through the teacher and ``distillation_step`` as well."""
+        """As in :class:`Supervised`, but also checks the teacher and ``distillation_step``."""
         trainer = attached(self)
         fitting = trainer is None or trainer.training
         if self.teacher is None or (not fitting and self._runs_alone(batch)):
@@ -200,7 +200,7 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
             check_pair(self, batch)
 
     def setup(self, stage: str) -> None:
-        """As in :class:`Supervised`, with a teacher that a fit can learn from."""
+        """As in :class:`Supervised`, but also checks that a fit has a trained teacher."""
         if stage == "fit":
             required(self.frozen_teacher, "teacher", self).check_trained(class_names(self.trainer))
             self.check_fit()
@@ -209,31 +209,31 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
             begin_fit(self)
 
     def on_after_backward(self) -> None:
-        """Lets the method remember the step, before any callback can save it."""
+        """Calls ``after_backward``, before any callback can save a checkpoint."""
         self.after_backward()
 
     def after_transfer(self, batch: Batch, moved: Batch) -> None:
-        """Tells the cache where the positions of the samples lie on the CPU."""
+        """Gives the cache the copy of the samples' positions that is still on the CPU."""
         if self.teacher_cache is not None:
             self.teacher_cache.note_transfer(batch, moved)
 
     @torch.no_grad()
     def teacher_prediction(self, batch: Batch) -> Tensor:
-        """What the teacher says of a batch, as ``distillation_step`` sees it."""
+        """The teacher's prediction for a batch, as ``distillation_step`` gets it."""
         return self.forward_teacher(batch).prediction
 
     def reference_student(self, checkpoint: str | Path) -> Supervised:
-        """A frozen copy of the student with other weights, in eval mode.
+        """A frozen copy of the student in eval mode, with the weights of a checkpoint.
 
         Args:
-            checkpoint: As ``teacher_checkpoint``.
+            checkpoint: The weights, in one of the formats of ``teacher_checkpoint``.
         """
         network = copy.deepcopy(required(self.network, "student", self))
         load_network(network, checkpoint)
         return Supervised(network, copy.deepcopy(self.task), self.inputs).eval().requires_grad_(False)
 
     def _runs_alone(self, batch: Batch) -> bool:
-        """Whether a batch to evaluate on lacks what the teacher sees, so that the student is scored alone."""
+        """Whether the student is scored alone, because an evaluation batch lacks a modality of the teacher."""
         missing = [name for name in self.teacher_inputs if name not in batch]
         if self.teacher is not None and missing:
             rank_zero_warn(f"without the modality {missing[0]!r} the student is scored alone, its teacher does not run")

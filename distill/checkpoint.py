@@ -1,4 +1,4 @@
-"""Weights in and out: a teacher from a checkpoint, a student for deployment. Nothing here runs code from a file."""
+"""Loads a teacher's weights and saves a student for deployment. Nothing here runs code from a file."""
 
 from __future__ import annotations
 
@@ -23,26 +23,26 @@ def load_weights(path: str | Path) -> dict[str, Tensor]:
     """The weights of a network, by parameter name.
 
     Args:
-        path: A Lightning checkpoint of :class:`~distill.base.Supervised` or of any distillation method (then its
-            student), a ``state_dict`` saved by :func:`torch.save`, or a ``.safetensors`` file.
+        path: A Lightning checkpoint of :class:`~distill.base.Supervised` or of any distillation method (its student
+            is loaded), a ``state_dict`` saved by :func:`torch.save`, or a ``.safetensors`` file.
 
     Raises:
-        FileNotFoundError: There is no such file.
+        FileNotFoundError: The file does not exist.
         ValueError: The file is truncated, holds more than weights, or holds no network.
     """
     return _network_weights(read_content(Path(path)), Path(path))
 
 
 def read_content(path: Path, *, mmap: bool = False) -> Any:
-    """What a file of weights or a checkpoint holds, read without running code from it.
+    """The content of a checkpoint or of a file of weights, read without running code from it.
 
     Args:
         path: The file.
-        mmap: Whether tensors are left on disk until they are used.
+        mmap: Whether tensors stay on disk until they are used.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is truncated, or holds more than plain data.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is truncated, or holds more than plain data.
     """
     if not path.is_file():
         raise FileNotFoundError(f"there is no checkpoint {path}")
@@ -58,7 +58,7 @@ def read_content(path: Path, *, mmap: bool = False) -> Any:
             f"{path} is not a file of plain weights, and loading anything else could run its code; "
             "save its state_dict with torch.save or as .safetensors"
         ) from None
-    except Exception as error:  # of many classes, whatever the bytes of a cut or foreign file lead torch's reader to
+    except Exception as error:  # a truncated or foreign file makes torch's reader raise errors of many classes
         reason = "".join(str(error).splitlines()[:1])
         raise ValueError(f"{path} is not a whole checkpoint: {type(error).__name__}: {reason}") from None
 
@@ -71,23 +71,23 @@ def load_network(network: nn.Module, path: str | Path) -> Sequence[str]:
         path: As in :func:`load_weights`.
 
     Returns:
-        The names of the classes that the network was trained on, by index, where the file is a checkpoint that has
-        them; else nothing.
+        The names of the classes that the network was trained on, by index, if the file is a checkpoint that has
+        them; otherwise an empty tuple.
 
     Raises:
-        FileNotFoundError: As :func:`load_weights`.
-        ValueError: As :func:`load_weights`; or names differ (tells the first missing and unexpected one and counts the
-            rest) or shapes do.
+        FileNotFoundError: As in :func:`load_weights`.
+        ValueError: As in :func:`load_weights`; or names or shapes differ. The message gives the first missing and the
+            first unexpected name, and counts the others.
     """
     content = read_content(Path(path))
     weights = _network_weights(content, Path(path))
-    own = network.state_dict()
-    missing = [name for name in own if name not in weights]
-    unexpected = [name for name in weights if name not in own]
+    expected = network.state_dict()
+    missing = [name for name in expected if name not in weights]
+    unexpected = [name for name in weights if name not in expected]
     if missing or unexpected:
         differences = [_first_of("lacks", missing), _first_of("has the unexpected", unexpected)]
         raise ValueError(f"{path} does not fit {type(network).__name__}: it {' and '.join(filter(None, differences))}")
-    for name, tensor in own.items():
+    for name, tensor in expected.items():
         if tensor.shape != weights[name].shape:
             raise ValueError(
                 f"{path} does not fit {type(network).__name__}: {name} has shape {tuple(weights[name].shape)} in the "
@@ -97,25 +97,25 @@ def load_network(network: nn.Module, path: str | Path) -> Sequence[str]:
     return tuple(content["class_names"]) if "class_names" in content and content is not weights else ()
 
 
-def check_class_names(theirs: Sequence[str], ours: Sequence[str], *, model: str) -> None:
-    """Compares the classes that a network was trained on with those of the data; warns where their names differ.
+def check_class_names(network: Sequence[str], data: Sequence[str], *, model: str) -> None:
+    """Compares the classes that a network was trained on with the classes of the data; warns if the names differ.
 
     Args:
-        theirs: The network's, by index; empty where they are not known.
-        ours: The data's, alike.
-        model: What the network comes from, for the message.
+        network: The names of the network's classes, by index; empty if they are unknown.
+        data: The names of the data's classes, by index; empty if they are unknown.
+        model: The source of the network, for the message.
 
     Raises:
-        ValueError: They are the same in another order, so that the network's answers would be taken for others.
+        ValueError: The classes are the same in another order, so that predictions would be read as other classes.
     """
-    if not theirs or not ours or list(theirs) == list(ours):
+    if not network or not data or list(network) == list(data):
         return
-    if len(theirs) == len(ours):
-        at = next(at for at, names in enumerate(zip(theirs, ours, strict=True)) if names[0] != names[1])
-        difference = f"class {at} is {theirs[at]!r} there and {ours[at]!r} in the data"
+    if len(network) == len(data):
+        index = next(index for index, names in enumerate(zip(network, data, strict=True)) if names[0] != names[1])
+        difference = f"class {index} is {network[index]!r} there and {data[index]!r} in the data"
     else:
-        difference = f"it knows {len(theirs)} and the data have {len(ours)}"
-    if sorted(theirs) == sorted(ours):
+        difference = f"it knows {len(network)} and the data have {len(data)}"
+    if sorted(network) == sorted(data):
         raise ValueError(f"the {model} was trained on the same classes in another order: {difference}")
     rank_zero_warn(f"the {model} was trained on other classes: {difference}")
 
@@ -128,10 +128,11 @@ def save_network(network: nn.Module, path: str | Path) -> None:
 
 
 def looks_untrained(network: nn.Module) -> bool:
-    """Whether nothing hints that the network's weights were loaded or trained.
+    """Whether the network shows no sign that its weights were loaded or trained.
 
-    Hints are eval mode, in which ``from_pretrained`` of Hugging Face leaves a network, and moved BatchNorm statistics,
-    as timm's pretrained networks have. A network without parameters has nothing to load.
+    One sign is eval mode: ``from_pretrained`` of Hugging Face returns networks in that mode. The other is BatchNorm
+    statistics that differ from their initial values, as in timm's pretrained networks. A network without parameters
+    has nothing to load.
     """
     moved = any(bool(buffer.any()) for name, buffer in network.named_buffers() if name.endswith("running_mean"))
     return network.training and not moved and any(True for _ in network.parameters())
@@ -146,7 +147,7 @@ def _network_weights(content: Any, path: Path) -> dict[str, Tensor]:
         }
         if weights:
             return weights
-        raise ValueError(f"{path} is a Lightning checkpoint, but of no Supervised or distillation module")
+        raise ValueError(f"{path} is a Lightning checkpoint, but not of a Supervised or a distillation module")
     if isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values()):
         return content
     raise ValueError(f"{path} holds neither a state_dict nor a Lightning checkpoint")

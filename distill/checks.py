@@ -1,6 +1,6 @@
-"""Checks of arguments: each raises a ValueError with the argument's name, what would be right, and the value.
+"""Checks of arguments. Each raises a ValueError with the argument's name, the allowed values, and the value.
 
-``None`` passes every check of numbers: it stands for an argument that is left out.
+``None`` passes every check of numbers: it stands for an omitted argument.
 """
 
 from __future__ import annotations
@@ -10,15 +10,15 @@ from collections.abc import Iterable
 
 
 def check_option(name: str, value: object, known: Iterable[object]) -> None:
-    """Checks that a value is one of a few.
+    """Checks that a value is one of the allowed values.
 
     Args:
         name: The argument's name.
         value: Its value.
-        known: All values that are allowed.
+        known: All allowed values.
 
     Raises:
-        ValueError: The value is another one.
+        ValueError: The value is not allowed.
     """
     options = list(known)
     if value not in options:
@@ -59,7 +59,7 @@ def check_share(**values: float | None) -> None:
 
 
 def check_within(least: float, most: float, /, **values: float | None) -> None:
-    """Checks that numbers lie between two others or are one of these two.
+    """Checks that numbers lie in [``least``, ``most``].
 
     Raises:
         ValueError: A number lies outside, or is NaN.
@@ -70,7 +70,7 @@ def check_within(least: float, most: float, /, **values: float | None) -> None:
 
 
 def check_finite(**values: float | None) -> None:
-    """Checks that numbers are neither infinite nor NaN.
+    """Checks that numbers are finite.
 
     Raises:
         ValueError: A number is infinite or NaN.

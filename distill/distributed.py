@@ -1,4 +1,4 @@
-"""What a loss needs to know about the other processes: their samples, with gradient, and how many there are."""
+"""Collectives for losses and checkpoints: gathers samples with their gradient, and averages over all processes."""
 
 from __future__ import annotations
 
@@ -10,22 +10,22 @@ from torch import Tensor, nn
 
 
 def world_size() -> int:
-    """The number of processes that train together, 1 without a process group."""
+    """The number of processes that train together; 1 without a process group."""
     return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
 
 
 def gather(local: Tensor) -> Tensor:
     """Concatenates the tensors of all processes along dim 0, in the order of their ranks.
 
-    Gradients flow back to the process that a row came from: a loss that every process computes from the gathered rows
-    has, after DDP's averaging, the gradients of one process that holds the whole batch. The processes may hold
-    different numbers of rows.
+    Gradients flow back to the process that each row came from. So if every process computes a loss from the gathered
+    rows, DDP's average of the gradients equals the gradients of one process that holds the whole batch. The processes
+    may hold different numbers of rows.
 
     Args:
-        local: This process's rows, ``(N_rank, *)``; all but dim 0 equal everywhere.
+        local: This process's rows, ``(N_rank, *)``; all dims except dim 0 are equal in all processes.
 
     Returns:
-        ``(sum of N_rank, *)``; ``local`` itself where there is only one process.
+        ``(sum of N_rank, *)``; ``local`` itself if there is only one process.
     """
     if world_size() == 1:
         return local
@@ -36,11 +36,11 @@ def gather(local: Tensor) -> Tensor:
 
 
 def own_rows(gathered: Tensor, local: Tensor) -> Tensor:
-    """The rows of ``gathered`` that stem from this process: undoes :func:`gather`.
+    """The rows of ``gathered`` that came from this process; the inverse of :func:`gather`.
 
     Args:
-        gathered: One row a sample of all processes, ``(sum of N_rank, *)``.
-        local: What this process had given to :func:`gather`, ``(N_rank, *)``.
+        gathered: One row per sample of all processes, ``(sum of N_rank, *)``.
+        local: The rows that this process passed to :func:`gather`, ``(N_rank, *)``.
 
     Returns:
         ``(N_rank, *)``.
@@ -54,46 +54,46 @@ def own_rows(gathered: Tensor, local: Tensor) -> Tensor:
 def mean(values: Tensor, weights: Tensor) -> Tensor:
     """The weighted mean over all processes, scaled so that DDP's averaging of gradients keeps it exact.
 
-    ``world_size * sum(values * weights on this rank) / sum(weights on all ranks)``: its average over the ranks, and
-    the average of its gradients, are those of one process that holds the whole batch, however unevenly the positions
-    that count are spread.
+    ``world_size * sum(values * weights on this rank) / sum(weights on all ranks)``. The average of this over the ranks
+    equals the value of one process that holds the whole batch, and so does the average of its gradients, even if the
+    ranks hold different numbers of counted positions.
 
     Args:
-        values: One value a position, ``(*)``.
-        weights: What each position counts, 0 or more, of the same shape; no gradient flows to them.
+        values: One value per position, ``(*)``.
+        weights: The weight of each position, 0 or more, of the same shape; no gradient flows to them.
 
     Returns:
-        A scalar; 0, with zero gradient, where nothing counts.
+        A scalar; 0, with zero gradient, if all weights are 0.
     """
     weights = weights.detach().to(values.dtype)
     total = weights.sum()
     if world_size() > 1:
         dist.all_reduce(total)
-    # where(): a position that does not count may hold inf or NaN, and 0 * inf is NaN
+    # where(): a position with weight 0 may hold inf or NaN, and 0 * inf is NaN
     counted = torch.where(weights > 0, values * weights, torch.zeros_like(values))
     return world_size() * counted.sum() / total.clamp(min=torch.finfo(values.dtype).tiny)
 
 
 def all_gather_objects(state: Any) -> list[Any]:
-    """What each process has given, in the order of their ranks, so that a checkpoint can hold all of it."""
+    """The objects of all processes, in the order of their ranks; a checkpoint can then hold all of them."""
     states = [state] * world_size()
     if world_size() > 1:
         dist.all_gather_object(states, state)
     return states
 
 
-def rank_part(states: list[Any], otherwise: Any) -> Any:
-    """What this process had given to :func:`all_gather_objects`; ``otherwise`` where there were fewer processes."""
+def rank_part(states: list[Any], default: Any) -> Any:
+    """The object that this rank passed to :func:`all_gather_objects`; ``default`` if there were fewer processes."""
     rank = dist.get_rank() if world_size() > 1 else 0
-    return states[rank] if rank < len(states) else otherwise
+    return states[rank] if rank < len(states) else default
 
 
 class SynchronizedBuffers(nn.Module):
-    """Base of modules whose buffers are equal in all processes by what they do, so that DDP need not send them."""
+    """Base of modules that keep their buffers equal in all processes, so that DDP does not have to send them."""
 
 
 class _AllGather(torch.autograd.Function):
-    """Stacks the equally shaped tensors of all processes, ``(world_size, *)``; gradients go back to each origin."""
+    """Stacks the tensors of all processes, ``(world_size, *)``; each gradient flows back to its process."""
 
     @staticmethod
     def forward(ctx: Any, local: Tensor) -> Tensor:
@@ -109,7 +109,7 @@ class _AllGather(torch.autograd.Function):
 
 
 def _row_counts(local: Tensor) -> list[int]:
-    own = torch.tensor([len(local)], device=local.device)
-    counts = [torch.zeros_like(own) for _ in range(world_size())]
-    dist.all_gather(counts, own)
+    count = torch.tensor([len(local)], device=local.device)
+    counts = [torch.zeros_like(count) for _ in range(world_size())]
+    dist.all_gather(counts, count)
     return [int(count) for count in counts]

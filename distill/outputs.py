@@ -1,4 +1,4 @@
-"""What networks return, whatever their library, as the methods want it."""
+"""Batches in and outputs out: brings the outputs of networks of any library into one form."""
 
 from __future__ import annotations
 
@@ -15,25 +15,25 @@ Batch = dict[str, Tensor]
 
 
 class NetworkOutput(NamedTuple):
-    """What a network makes of a batch.
+    """The output of a network for a batch.
 
-    ``prediction`` holds logits ``(N, C, *spatial)``, or depth in metres ``(N, 1, H, W)``; ``features`` the outputs of
-    the tapped layers by name, in the order in which they were asked for. Half precision is cast to float32.
+    ``prediction`` holds logits ``(N, C, *spatial)``, or depth in metres ``(N, 1, H, W)``. ``features`` holds the
+    outputs of the tapped layers by name, in the order of the method's layers. Half precision is cast to float32.
     """
 
     prediction: Tensor
     features: dict[str, Tensor]
 
     def at(self, layers: Sequence[str]) -> list[Tensor]:
-        """The features of these layers one by one; a layer that is named twice comes twice."""
+        """The features of these layers, in order; a layer that is named twice appears twice."""
         return [self.features[layer] for layer in layers]
 
 
 def prediction_of(output: Any) -> Tensor:
-    """The prediction in what a network returned: a tensor, or ``logits`` or ``out`` of a mapping.
+    """The prediction in a network's output: the tensor itself, or ``logits`` or ``out`` of a mapping.
 
     Raises:
-        TypeError: It is neither.
+        TypeError: The output is neither a tensor nor such a mapping.
     """
     if isinstance(output, Tensor):
         return output
@@ -45,10 +45,10 @@ def prediction_of(output: Any) -> Tensor:
 
 
 def modalities(batch: Batch, names: Sequence[str]) -> tuple[Tensor, ...]:
-    """The named modalities of a batch, in that order.
+    """The named modalities of a batch, in the order of the names.
 
     Raises:
-        KeyError: The batch lacks one.
+        KeyError: The batch lacks a modality.
     """
     missing = [name for name in names if name not in batch]
     if missing:
@@ -63,7 +63,7 @@ def step_output(
     student_inputs: tuple[Tensor, ...],
     ignore_index: int,
 ) -> dict[str, Any]:
-    """What a step of a pair of models returns for the callbacks, by the names that these know; detached."""
+    """The output of a step of teacher and student for the callbacks, detached, under the names that callbacks read."""
     return {
         "prediction": student.prediction.detach(),
         "teacher_prediction": teacher.prediction.detach(),
@@ -76,18 +76,18 @@ def step_output(
 
 
 def shapes(output: NetworkOutput) -> str:
-    """What a method had to compare, for a message: the shapes of the features, or of the prediction."""
+    """The shapes of the features, or of the prediction if there are no features, as text for a message."""
     features = ", ".join(f"{name} {tuple(feature.shape)}" for name, feature in output.features.items())
     return f"features {features}" if features else f"predictions {tuple(output.prediction.shape)}"
 
 
 def full_precision(tensor: Tensor) -> Tensor:
-    """float32 for half precision; float32 and float64 as they are."""
+    """Casts half precision to float32; leaves float32 and float64 unchanged."""
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
 def network_output(taps: FeatureTaps, inputs: tuple[Tensor, ...]) -> NetworkOutput:
-    """Runs a tapped network on its inputs."""
+    """The output of a tapped network for its inputs, in float32."""
     output, features = taps(*inputs)
     return NetworkOutput(
         full_precision(prediction_of(output)), {name: full_precision(value) for name, value in features.items()}
@@ -96,6 +96,6 @@ def network_output(taps: FeatureTaps, inputs: tuple[Tensor, ...]) -> NetworkOutp
 
 @contextmanager
 def autocast_off(tensor: Tensor) -> Iterator[None]:
-    """Computes as the types say on the tensor's kind of device."""
+    """Switches autocast off on the tensor's kind of device, so that computations keep the types of their tensors."""
     with torch.autocast(tensor.device.type, enabled=False):
         yield

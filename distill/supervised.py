@@ -1,4 +1,4 @@
-"""A LightningModule that trains one network on hard labels; distillation extends it."""
+"""A LightningModule that trains one network on hard labels; the distillation methods extend it."""
 
 from __future__ import annotations
 
@@ -31,12 +31,12 @@ class Supervised(TransferHooks):
     training.
 
     Args:
-        network: Any module; called with the modalities in the order of ``inputs``, it returns the prediction as a
-            tensor, or as ``logits`` or ``out`` of a mapping (Hugging Face, torchvision).
+        network: Any module. It gets the modalities in the order of ``inputs`` and returns the prediction as a tensor,
+            or as ``logits`` or ``out`` of a mapping (Hugging Face, torchvision).
         task: The hard loss and the metrics.
         inputs: The names of the modalities that the network sees.
-        optimizer: Given the trained parameters, makes the optimiser.
-        lr_scheduler: Given the optimiser, makes the schedule; stepped each epoch, cyclic ones each step.
+        optimizer: Makes the optimiser from the trained parameters.
+        lr_scheduler: Makes the schedule from the optimiser; it steps each epoch, a cyclic one each step.
     """
 
     def __init__(
@@ -60,7 +60,7 @@ class Supervised(TransferHooks):
         self.test_scores = None if task is None else StageScores(task, "test")
 
     def forward(self, *inputs: Tensor) -> Tensor:
-        """The prediction of the deployed network for the modalities it was trained on."""
+        """The prediction of the deployed network for its modalities."""
         return prediction_of(required(self.network, "network", self)(*inputs))
 
     def predict(self, batch: Batch) -> Tensor:
@@ -68,7 +68,7 @@ class Supervised(TransferHooks):
         return self.at_targets(full_precision(self(*modalities(batch, self.inputs))), batch)
 
     def at_targets(self, prediction: Tensor, batch: Batch) -> Tensor:
-        """A prediction in the size of the batch's target, where it has one."""
+        """A prediction in the size of the batch's target; unchanged if the batch has no target."""
         return (
             prediction
             if self.task is None or "target" not in batch
@@ -76,22 +76,22 @@ class Supervised(TransferHooks):
         )
 
     def hard_loss(self, prediction: Tensor, batch: Batch) -> Tensor:
-        """The task's loss in float32, a mean over the positions that count."""
+        """The task's loss in float32, a mean over the counted positions."""
         with autocast_off(prediction):
             return counted_mean(self.known_task.loss(prediction, batch["target"]), batch, self.known_task)
 
     def training_losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Any]]:
-        """The loss of a batch, its terms by name, and what the step returns for the callbacks; logs nothing."""
+        """The loss of a batch, its terms by name, and the step's outputs for the callbacks; logs nothing."""
         prediction = self.predict(batch)
         loss = self.hard_loss(prediction, batch)
         return loss, {"hard": loss}, {"prediction": prediction.detach(), "inputs": modalities(batch, self.inputs)}
 
     def evaluate(self, batch: Batch) -> dict[str, Any]:
-        """What a step of validation or test returns for the callbacks; ``prediction`` is scored."""
+        """The outputs of a validation or test step for the callbacks; the step scores ``prediction``."""
         return {"prediction": self.predict(batch), "inputs": modalities(batch, self.inputs)}
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """The loss of a batch, recorded with its terms."""
+        """The loss of a batch and the outputs for the callbacks; records the loss and its terms."""
         loss, terms, outputs = self.training_losses(batch)
         self.loss_recorder.record(self, loss, terms, batch)
         return {"loss": loss, **outputs}
@@ -105,7 +105,7 @@ class Supervised(TransferHooks):
         return self._scored(self.test_scores, batch)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The prediction for a batch, with the ``index`` and ``target`` of its samples where the batch has them."""
+        """The prediction for a batch, with the ``index`` and ``target`` of its samples if the batch has them."""
         return {"prediction": self.predict(batch)} | {key: batch[key] for key in ("index", "target") if key in batch}
 
     def on_validation_epoch_end(self) -> None:
@@ -117,29 +117,29 @@ class Supervised(TransferHooks):
         self._log_scores(self.test_scores)
 
     def parameter_settings(self) -> Sequence[ParameterSettings]:
-        """Parameters that the optimiser treats otherwise than it is set to, as ``{"weight_decay": 0.0}``; none here.
+        """Parameters with optimiser settings of their own, such as ``{"weight_decay": 0.0}``; none by default.
 
-        A schedule scales a learning rate given here as it does the optimiser's own; cyclic schedules, which would
-        overwrite it, are refused.
+        A schedule scales a learning rate given here by the same factor as the optimiser's learning rate. Cyclic
+        schedules would overwrite it, so they raise an error.
         """
         return ()
 
     def configure_optimizers(self) -> Any:
-        """The optimiser over all trained parameters, and the schedule if one is asked for."""
+        """The optimiser over all trained parameters, and the schedule if there is one."""
         optimizer = required(self.optimizer, "optimizer", self)
         return optimizer_and_schedule(parameter_groups(self), optimizer, self.lr_scheduler, attached(self))
 
     def configure_callbacks(self) -> list[Callback]:
-        """The collaborators of the module that listen to the trainer, unless it has them from a former fit."""
+        """The collaborators of the module that are callbacks, unless the trainer has them from an earlier fit."""
         return [callback for callback in self.collaborators if callback not in self.trainer.callbacks]  # type: ignore[attr-defined]
 
     def setup(self, stage: str) -> None:
-        """Checks arguments, data and networks on one small real batch, before anything is trained.
+        """Checks arguments, data and networks on one small real batch before training starts.
 
-        Lazy adaptors find their channel counts here, ahead of the optimiser and of a checkpoint's weights.
+        Lazy adaptors find their channel counts here, before the optimiser is made and before a checkpoint is loaded.
 
         Raises:
-            KeyError: The batch lacks a modality, or a network a layer.
+            KeyError: The batch lacks a modality, or a network lacks a layer.
             ValueError: Predictions, labels and task do not fit each other.
         """
         network, task = required(self.network, "network", self), self.known_task
@@ -151,7 +151,7 @@ class Supervised(TransferHooks):
             check_first_batch(self, self.trainer, stage)
 
     def check_batch(self, batch: Batch) -> None:
-        """Raises an error of one sentence where the network or the task cannot take a small batch."""
+        """Raises a one-sentence error if the network or the task cannot take a small batch."""
         with explained(self.network, "network", self.inputs, batch):
             prediction = self.predict(batch)
         self.known_task.check(prediction, batch["target"], model=described(self.network, "network"), data="data")
@@ -161,16 +161,16 @@ class Supervised(TransferHooks):
         check_labels_on_cpu(batch, self.task, attached(self))
 
     def on_fit_start(self) -> None:
-        """Puts the network in training mode, and the losses in float32."""
+        """Puts the network in training mode, and the adaptors, losses and metrics in float32."""
         ready_to_train(self, required(self.network, "network", self))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the names of the classes, where the data have some."""
+        """Adds the names of the classes if the data have them."""
         if names := class_names(attached(self)):
             checkpoint["class_names"] = list(names)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises a ValueError where the data have the classes of the checkpoint in another order."""
+        """Raises a ValueError if the data have the classes of the checkpoint in another order."""
         check_class_names(checkpoint.get("class_names", ()), class_names(attached(self)), model="checkpoint")
 
     @property
@@ -189,5 +189,5 @@ class Supervised(TransferHooks):
 
     def _log_scores(self, scores: StageScores | None) -> None:
         for name, value in required(scores, "task", self).take().items():
-            # all processes have the same value already; without sync_dist Lightning would warn that they may not
+            # all processes already have the same value; without sync_dist Lightning would warn that they may differ
             self.log(name, value.float(), prog_bar=name == self.known_task.monitor, sync_dist=True)

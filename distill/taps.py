@@ -10,24 +10,24 @@ from torch import Tensor, nn
 
 
 class FeatureTaps:
-    """Runs a network and returns, beside its output, those of its layers that were asked for.
+    """Runs a network and returns its output and the outputs of the named layers.
 
-    Layers are named as in ``network.named_modules()``. Of a layer that runs several times in one forward pass the last
-    output is kept; of a layer that returns a tuple, as the blocks of transformers do, the first tensor.
+    Layers are named as in ``network.named_modules()``. If a layer runs several times in one forward pass, its last
+    output is kept. If a layer returns a tuple, as the blocks of transformers do, the first tensor is kept.
 
     Args:
-        network: The network to listen to; it is not changed and can be called without its taps as well.
+        network: The network with the layers. It is not changed, and it can still be called without its taps.
         layers: Names of submodules, such as ``layer3`` or ``encoder.blocks.2``; a name given twice is hooked once.
 
     Raises:
-        KeyError: A name is not a layer of the network; names the most similar ones.
+        KeyError: A name is not a layer of the network; the message gives the most similar names.
     """
 
     def __init__(self, network: nn.Module, layers: Iterable[str]) -> None:
         self.network = network
         self.layers = tuple(dict.fromkeys(layers))
         self._features: dict[str, Tensor] = {}
-        self._listening = False
+        self._recording = False
         modules = dict(network.named_modules(remove_duplicate=False))
         for layer in self.layers:
             if layer not in modules:
@@ -36,30 +36,30 @@ class FeatureTaps:
             modules[layer].register_forward_hook(_Tap(self, layer))
 
     def __call__(self, *inputs: Tensor) -> tuple[Any, dict[str, Tensor]]:
-        """The network's output and the features by layer, in the order in which the layers were named.
+        """The network's output and the features by layer, in the order of ``layers``.
 
         Raises:
             KeyError: A layer took no part in the forward pass.
-            TypeError: A layer returns neither a tensor nor a tuple that starts with one.
+            TypeError: A layer returns neither a tensor nor a tuple that starts with a tensor.
         """
-        self._listening = True
+        self._recording = True
         try:
             output = self.network(*inputs)
-            silent = [layer for layer in self.layers if layer not in self._features]
-            if silent:
-                raise KeyError(f"layer {silent[0]!r} took no part in the forward pass, so it has no features")
+            missing = [layer for layer in self.layers if layer not in self._features]
+            if missing:
+                raise KeyError(f"layer {missing[0]!r} took no part in the forward pass, so it has no features")
             return output, {layer: self._features[layer] for layer in self.layers}
         finally:
-            self._listening = False
+            self._recording = False
             self._features.clear()
 
     def record(self, layer: str, output: Any) -> None:
-        """Keeps a layer's output while the network runs for its taps."""
-        if not self._listening:
+        """Keeps a layer's output, if the network was called through its taps."""
+        if not self._recording:
             return
         feature = output[0] if isinstance(output, tuple) and output else output
         if not isinstance(feature, Tensor):
-            # no first item of a list: in the pyramid of an smp encoder that is the input image
+            # the first item of a list is no feature: in the list that an smp encoder returns it is the input image
             raise TypeError(
                 f"layer {layer!r} returns {type(output).__name__}, but only tensors can be tapped: name a layer in it"
             )
@@ -67,7 +67,7 @@ class FeatureTaps:
 
 
 class _Tap:
-    """A forward hook as an object, so that a deep copy of network and taps stays wired to itself."""
+    """A forward hook as an object, so that a deep copy of network and taps calls the copied taps."""
 
     def __init__(self, taps: FeatureTaps, layer: str) -> None:
         self.taps = taps

@@ -1,4 +1,4 @@
-"""What is learned from the labels: the hard loss, the metrics, and the metric that picks the best epoch."""
+"""Tasks: the hard loss on the labels, the metrics, and the metric that picks the best epoch."""
 
 from __future__ import annotations
 
@@ -21,10 +21,10 @@ from distill.metrics.depth import Average, Crop
 
 
 class Task(nn.Module, ABC):
-    """A kind of prediction: what it costs to be wrong, and how well it is done.
+    """A kind of prediction, with its hard loss and its metrics.
 
-    ``monitor`` names the logged metric by which checkpoints are ranked and ``mode`` whether more or less of it is
-    better. Targets of the value ``ignore_index`` count nowhere.
+    ``monitor`` is the logged metric that ranks checkpoints; ``mode`` is ``max`` if a higher value is better, else
+    ``min``. Positions with the target ``ignore_index`` count neither in the loss nor in the metrics.
     """
 
     monitor: str
@@ -32,10 +32,10 @@ class Task(nn.Module, ABC):
     ignore_index: int
 
     def check_network(self, network: nn.Module, *, model: str) -> None:
-        """Raises a :class:`ValueError` of one sentence where a network to train is made for something else."""
+        """Raises a one-sentence :class:`ValueError` if a network to train was built for other predictions."""
 
     def at_targets(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """The prediction with one value for each position of the target; what networks return is brought to this."""
+        """The prediction resized to one value for each position of the target."""
         return prediction
 
     @abstractmethod
@@ -44,24 +44,31 @@ class Task(nn.Module, ABC):
 
     @abstractmethod
     def counts(self, target: Tensor) -> Tensor:
-        """How much each position counts in a mean over positions, ``(N, *spatial)``, 0 where it is ignored."""
+        """The weight of each position in a mean over positions, ``(N, *spatial)``; 0 for ignored positions."""
 
     @abstractmethod
     def metrics(self) -> MetricCollection:
-        """Fresh metrics of a stage; they take a prediction and a target."""
+        """New metrics for a stage; they take a prediction and a target."""
 
     def check_labels(self, target: Tensor, *, data: str, index: Tensor | None = None) -> None:
-        """Raises a :class:`ValueError` of one sentence where a label is none of the task's classes.
+        """Raises a one-sentence :class:`ValueError` if a label is not one of the task's classes.
 
         Args:
-            target: Of a batch.
-            data: What the target is of, for the error.
-            index: The samples' positions in their data set, ``(N,)``, where they are known.
+            target: The target of a batch.
+            data: The name of the data, for the message.
+            index: The samples' positions in their data set, ``(N,)``, if they are known.
         """
 
     @abstractmethod
     def check(self, prediction: Tensor, target: Tensor, *, model: str, data: str) -> None:
-        """Raises a :class:`ValueError` of one sentence where a prediction or a target cannot belong to this task."""
+        """Raises a one-sentence :class:`ValueError` if a prediction or a target does not fit this task.
+
+        Args:
+            prediction: The prediction for a batch, in the size of the target.
+            target: The target of the batch.
+            model: The name of the network, for the message.
+            data: The name of the data, for the message.
+        """
 
 
 class ClassTask(Task):
@@ -93,11 +100,11 @@ class ClassTask(Task):
             return
         outside = ((target < 0) | (target >= self.num_classes)) & (target != self.ignore_index)
         if outside.any():
-            at = None if index is None else int(index[outside.nonzero()[0, 0]])
-            sample = "" if at is None else f"; it is of the sample with the index {at}"
+            first = outside.nonzero()[0, 0]
+            sample = "" if index is None else f"; the sample has the index {int(index[first])}"
             raise ValueError(
                 f"{data}: target holds label {int(target[outside][0])}, but the task has the classes 0 to "
-                f"{self.num_classes - 1} (and {self.ignore_index} for what to ignore){sample}"
+                f"{self.num_classes - 1} (and {self.ignore_index} for ignored positions){sample}"
             )
 
     def cross_entropy(self, prediction: Tensor, target: Tensor, **settings: Any) -> Tensor:
@@ -114,7 +121,7 @@ class Classification(ClassTask):
 
     Args:
         num_classes: C, the number of classes, at least 2.
-        label_smoothing: The share of the target distribution that is spread evenly over all classes, 0 to 1
+        label_smoothing: The share of the target distribution that is spread evenly over all classes, in [0, 1]
             (Szegedy et al., CVPR 2016).
         ignore_index: Targets of this value count neither in the loss nor in the metrics.
     """
@@ -132,7 +139,7 @@ class Classification(ClassTask):
         return self.cross_entropy(prediction, target, label_smoothing=self.label_smoothing)
 
     def metrics(self) -> MetricCollection:
-        """``accuracy`` and, with more than 5 classes, ``top5``: shares of the samples with a label."""
+        """``accuracy`` and, with more than 5 classes, ``top5``, over the samples with a label."""
         top_k = {"accuracy": 1, "top5": 5} if self.num_classes > 5 else {"accuracy": 1}
         return MetricCollection(
             {
@@ -142,7 +149,7 @@ class Classification(ClassTask):
         )
 
     def check(self, prediction: Tensor, target: Tensor, *, model: str, data: str) -> None:
-        """Raises a ValueError unless there are ``num_classes`` logits a sample and every label is one of them."""
+        """Raises a ValueError unless each sample has ``num_classes`` logits and every label is a class or ignored."""
         if prediction.ndim != 2 or prediction.shape[1] != self.num_classes:
             raise ValueError(
                 f"{model} returns a prediction of shape {tuple(prediction.shape)}, but Classification(num_classes="
@@ -150,7 +157,7 @@ class Classification(ClassTask):
             )
         if target.shape != prediction.shape[:1] or target.dtype != torch.int64:
             raise ValueError(
-                f"{data}: target must hold one class index a sample, int64 of shape ({len(prediction)},), got "
+                f"{data}: target must hold one class index per sample, int64 of shape ({len(prediction)},), got "
                 f"{target.dtype} of shape {tuple(target.shape)}"
             )
         self.check_labels(target, data=data)
@@ -160,16 +167,16 @@ class SemanticSegmentation(ClassTask):
     """One of ``num_classes`` classes for each pixel.
 
     Predictions are logits ``(N, C, H, W)``, targets class indices ``(N, H, W)``. Logits of a smaller map are resized
-    bilinearly to the target's size, before any loss or metric sees them; batches without a target, in ``predict``, keep
-    the network's size. The hard loss is cross entropy in nats; the metrics are those of
+    bilinearly to the target's size before they reach a loss or a metric. A batch without a target, as in ``predict``,
+    keeps the network's size. The hard loss is cross entropy in nats; the metrics are those of
     :class:`~distill.metrics.SegmentationScores`; ``val/mIoU`` picks the best epoch.
 
     Args:
         num_classes: C, the number of classes, at least 2.
         ignore_index: Pixels with this target count neither in the loss nor in the metrics.
-        class_weights: Multiplies the loss of each pixel by the weight of its class, C values of 0 or more; the mean
-            is still over pixels, so weights that average 1 over the pixels keep the loss's size.
-        class_names: What the scores of single classes are called, ``iou_<name>``; their numbers by default.
+        class_weights: The weight of each class, C values of 0 or more. The loss of a pixel is multiplied by the weight
+            of its class. The mean is still over pixels, so weights that average 1 over the pixels keep the loss's size.
+        class_names: The names of the classes in their scores, ``iou_<name>``; their numbers by default.
     """
 
     monitor = "val/mIoU"
@@ -191,10 +198,10 @@ class SemanticSegmentation(ClassTask):
         self.class_names = class_names
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
-        self.metrics()  # refuses names that do not fit
+        self.metrics()  # raises an error if the names do not fit
 
     def at_targets(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Logits ``(N, C, h, w)`` as ``(N, C, H, W)``, enlarged bilinearly where they are smaller than the target."""
+        """Logits ``(N, C, h, w)`` as ``(N, C, H, W)``, enlarged bilinearly if they are smaller than the target."""
         size = target.shape[1:]
         if prediction.ndim != 4 or len(size) != 2 or not _is_smaller(prediction.shape[2:], size):
             return prediction
@@ -210,7 +217,7 @@ class SemanticSegmentation(ClassTask):
         return MetricCollection([SegmentationScores(self.num_classes, self.ignore_index, self.class_names)])
 
     def check(self, prediction: Tensor, target: Tensor, *, model: str, data: str) -> None:
-        """Raises a ValueError unless there are ``num_classes`` logits a pixel and every label is one of them."""
+        """Raises a ValueError unless each pixel has ``num_classes`` logits and every label is a class or ignored."""
         if prediction.ndim != 4 or prediction.shape[1] != self.num_classes:
             raise ValueError(
                 f"{model} returns a prediction of shape {tuple(prediction.shape)}, but SemanticSegmentation("
@@ -218,13 +225,13 @@ class SemanticSegmentation(ClassTask):
             )
         if target.ndim != 3 or len(target) != len(prediction) or target.dtype != torch.int64:
             raise ValueError(
-                f"{data}: target must hold one class index a pixel, int64 of shape ({len(prediction)}, H, W), got "
+                f"{data}: target must hold one class index per pixel, int64 of shape ({len(prediction)}, H, W), got "
                 f"{target.dtype} of shape {tuple(target.shape)}"
             )
         if prediction.shape[2:] != target.shape[1:]:
             raise ValueError(
                 f"{model} returns logits of {tuple(prediction.shape[2:])} pixels, more than the target's "
-                f"{tuple(target.shape[1:])}: only smaller ones are resized"
+                f"{tuple(target.shape[1:])}: only smaller maps are resized"
             )
         self.check_labels(target, data=data)
 
@@ -232,17 +239,18 @@ class SemanticSegmentation(ClassTask):
 class DepthEstimation(Task):
     """The distance in metres of each pixel along the optical axis.
 
-    Predictions are depth ``(N, 1, H, W)``, targets as well, with 0 where there is no ground truth. Smaller predictions
-    are resized bilinearly to the target's size. The hard loss is :func:`~distill.losses.silog_loss`, one value an
-    image; the metrics are those of :class:`~distill.metrics.DepthScores`; ``val/abs_rel`` picks the best epoch.
+    Predictions and targets are depth ``(N, 1, H, W)``; a target of 0 means no ground truth. Smaller predictions are
+    resized bilinearly to the target's size. The hard loss is :func:`~distill.losses.silog_loss`, one value per image;
+    the metrics are those of :class:`~distill.metrics.DepthScores`; ``val/abs_rel`` picks the best epoch.
 
     Args:
-        min_depth: The lowest depth in metres; targets that are not above it count nowhere, and scored predictions are
-            clamped to it.
-        max_depth: The highest, alike; 80 for KITTI, 10 for NYU Depth V2.
+        min_depth: The lowest depth in metres. Targets at or below it do not count, and scored predictions are clamped
+            to it.
+        max_depth: The highest depth in metres; 80 for KITTI, 10 for NYU Depth V2. Targets at or above it do not count,
+            and scored predictions are clamped to it.
         crop: The part of the image that is scored: ``"garg"`` or ``"eigen"`` on KITTI, ``"nyu"`` on NYU Depth V2.
-        ignore_top_rows: So many rows are left out of all losses, but not of the scores. TIE-KD leaves out 110 of 352,
-            where lidar points are rare and teachers guess.
+        ignore_top_rows: The number of top rows that all losses ignore; the scores count them. TIE-KD ignores 110 of 352
+            rows, because lidar points are rare there and teachers guess.
         average: Whether scores are means over images, as in the papers, or over all pixels.
 
     Raises:
@@ -268,10 +276,10 @@ class DepthEstimation(Task):
         self.crop = crop
         self.ignore_top_rows = ignore_top_rows
         self.average = average
-        self.metrics()  # refuses a range, a crop or an average that there is not
+        self.metrics()  # raises an error if the range, the crop or the average is not valid
 
     def check_network(self, network: nn.Module, *, model: str) -> None:
-        """Raises a ValueError where the network, or one that it wraps, is made for another range of depths."""
+        """Raises a ValueError if the network, or a network inside it, was built for another range of depths."""
         for part in network.modules():
             for name in ("min_depth", "max_depth"):
                 expected, found = getattr(self, name), getattr(part, name, None)
@@ -279,7 +287,7 @@ class DepthEstimation(Task):
                     raise ValueError(f"the {model} has {name}={found}, but the task has {name}={expected}")
 
     def at_targets(self, prediction: Tensor, target: Tensor) -> Tensor:
-        """Depth ``(N, 1, h, w)`` as ``(N, 1, H, W)``, enlarged bilinearly where it is smaller than the target."""
+        """Depth ``(N, 1, h, w)`` as ``(N, 1, H, W)``, enlarged bilinearly if it is smaller than the target."""
         if prediction.ndim != 4 or target.ndim != 4 or not _is_smaller(prediction.shape[2:], target.shape[2:]):
             return prediction
         return F.interpolate(prediction, target.shape[2:], mode="bilinear", align_corners=False)
@@ -295,7 +303,7 @@ class DepthEstimation(Task):
         )
 
     def counts(self, target: Tensor) -> Tensor:
-        """1 for every pixel with a depth in the range and below the ignored rows, else 0, ``(N, H, W)``."""
+        """1 for every pixel below the ignored rows with a depth in the range, 0 for the others, ``(N, H, W)``."""
         counted = (target > self.min_depth) & (target < self.max_depth)
         counted[:, :, : self.ignore_top_rows] = False
         return counted[:, 0].float()
@@ -305,7 +313,7 @@ class DepthEstimation(Task):
         return MetricCollection([DepthScores(self.min_depth, self.max_depth, self.crop, self.average)])
 
     def check(self, prediction: Tensor, target: Tensor, *, model: str, data: str) -> None:
-        """Raises a ValueError unless both hold one depth a pixel, and that of the target is 0 or more."""
+        """Raises a ValueError unless both hold one depth per pixel and the target's depths are 0 or more."""
         if prediction.ndim != 4 or prediction.shape[1] != 1:
             raise ValueError(
                 f"{model} returns a prediction of shape {tuple(prediction.shape)}, but DepthEstimation() takes depth "
@@ -315,13 +323,13 @@ class DepthEstimation(Task):
             raise ValueError(f"{model} returns depth that is NaN or infinite")
         if target.ndim != 4 or target.shape[:2] != (len(prediction), 1) or not target.is_floating_point():
             raise ValueError(
-                f"{data}: target must hold one depth in metres a pixel, floats of shape ({len(prediction)}, 1, H, W), "
-                f"got {target.dtype} of shape {tuple(target.shape)}"
+                f"{data}: target must hold one depth in metres per pixel, floats of shape ({len(prediction)}, 1, H, W)"
+                f", got {target.dtype} of shape {tuple(target.shape)}"
             )
         if prediction.shape[2:] != target.shape[2:]:
             raise ValueError(
                 f"{model} returns depth of {tuple(prediction.shape[2:])} pixels, more than the target's "
-                f"{tuple(target.shape[2:])}: only smaller ones are resized"
+                f"{tuple(target.shape[2:])}: only smaller maps are resized"
             )
         if not (target >= 0).all():
             raise ValueError(f"{data}: target must hold metres, and 0 for no ground truth, got negative or NaN values")
@@ -329,5 +337,5 @@ class DepthEstimation(Task):
             raise ValueError(f"ignore_top_rows={self.ignore_top_rows} leaves none of the {target.shape[2]} rows")
 
 
-def _is_smaller(size: Sequence[int], than: Sequence[int]) -> bool:
-    return size != than and all(own <= other for own, other in zip(size, than, strict=True))
+def _is_smaller(size: Sequence[int], target: Sequence[int]) -> bool:
+    return size != target and all(dim <= of_target for dim, of_target in zip(size, target, strict=True))

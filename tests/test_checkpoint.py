@@ -191,7 +191,7 @@ def test_checkpoints_of_other_lightning_modules_are_refused(tmp_path: Path) -> N
     trainer = quiet_trainer(tmp_path)
     trainer.strategy.connect(Foreign())
     trainer.save_checkpoint(tmp_path / "foreign.ckpt", weights_only=True)
-    with pytest.raises(ValueError, match=r"foreign\.ckpt is a Lightning checkpoint, but of no Supervised or distill"):
+    with pytest.raises(ValueError, match=r"foreign\.ckpt is a Lightning checkpoint, but not of a Supervised or a dist"):
         load_weights(tmp_path / "foreign.ckpt")
 
 

@@ -64,7 +64,14 @@ def test_many_samples_are_counted_and_those_without_an_index_are_numbered_in_the
     watch.watch(torch.tensor(math.nan), {}, batch)
     with pytest.raises(ValueError, match=r"samples 0, 1, 2, 3, 4, 5, 6, 7 and 4 more of the batch$"):
         watch.check(torch.nn.Linear(1, 1), when="here")
-    watch.check(torch.nn.Linear(1, 1), when="after it was told")
+    watch.check(torch.nn.Linear(1, 1), when="after it was reported")
+
+
+def test_an_infinite_sum_of_finite_terms_is_one_sentence() -> None:
+    watch = LossWatch()
+    watch.watch(torch.tensor(math.inf), {"kd": torch.tensor(3e38)}, {"x": torch.zeros(2, 3)})
+    with pytest.raises(ValueError, match=r"^the loss is inf here: all its terms, .* and all weights are finite$"):
+        watch.check(torch.nn.Linear(1, 1), when="here")
 
 
 def test_weights_or_terms_are_named_where_the_data_are_fine(tmp_path: Path) -> None:
@@ -73,7 +80,7 @@ def test_weights_or_terms_are_named_where_the_data_are_fine(tmp_path: Path) -> N
             return super().distillation_step(*args) | {"odd": torch.tensor(math.inf)}
 
     layers = {"teacher_layers": ["first"], "student_layers": ["first"]}
-    with pytest.raises(ValueError, match=r"the loss is inf in epoch 0, step 0: of its terms odd is not finite"):
+    with pytest.raises(ValueError, match=r"the loss is inf in epoch 0, step 0: these terms are not finite: odd;"):
         quiet_trainer(tmp_path).fit(Overflows(**pair_arguments(), **layers), ToyData())
     student = Net(4)
     torch.nn.init.constant_(student.head.bias, math.nan)
@@ -87,7 +94,7 @@ def test_a_wrong_label_in_the_middle_of_an_epoch_is_named_with_its_sample(stage:
     batch["target"][7] = 9
     trainer = quiet_trainer(tmp_path, num_sanity_val_steps=0)
     with pytest.raises(
-        ValueError, match=r"label 9, but the task has the classes 0 to 3 .*; it is of the sample with the index 7$"
+        ValueError, match=r"label 9, but the task has the classes 0 to 3 .*; the sample has the index 7$"
     ):
         getattr(trainer, stage)(make("KD"), Ordered(batch))
     assert trainer.global_step == (3 if stage == "fit" else 0)

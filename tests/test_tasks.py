@@ -133,7 +133,7 @@ def test_targets_that_are_not_one_class_index_a_sample_are_refused(target: Tenso
 
 @pytest.mark.parametrize("label", [-1, 4, 254])
 def test_labels_that_are_no_class_are_refused(label: int) -> None:
-    message = rf"Digits: target holds label {label}, but the task has the classes 0 to 3 \(and 255 for what to"
+    message = rf"Digits: target holds label {label}, but the task has the classes 0 to 3 \(and 255 for ignored"
     with pytest.raises(ValueError, match=message):
         check(torch.zeros(3, 4), torch.tensor([0, label, IGNORED]))
 
@@ -185,7 +185,7 @@ def test_segmentation_counts_labelled_pixels_and_names_its_scores() -> None:
     [
         ((2, 4, 4, 6), (2, 4, 6), r"net returns .*\(2, 4, 4, 6\), but SemanticSegmentation\(num_classes=3\) takes"),
         ((2, 3), (2, 4, 6), r"takes logits of shape \(N, 3, H, W\)"),
-        ((2, 3, 4, 6), (2,), r"Data: target must hold one class index a pixel, int64 of shape \(2, H, W\), got"),
+        ((2, 3, 4, 6), (2,), r"Data: target must hold one class index per pixel, int64 of shape \(2, H, W\), got"),
         ((2, 3, 8, 6), (2, 4, 6), r"net returns logits of \(8, 6\) pixels, more than the target's \(4, 6\)"),
     ],
 )
@@ -267,7 +267,11 @@ def test_the_monitored_score_of_depth_is_logged_and_the_less_the_better() -> Non
     ("prediction", "target", "message"),
     [
         ((2, 5, 4, 6), torch.ones(2, 1, 4, 6), r"net returns .*\(2, 5, 4, 6\), but DepthEstimation\(\) takes depth"),
-        ((2, 1, 4, 6), torch.ones(2, 4, 6), r"Data: target must hold one depth in metres a pixel, floats of shape \(2"),
+        (
+            (2, 1, 4, 6),
+            torch.ones(2, 4, 6),
+            r"Data: target must hold one depth in metres per pixel, floats of shape",
+        ),
         ((2, 1, 4, 6), torch.ones(2, 1, 4, 6).long(), r"floats of shape \(2, 1, H, W\), got torch.int64"),
         ((2, 1, 8, 6), torch.ones(2, 1, 4, 6), r"net returns depth of \(8, 6\) pixels, more than the target's"),
         ((2, 1, 4, 6), -torch.ones(2, 1, 4, 6), r"metres, and 0 for no ground truth, got negative or NaN"),

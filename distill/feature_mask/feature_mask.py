@@ -1,4 +1,4 @@
-"""NTDH, Algorithm 1: two networks learn side by side, then tell which input features their divergence hangs on."""
+"""NTDH, Algorithm 1: trains two networks together, then measures how each input feature changes their divergence."""
 
 from __future__ import annotations
 
@@ -24,9 +24,10 @@ from distill.tasks import Task
 from distill.training.arguments import described, required
 from distill.training.first_batch import explained
 from distill.training.means import counted_mean
-from distill.training.training_set import no_samples, training_set
+from distill.training.training_set import empty_batch, training_set
 
 FEATURES_AT_ONCE = 64
+"""The number of features between two steps of the progress bar."""
 
 
 class FeatureMask(Supervised):
@@ -38,36 +39,38 @@ class FeatureMask(Supervised):
     .. math::
         L = w \, T^2 \, \mathrm{KL}(f_a(x^a) \,\|\, f_b(x^b)) + \mathrm{CE}(y, f_a(x^a)) + \mathrm{CE}(y, f_b(x^b))
 
-    (eq. 26), with a gradient to both from every term. At the end of the fit ``salience.npz`` in the run's folder holds
-    for each modality of the teacher, under its name, the salience of its features in [0, 1]: the NCJSD of the two
-    networks where that feature is changed (:func:`~distill.feature_mask.salience.feature_divergence`), over the largest
-    one. A feature is a value of a vector ``(N, D)``, or a pixel with all its channels. What
-    :class:`~datamodules.MaskedFeatures` makes of the file is the mask, for any method;
-    :class:`~callbacks.SalienceMap` draws it.
+    (eq. 26). No term is detached: the first one has gradients for both networks. At the end of the fit,
+    ``salience.npz`` in the run's folder holds, for each modality of the teacher under its name, the salience of its
+    features in [0, 1]. The salience of a feature is the NCJSD of the two networks with that feature changed
+    (:func:`~distill.feature_mask.salience.feature_divergence`), divided by the largest such NCJSD. A feature is a value
+    of a vector ``(N, D)``, or a pixel with all its channels. :class:`~datamodules.MaskedFeatures` makes the mask from
+    the file, for any method; :class:`~callbacks.SalienceMap` draws it.
 
-    As printed, permuting a feature on which both networks rely raises their divergence most, so the highest salience
-    marks what the modalities *share*. ``salience="solo"`` asks instead how far apart the networks are where the
-    feature is all that the teacher sees, and puts first what only the teacher has. ``docs/ntdh_masks.md`` has what
-    each does.
+    With the method as printed, permuting a feature on which both networks rely raises their divergence most. So the
+    highest salience marks the features that the modalities *share*. ``salience="solo"`` measures the divergence if the
+    teacher sees this feature only; then the highest salience marks the features that only the teacher has.
+    ``docs/ntdh_masks.md`` compares them.
 
     Args:
-        teacher: f_a, the network of the teacher's modality; trained, unlike any other teacher here.
-        student: f_b, the network of the student's modality. ``self(*inputs)``, the scores and ``best.ckpt`` are its.
+        teacher: f_a, the network of the teacher's modality. It is trained, unlike the teachers of all other methods.
+        student: f_b, the network of the student's modality. ``self(*inputs)``, the scores and ``best.ckpt`` are those
+            of the student.
         task: The hard loss and the metrics; its predictions must be logits of classes.
-        teacher_inputs: The names of the modalities that the teacher sees, whose features are told apart.
+        teacher_inputs: The names of the modalities that the teacher sees; the salience is that of their features.
         student_inputs: The names of the modalities that the student sees.
-        optimizer: Given the trained parameters, makes the optimiser.
-        lr_scheduler: Given the optimiser, makes the schedule.
-        distance_weight: w, the weight of the distance of eq. 26; 1 as printed.
-        temperature: T, by which the logits of both are divided in the distance.
-        salience: How a feature is changed: ``"permute"`` as printed, ``"zero"``, or ``"solo"``.
-        repeats: M, how often each feature is permuted; the paper leaves it open.
-        fill: The value in place of what is taken away.
-        max_samples: So many samples, evenly from the training set, are looked at; all with ``None``.
-        rows: About so many samples pass the teacher at once, each feature in a copy of its own.
+        optimizer: Makes the optimiser from the trained parameters.
+        lr_scheduler: Makes the schedule from the optimiser.
+        distance_weight: w, the weight of the distance in eq. 26; 1 as printed.
+        temperature: T; the logits of both networks are divided by it in the distance.
+        salience: The change of a feature: ``"permute"`` as printed, ``"zero"``, or ``"solo"``.
+        repeats: M, the number of permutations of each feature; the paper does not state it.
+        fill: The value that replaces removed features.
+        max_samples: The number of samples to use, evenly spread over the training set; all with ``None``.
+        rows: The approximate number of samples in one forward pass of the teacher; each feature has its own copy of
+            the samples.
 
     Raises:
-        ValueError: An argument is out of its range; from ``setup``, the predictions are no logits of classes.
+        ValueError: An argument is out of its range; from ``setup``, the predictions are not logits of classes.
     """
 
     def __init__(
@@ -109,7 +112,7 @@ class FeatureMask(Supervised):
         return self.at_targets(full_precision(prediction_of(teacher(*modalities(batch, self.teacher_inputs)))), batch)
 
     def training_losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Any]]:
-        """Equation 26, and its terms by name."""
+        """The loss of eq. 26, its terms by name, and the step's outputs for the callbacks."""
         teacher, student = self.predict_teacher(batch), self.predict(batch)
         terms = {
             "distance": self._distance(student, teacher, batch),
@@ -120,7 +123,7 @@ class FeatureMask(Supervised):
 
     def on_train_end(self) -> None:
         """Writes the salience of the teacher's features."""
-        folder = self.trainer.log_dir  # on all processes, as Lightning asks for
+        folder = self.trainer.log_dir  # all processes must read it
         salience = self._salience()
         if self.trainer.is_global_zero and folder is not None and not self.trainer.fast_dev_run:  # type: ignore[attr-defined]
             with atomic_write(Path(folder) / "salience.npz") as draft:
@@ -129,25 +132,25 @@ class FeatureMask(Supervised):
 
     @torch.no_grad()
     def _salience(self) -> dict[str, Tensor]:
-        """The salience of each feature, by modality, in the shape of its features."""
+        """The salience of each feature, by modality, in the shape of the modality's features."""
         required(self.teacher, "teacher", self).eval()
         required(self.network, "student", self).eval()
         batch = self._samples()
-        seen = dict(zip(self.teacher_inputs, modalities(batch, self.teacher_inputs), strict=True))
-        own = range(self.trainer.global_rank, count_features(seen), self.trainer.world_size)
+        inputs = dict(zip(self.teacher_inputs, modalities(batch, self.teacher_inputs), strict=True))
+        features = range(self.trainer.global_rank, count_features(inputs), self.trainer.world_size)
         shown = self.trainer.is_global_zero and self.trainer.progress_bar_callback is not None
         student = torch.cat([self.predict(part) for part in _split(batch, self.rows)])
-        # of the first process, and asked for once: the processes may have features for different numbers of rounds
+        # the seed of the first process; gathered before the loop, as the processes may have loops of different lengths
         seed = int(gather(torch.tensor([self._seed], device=self.device))[0])
-        none = torch.empty(0, dtype=torch.float64, device=self.device)  # for more processes than features
+        none = torch.empty(0, dtype=torch.float64, device=self.device)  # if there are more processes than features
         divergence = [
             feature_divergence(
-                # the target says to which size maps are brought, the rest of the batch is not asked for
-                lambda inputs: self.predict_teacher({**inputs, "target": batch["target"][:1]}),
-                seen,
+                # only the size of the target is needed, because the teacher's maps are resized to it
+                lambda changed: self.predict_teacher({**changed, "target": batch["target"][:1]}),
+                inputs,
                 student,
                 batch["target"],
-                own[start : start + FEATURES_AT_ONCE],
+                features[start : start + FEATURES_AT_ONCE],
                 salience=self.salience,
                 repeats=self.repeats,
                 fill=self.fill,
@@ -156,40 +159,40 @@ class FeatureMask(Supervised):
                 ignore_index=self.known_task.ignore_index,
             )
             for start in track(
-                range(0, len(own), FEATURES_AT_ONCE), "salience of the features", disable=not shown, transient=True
+                range(0, len(features), FEATURES_AT_ONCE), "salience of the features", disable=not shown, transient=True
             )
         ]
-        found = _interleaved(torch.cat([none, *divergence]).float())
-        found = found / found.max().clamp(min=torch.finfo(found.dtype).tiny)
-        parts = found.split([feature_shape(values).numel() for values in seen.values()])
+        salience = _interleaved(torch.cat([none, *divergence]).float())
+        salience = salience / salience.max().clamp(min=torch.finfo(salience.dtype).tiny)
+        parts = salience.split([feature_shape(values).numel() for values in inputs.values()])
         return {
-            name: part.view(feature_shape(values)) for (name, values), part in zip(seen.items(), parts, strict=True)
+            name: part.view(feature_shape(values)) for (name, values), part in zip(inputs.items(), parts, strict=True)
         }
 
     def _samples(self) -> Batch:
-        """Those that the features are changed of, the same on all processes."""
+        """The samples whose features are changed, the same in all processes."""
         names = {*self.teacher_inputs, *self.inputs, "target"}
-        asked = self.trainer, self.device, "reading the training set"
-        batches = list(training_set(*asked, self.max_samples)) or [no_samples(*asked)]
+        source = self.trainer, self.device, "reading the training set"
+        batches = list(training_set(*source, self.max_samples)) or [empty_batch(*source)]
         return {name: _interleaved(torch.cat([batch[name] for batch in batches])) for name in sorted(names)}
 
     def _distance(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         with autocast_off(student):
-            ours, theirs = (F.log_softmax(logits / self.temperature, 1) for logits in (student, teacher))
-            kl = kl_divergence(ours, theirs) * self.temperature**2
+            log_student, log_teacher = (F.log_softmax(logits / self.temperature, 1) for logits in (student, teacher))
+            kl = kl_divergence(log_student, log_teacher) * self.temperature**2
             return self.distance_weight * counted_mean(kl, batch, self.known_task)
 
     def check_batch(self, batch: Batch) -> None:
-        """As in :class:`~distill.supervised.Supervised`, with the teacher; logits of classes are needed."""
+        """As in :class:`~distill.supervised.Supervised`, but also checks the teacher, and that there are classes."""
         super().check_batch(batch)
         with explained(self.teacher, "teacher", self.teacher_inputs, batch):
             teacher = self.predict_teacher(batch)
         self.known_task.check(teacher, batch["target"], model=described(self.teacher, "teacher"), data="data")
         if batch["target"].is_floating_point():
-            raise ValueError(f"FeatureMask compares logits of classes, which {type(self.task).__name__} has not")
+            raise ValueError(f"FeatureMask compares logits of classes, but {type(self.task).__name__} has no classes")
 
     def evaluate(self, batch: Batch) -> dict[str, Any]:
-        """As in :class:`~distill.supervised.Supervised`, with the teacher."""
+        """As in :class:`~distill.supervised.Supervised`, with the teacher's prediction."""
         return self._step_output(self.predict_teacher(batch), self.predict(batch), batch)
 
     def _step_output(self, teacher: Tensor, student: Tensor, batch: Batch) -> dict[str, Any]:
@@ -199,15 +202,14 @@ class FeatureMask(Supervised):
 
 
 def _split(batch: Batch, rows: int) -> list[Batch]:
-    """The batch in parts of so many samples."""
+    """The batch in parts of at most ``rows`` samples."""
     count = len(batch["target"])
     return [{name: values[start : start + rows] for name, values in batch.items()} for start in range(0, count, rows)]
 
 
-def _interleaved(own: Tensor) -> Tensor:
-    """The rows of all processes in their order: each has every n-th of them."""
+def _interleaved(local: Tensor) -> Tensor:
+    """The rows of all processes in their original order; with n processes, each process has every n-th row."""
     if world_size() == 1:
-        return own
-    rank = torch.full((len(own),), torch.distributed.get_rank(), device=own.device)
-    place = gather(torch.arange(len(own), device=own.device) * world_size() + rank)
-    return gather(own)[place.argsort()]
+        return local
+    position = torch.arange(len(local), device=local.device) * world_size() + torch.distributed.get_rank()
+    return gather(local)[gather(position).argsort()]

@@ -1,4 +1,4 @@
-"""NTDH: how much each input feature of the teacher has to do with its divergence from the student."""
+"""NTDH: measures how each input feature of the teacher changes its divergence from the student."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Predict = Callable[[dict[str, Tensor]], Tensor]
 
 
 def feature_shape(modality: Tensor) -> torch.Size:
-    """What one feature of a modality is: a value of ``(N, D)``, a position with all its channels of ``(N, C, *)``."""
+    """The shape of a modality's features: a feature is a value of ``(N, D)``, or a position of ``(N, C, *)``."""
     return modality.shape[1:] if modality.ndim == 2 else modality.shape[2:]
 
 
@@ -40,40 +40,41 @@ def feature_divergence(
     rows: int = 4096,
     ignore_index: int = 255,
 ) -> Tensor:
-    r"""The NCJSD of teacher and student where one input feature of the teacher is changed.
+    r"""The NCJSD of teacher and student with one input feature of the teacher changed.
 
     .. math::
         p_i = \frac1M \sum_{m=1}^M \mathrm{NCJSD}(f_a(\tilde x^a_{i, m}), f_b(x^b))
 
-    (NTDH, Algorithm 1, steps 6 to 12), the mean over all positions that count. The changed input is
+    (NTDH, Algorithm 1, steps 6 to 12), the mean over all counted positions. The changed input is
 
-    - ``"permute"``: feature i comes from other samples, shuffled anew in each of M repeats, as printed;
-    - ``"zero"``: feature i is ``fill``, once;
-    - ``"solo"``: all features but i are ``fill``, once.
+    - ``"permute"``: feature i comes from other samples, with a new permutation in each of M repeats, as printed;
+    - ``"zero"``: feature i is ``fill``, M = 1;
+    - ``"solo"``: all features except i are ``fill``, M = 1.
 
-    Several features are changed in one forward pass, each in a copy of the samples of its own.
+    One forward pass changes several features, each in its own copy of the samples.
 
     Args:
-        predict: The teacher: makes logits ``(N, C, *spatial)`` of modalities by name, ``(N, *)`` each.
-        modalities: What it sees of the samples.
+        predict: The teacher: returns logits ``(N, C, *spatial)`` for modalities by name, each ``(N, *)``.
+        modalities: The teacher's inputs for the samples.
         student: The student's logits for the same samples, ``(N, C, *spatial)``.
         target: Class indices, ``(N, *spatial)``.
-        features: Which features to change: numbers from 0 on, through one modality after the other in the order of its
-            positions.
-        salience: How a feature is changed.
-        repeats: M.
-        fill: The value in place of what is taken away.
-        seed: Of the permutations, which depend on it, the feature and the repeat alone.
-        rows: About so many samples pass the teacher at once.
+        features: The numbers of the features to change. Features are numbered from 0 through all modalities in order,
+            and within a modality by position.
+        salience: The change of a feature.
+        repeats: M for ``"permute"``.
+        fill: The value that replaces removed features.
+        seed: The seed of the permutations. A permutation depends only on the seed, the feature and the repeat.
+        rows: The approximate number of samples in one forward pass of the teacher.
         ignore_index: Positions with this target do not count.
 
     Returns:
-        One divergence a feature in nats, float64, in the order of ``features``.
+        One divergence per feature in nats, float64, in the order of ``features``.
 
     Raises:
         ValueError: ``salience`` is unknown.
 
-    Source: Chen et al., the non-target divergence hypothesis (NTDH), Algorithm 1; ``"solo"`` is ours.
+    Source: Chen et al., the non-target divergence hypothesis (NTDH), Algorithm 1; ``"solo"`` is an addition of this
+    project.
     """
     check_option("salience", salience, get_args(Salience))
     count, copies = len(target), max(1, rows // len(target))
@@ -98,17 +99,19 @@ def feature_divergence(
 def _changed(
     modalities: Mapping[str, Tensor], part: list[int], orders: Tensor, salience: Salience, fill: float
 ) -> dict[str, Tensor]:
-    """A copy of all samples for each feature, in which that feature is changed, ``(copies * N, *)`` by name."""
+    """One copy of all samples for each feature, with that feature changed; ``(copies * N, *)`` by name."""
     changed, first = {}, 0
     for name, modality in modalities.items():
         # (N, channels, features)
         flat = modality[:, None] if modality.ndim == 2 else modality.flatten(2)
-        own = [(copy, feature - first) for copy, feature in enumerate(part) if 0 <= feature - first < flat.shape[2]]
+        in_modality = [
+            (copy, feature - first) for copy, feature in enumerate(part) if 0 <= feature - first < flat.shape[2]
+        ]
         first += flat.shape[2]
         copies = flat.expand(len(part), *flat.shape).clone()
         if salience == "solo":
             copies.fill_(fill)
-        for copy, feature in own:
+        for copy, feature in in_modality:
             if salience == "permute":
                 copies[copy, :, :, feature] = flat[orders[copy].to(flat.device), :, feature]
             else:

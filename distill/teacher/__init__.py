@@ -1,1 +1,1 @@
-"""A frozen teacher, and its responses on disk."""
+"""The frozen teacher, and the cache of its responses on disk."""

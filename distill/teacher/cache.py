@@ -1,4 +1,4 @@
-"""A teacher that runs once per sample: its responses are kept on disk, and later epochs and runs read them."""
+"""Runs a teacher once per sample: keeps its responses on disk, where later epochs and runs read them."""
 
 from __future__ import annotations
 
@@ -23,33 +23,35 @@ from distill.outputs import Batch, NetworkOutput
 from distill.teacher.fingerprint import network_fingerprint, sample_checksums
 from distill.teacher.row_store import Column, Positions, RowStore
 
-Ask = Callable[[Batch], NetworkOutput]
+RunTeacher = Callable[[Batch], NetworkOutput]
 
-PROBES = 32
-"""How many samples stand for a data set in its fingerprint."""
+PROBE_SAMPLES = 32
+"""The number of samples that represent a data set in its fingerprint."""
 
 
 class TeacherCache(Callback):
-    """Keeps what the teacher says of each training sample, prediction and tapped features, in memory-mapped files.
+    """Keeps the teacher's prediction and tapped features of each training sample in memory-mapped files.
 
     The rows lie in ``<folder>/<key>``. The key is a hash of the teacher's class, layers, settings and weights, of its
-    inputs, tapped layers and precision, and of the training data: how many samples there are, and what the teacher sees
-    of some of them, which tells other transforms as well. So any number of runs may use one folder, at the same time
-    too, and those with the same teacher and data share its responses. A cache that is not whole is gone on with.
+    inputs, tapped layers and precision, and of the training data: the number of samples, and the teacher's inputs for
+    some of them, so that other transforms give another key. Several runs may use one folder, even at the same time;
+    runs with the same teacher and data share the responses. An incomplete cache is continued.
 
-    What the teacher sees of a sample must be the same in every epoch. The data module says of which modalities that is
-    so (``fixed_modalities``), and what it says is checked: beside each response stands the checksum of the inputs that
-    it answers, and the first time that a fit reads a response, the two are compared.
+    The teacher's inputs for a sample must be the same in every epoch. The data module names the modalities with this
+    property (``fixed_modalities``). This is checked: each response is stored with the checksum of its inputs, and when
+    a fit reads a response for the first time, the checksum is compared with that of the current inputs.
 
-    Only training reads and writes. Validation runs the teacher.
+    Only training uses the cache. Validation runs the teacher.
 
     Args:
-        folder: Of one machine's processes; a network's file system will not do for memory-mapped files that change.
+        folder: A folder on a disk of this machine. A network file system does not work, because memory-mapped files
+            change.
 
     Raises:
-        ValueError: When a fit starts: the samples are drawn anew in every epoch, or the data module does not tell; the
-            folder holds something else. In training: a sample is not what it was, or has another size than the others.
-        OSError: The disk has no room, when a fit starts, or later; what is there stays whole.
+        ValueError: When a fit starts: the samples differ between epochs, or the data module does not name fixed
+            modalities, or the folder holds something else. In training: the inputs of a sample have changed, or its
+            size differs from that of the others.
+        OSError: The disk is full, when a fit starts or later; the stored rows stay valid.
     """
 
     def __init__(self, folder: str | Path) -> None:
@@ -62,16 +64,16 @@ class TeacherCache(Callback):
         self._moved: tuple[Tensor | None, Tensor | None] = (None, None)
 
     def __getstate__(self) -> dict[str, Any]:
-        """Copies of a module, as for export, have a cache that is not open."""
+        """Gives a copy of the module, as for export, a closed cache."""
         return TeacherCache(self.folder).__dict__
 
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Opens the cache of this teacher and these data, or makes it."""
+        """Opens the cache of this teacher and these data, or creates it."""
         module = cast(Any, pl_module)
         self._trainer = trainer
         self._inputs = module.teacher_inputs
         dataset, probes = _training_data(trainer, self._inputs)
-        output = _ask_once(trainer, module, probes)
+        output = _probe_output(trainer, module, probes)
         self._layers = tuple(output.features)
         columns = _columns(output)
         identity = {
@@ -89,24 +91,24 @@ class TeacherCache(Callback):
 
         if trainer.local_rank == 0:
             self._store = open_store()
-        trainer.strategy.barrier("the cache of the teacher's responses is there")
+        trainer.strategy.barrier("the cache of the teacher's responses exists")
         store = self._store = self._store or open_store()
         self._checked = np.zeros(len(dataset), np.bool_)
         rank_zero_info(f"{store.count()} of {store.length} responses of the teacher are in {store.folder}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Lets all processes read in the next epoch what each wrote in this one."""
+        """Commits the rows of this epoch, so that all processes can read them in the next epoch."""
         if self._store is not None:
             self._store.commit()
             trainer.strategy.barrier("the teacher's responses are on disk")
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
-        """Keeps what was written so far."""
-        with suppress(OSError):  # the disk may be what is full
+        """Commits the rows that are written so far."""
+        with suppress(OSError):  # the exception may come from a full disk
             self._close()
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Lets the files go."""
+        """Commits and closes the files."""
         self._close()
 
     def _close(self) -> None:
@@ -115,29 +117,29 @@ class TeacherCache(Callback):
             store.close()
 
     def note_transfer(self, batch: Batch, moved: Batch) -> None:
-        """Remembers where a batch's ``index`` lies on the CPU, so that no GPU has to be waited for to read it."""
+        """Keeps the CPU copy of a batch's ``index``, so that reading it does not wait for the GPU."""
         self._moved = (moved.get("index"), batch.get("index"))
 
-    def output(self, batch: Batch, ask: Ask) -> NetworkOutput:
+    def output(self, batch: Batch, run_teacher: RunTeacher) -> NetworkOutput:
         """The teacher's output for a batch; in training the teacher runs only on samples without a stored response.
 
         Args:
-            batch: With the position of each sample as ``index``.
-            ask: Runs the teacher.
+            batch: The batch, with the position of each sample as ``index``.
+            run_teacher: Runs the teacher on a batch.
         """
         store = self._store
         if store is None or self._trainer is None or not self._trainer.training:
-            return ask(batch)
+            return run_teacher(batch)
         positions = self._positions(batch)
         known = store.has(positions)
         if not known.any():
-            return self._asked(store, batch, positions, ask)
+            return self._run_and_store(store, batch, positions, run_teacher)
         device = batch["index"].device
         *responses, sums = store.read(positions[known], pin=device.type == "cuda")
         self._compare(store, batch, positions, known, sums.numpy())
         responses = [rows.to(device, non_blocking=True) for rows in responses]
         if not known.all():
-            rest = self._asked(store, self._rows(batch, ~known), positions[~known], ask)
+            rest = self._run_and_store(store, self._rows(batch, ~known), positions[~known], run_teacher)
             added = _packed(store, rest)
             responses = [_merged(rows, new, known) for rows, new in zip(responses, added, strict=True)]
         prediction, *features = (column.unpacked(rows) for column, rows in zip(store.columns, responses, strict=False))
@@ -149,13 +151,15 @@ class TeacherCache(Callback):
         return cast(Positions, index.cpu().numpy())
 
     def _rows(self, batch: Batch, mask: NDArray[np.bool_]) -> Batch:
-        """What the teacher sees of some samples, as it lies in memory."""
+        """The teacher's inputs for the chosen samples, in the memory format of the batch."""
         chosen = torch.from_numpy(mask)
         columns = {name: Column.like(name, batch[name]) for name in self._inputs}
         return {name: column.unpacked(column.packed(batch[name])[chosen]) for name, column in columns.items()}
 
-    def _asked(self, store: RowStore, batch: Batch, positions: Positions, ask: Ask) -> NetworkOutput:
-        output = ask(batch)
+    def _run_and_store(
+        self, store: RowStore, batch: Batch, positions: Positions, run_teacher: RunTeacher
+    ) -> NetworkOutput:
+        output = run_teacher(batch)
         sums = sample_checksums([batch[name] for name in self._inputs])
         store.write(positions, [*_packed(store, output), torch.from_numpy(sums)])
         return output
@@ -163,19 +167,19 @@ class TeacherCache(Callback):
     def _compare(
         self, store: RowStore, batch: Batch, positions: Positions, known: NDArray[np.bool_], sums: NDArray[np.int64]
     ) -> None:
-        """Sees to it, once a fit, that a response answers what the teacher would see now."""
-        fresh = ~self._checked[positions[known]]
-        if not fresh.any():
+        """Checks, once per sample and fit, that a response belongs to the current inputs of the teacher."""
+        unchecked = ~self._checked[positions[known]]
+        if not unchecked.any():
             return
         chosen = known.copy()
-        chosen[known] = fresh
-        seen = self._rows(batch, chosen)
-        different = sample_checksums([seen[name] for name in self._inputs]) != sums[fresh]
+        chosen[known] = unchecked
+        inputs = self._rows(batch, chosen)
+        different = sample_checksums([inputs[name] for name in self._inputs]) != sums[unchecked]
         if different.any():
             raise ValueError(
-                f"sample {positions[chosen][different][0]} is not what it was when the teacher's response to it was "
-                f"stored in {store.folder}: its transforms are random, or the data have changed; leave cache_teacher "
-                "out, or remove that folder"
+                f"sample {positions[chosen][different][0]} differs from the sample whose response is stored in "
+                f"{store.folder}: its transforms are random, or the data have changed; remove cache_teacher from the "
+                "configuration, or remove that folder"
             )
         self._checked[positions[chosen]] = True
 
@@ -199,41 +203,42 @@ def _columns(output: NetworkOutput) -> list[Column]:
 
 
 @torch.no_grad()
-@torch.compiler.set_stance("force_eager")  # nothing is compiled for a batch of two
-def _ask_once(trainer: Trainer, module: Any, probes: Batch) -> NetworkOutput:
-    """The teacher's output for two samples, as training would have it."""
-    few = trainer.precision_plugin.convert_input({name: values[:2] for name, values in probes.items()})
+@torch.compiler.set_stance("force_eager")  # a batch of two is not worth a compilation
+def _probe_output(trainer: Trainer, module: Any, probes: Batch) -> NetworkOutput:
+    """The teacher's output for two samples, in the precision of training."""
+    batch = trainer.precision_plugin.convert_input({name: values[:2] for name, values in probes.items()})
     with isolate_rng(), trainer.precision_plugin.forward_context():
-        return cast(NetworkOutput, module.run_teacher(trainer.strategy.batch_to_device(few)))
+        return cast(NetworkOutput, module.run_teacher(trainer.strategy.batch_to_device(batch)))
 
 
 def _training_data(trainer: Trainer, inputs: Sequence[str]) -> tuple[Sized, Batch]:
-    """The data set to train on, and samples that stand for it.
+    """The training set, and samples that represent it.
 
     Raises:
-        ValueError: Its samples are not known to be the same in every epoch, or have no positions.
+        ValueError: The data module does not say that the samples are the same in every epoch, or the samples have no
+            positions.
     """
     module = trainer.datamodule  # type: ignore[attr-defined]
     name = "a plain data loader" if module is None else type(module).__name__
     fixed = getattr(module, "fixed_modalities", ())
-    drawn = [modality for modality in inputs if modality not in fixed]
-    if drawn:
+    changing = [modality for modality in inputs if modality not in fixed]
+    if changing:
         raise ValueError(
-            f"cache_teacher needs what is the same in every epoch, but {name} does not say that of {drawn[0]!r} "
-            "(fixed_modalities): leave out random transforms, or cache_teacher"
+            f"cache_teacher needs inputs that are the same in every epoch, but {changing[0]!r} is not one of the "
+            f"fixed_modalities of {name}: remove random transforms, or cache_teacher"
         )
     loader = loader_of(trainer, "fit")
     dataset = getattr(loader, "dataset", None)
     if not isinstance(loader, DataLoader) or loader.batch_sampler is None or not isinstance(dataset, Sized):
-        raise ValueError(f"cache_teacher needs one data set of samples with positions, which {name} does not give")
-    positions = np.linspace(0, len(dataset) - 1, min(len(dataset), PROBES)).astype(np.int64).tolist()
+        raise ValueError(f"cache_teacher needs one data set of samples with positions, but {name} has none")
+    positions = np.linspace(0, len(dataset) - 1, min(len(dataset), PROBE_SAMPLES)).astype(np.int64).tolist()
     with isolate_rng():
         probes = next(iter(_loader_of(loader, positions)))
     if "index" not in probes or probes["index"].tolist() != positions:
-        raise ValueError(f"cache_teacher needs the position of each sample in its data set as 'index', from {name}")
+        raise ValueError(f"cache_teacher needs the position of each sample as 'index' in the batches of {name}")
     return dataset, probes
 
 
 def _loader_of(loader: DataLoader[Any], positions: list[int]) -> DataLoader[Any]:
-    """Delivers these samples as one batch, as the loader would."""
+    """A loader that returns these samples in one batch, in the format of the given loader."""
     return DataLoader(loader.dataset, batch_size=len(positions), sampler=positions, collate_fn=loader.collate_fn)

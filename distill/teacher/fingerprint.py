@@ -1,4 +1,4 @@
-"""Tells networks and data apart by what they hold."""
+"""Fingerprints of networks and data, computed from their content."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from torch.nn.parameter import is_lazy
 def network_fingerprint(network: nn.Module) -> str:
     """A hash of the network's layers with their settings, and of all weights and buffers with their names.
 
-    Settings are public attributes of plain data, also lists and dicts of that. A layer may keep in such a list what it
-    saw, and then has another fingerprint after each call: two networks rather count as different for nothing than as
-    the same while they compute something else. Buffers count whether a checkpoint has them or not. Private attributes
-    and other objects, as functions, do not count, so that a layer can keep what it saw in those.
+    Settings are public attributes that are plain data, or lists and dicts of plain data. Buffers count even if they are
+    not saved in checkpoints. Private attributes and other objects, such as functions, do not count, so a layer can keep
+    its last inputs there. A layer that keeps its last inputs in a public list gets another fingerprint after each call.
+    This is intended: to take equal networks for different ones is safer than the reverse.
     """
     digest = hashlib.sha256()
     for name, layer in network.named_modules():
@@ -44,13 +44,13 @@ def _is_plain(value: Any) -> bool:
 
 
 def sample_checksums(inputs: Sequence[Tensor]) -> NDArray[np.int64]:
-    """One number a sample, that of the bytes of all its inputs.
+    """One checksum per sample, over the bytes of all its inputs.
 
     Args:
-        inputs: ``(N, *)`` each.
+        inputs: The inputs, each ``(N, *)``.
 
     Returns:
-        CRC-32, ``(N,)``.
+        The CRC-32 of each sample, ``(N,)``.
     """
     count = len(inputs[0])
     sums = [0] * count

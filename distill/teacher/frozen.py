@@ -1,4 +1,4 @@
-"""A teacher as it runs: frozen, tapped, and in a precision of its own."""
+"""Runs a teacher: frozen, with taps on its layers, and in its own precision."""
 
 from __future__ import annotations
 
@@ -22,21 +22,22 @@ DTYPES = {"bf16": torch.bfloat16, "fp16": torch.float16}
 
 
 class FrozenTeacher:
-    """Runs a network in eval mode and without gradients; what it returns is float32.
+    """Runs a network in eval mode and without gradients; its outputs are float32.
 
-    It is no module: what holds it does not register the network, which so is in no checkpoint, optimiser, ``train()``
-    or broadcast of DDP.
+    This class is not a module, so the module that holds it does not register the network. No checkpoint holds the
+    network's weights, and the optimiser, ``train()`` and DDP's broadcast do not reach them.
 
     Args:
-        network: Frozen in place.
-        layers: Those whose outputs come back as features; see :class:`~distill.taps.FeatureTaps`.
-        precision: The type of all weights and inputs, whatever the student's or autocast's is; ``None`` follows these.
+        network: The network; it is frozen in place.
+        layers: The layers whose outputs are returned as features; see :class:`~distill.taps.FeatureTaps`.
+        precision: The type of all weights and inputs, independent of the student and of autocast. ``None`` follows the
+            student and autocast.
         checkpoint: Weights for the network; see :func:`~distill.checkpoint.load_weights`.
 
     Raises:
         ValueError: The precision is unknown, or the checkpoint does not fit the network.
-        FileNotFoundError: There is no such checkpoint.
-        KeyError: A layer is not one of the network's.
+        FileNotFoundError: The checkpoint does not exist.
+        KeyError: The network lacks a layer.
     """
 
     def __init__(
@@ -58,7 +59,7 @@ class FrozenTeacher:
 
     @torch.no_grad()
     def __call__(self, *inputs: Tensor) -> NetworkOutput:
-        """The prediction, in its own size, and the features."""
+        """The prediction, in the network's size, and the features."""
         if self.dtype is None:
             return network_output(self.taps, inputs)
         cast = tuple(values.to(self.dtype) if values.is_floating_point() else values for values in inputs)
@@ -66,10 +67,10 @@ class FrozenTeacher:
             return network_output(self.taps, cast)
 
     def check_trained(self, class_names: Sequence[str]) -> None:
-        """Warns of random weights, and compares the classes that the network knows with those of the data.
+        """Warns of random weights, and compares the network's classes with those of the data.
 
         Raises:
-            ValueError: They are the same in another order.
+            ValueError: The classes are the same in another order.
         """
         if self.untrained:
             rank_zero_warn(
@@ -79,13 +80,13 @@ class FrozenTeacher:
         check_class_names(self.class_names, class_names, model="teacher_checkpoint")
 
     def follow(self, change: Callable[[Tensor], Tensor]) -> None:
-        """Goes where the module around it goes, as :meth:`torch.nn.Module.to` does, but keeps its own precision."""
-        keeps = self.dtype is not None
-        apply_to(self.network, (lambda values: values.to(change(values).device)) if keeps else change)
+        """Moves the network with the module that holds it, as :meth:`torch.nn.Module.to` does; keeps its precision."""
+        only_device = self.dtype is not None
+        apply_to(self.network, (lambda values: values.to(change(values).device)) if only_device else change)
 
 
 class TeacherHolder(FollowedModule, UnsentBuffers):
-    """Base of a module that trains beside a frozen teacher, which goes where the module goes and is no part of it."""
+    """Base of a module with a frozen teacher: the teacher moves with the module but is not registered in it."""
 
     frozen_teacher: FrozenTeacher | None = None
 
@@ -95,25 +96,25 @@ class TeacherHolder(FollowedModule, UnsentBuffers):
         return None if self.frozen_teacher is None else self.frozen_teacher.network
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if name == "teacher":  # torch would register it, whatever the property says
-            raise AttributeError("the teacher is an argument of the constructor, which freezes it")
+        if name == "teacher":  # torch would register the network, in spite of the property
+            raise AttributeError("the teacher cannot be assigned: it is an argument of the constructor")
         super().__setattr__(name, value)
 
     def follow(self, change: Callable[[Tensor], Tensor]) -> None:
-        """Lets the teacher follow."""
+        """Moves the teacher to another device or type."""
         if self.frozen_teacher is not None:
             self.frozen_teacher.follow(change)
 
     def unsent_buffers(self) -> Iterable[str]:
-        """Buffers that are equal in all processes by what they do."""
-        equal = ((name, part) for name, part in self.named_modules() if isinstance(part, SynchronizedBuffers))
-        return (name for prefix, part in equal for name, _ in part.named_buffers(prefix))
+        """The names of the buffers that their modules keep equal in all processes."""
+        parts = ((name, part) for name, part in self.named_modules() if isinstance(part, SynchronizedBuffers))
+        return (name for prefix, part in parts for name, _ in part.named_buffers(prefix))
 
 
 def check_separate(teacher: nn.Module, student: nn.Module) -> None:
-    """Raises a ValueError where the two networks share parameters, which would be frozen in both."""
-    own = {id(parameter) for parameter in student.parameters()}
-    if any(id(parameter) in own for parameter in teacher.parameters()):
+    """Raises a ValueError if the two networks share parameters: these would be frozen in the student too."""
+    of_student = {id(parameter) for parameter in student.parameters()}
+    if any(id(parameter) in of_student for parameter in teacher.parameters()):
         raise ValueError("teacher and student share parameters: give the student a network of its own")
 
 

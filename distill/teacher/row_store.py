@@ -1,4 +1,4 @@
-"""Rows of tensors by position in memory-mapped files that processes share; a row is there once it is on disk."""
+"""Rows of tensors by position, in memory-mapped files that processes share; a row counts when it is on disk."""
 
 from __future__ import annotations
 
@@ -20,19 +20,20 @@ from distill.atomic import atomic_write
 
 Positions = NDArray[np.int64]
 
-DESCRIPTION = "description.json"
-WRITTEN = "written.rows"
+DESCRIPTION_FILE = "description.json"
+WRITTEN_FILE = "written.rows"
 COMMIT_SECONDS = 5.0
-"""A killed process loses the rows of this time at most."""
+"""The longest time between two commits; a killed process loses at most the rows of this time."""
 
-FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+DISK_FULL_ERRNOS = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
 
 
 class Column(NamedTuple):
     """One tensor of every row.
 
-    ``file`` holds it; ``shape`` and ``dtype`` are those of a row as it lies there; ``order`` names the dims of a batch
-    of them, ``(N, *)``, from the outermost in memory to the innermost, so that what was channels-last comes back so.
+    ``file`` is the name of its file; ``shape`` and ``dtype`` are those of a row in the file. ``order`` lists the dims
+    of a batch of rows, ``(N, *)``, from the outermost in memory to the innermost, so that a channels-last tensor is
+    channels-last after reading.
     """
 
     file: str
@@ -42,14 +43,14 @@ class Column(NamedTuple):
 
     @classmethod
     def like(cls, file: str, rows: Tensor) -> Column:
-        """The column for such rows, ``(N, *)``."""
+        """The column for rows with the shape, type and memory format of ``rows``, ``(N, *)``."""
         order = memory_order(rows)
         shape = tuple(rows.shape[dim] for dim in order[1:])
         return cls(file, shape, str(rows.dtype).removeprefix("torch."), order)
 
     @property
     def row_bytes(self) -> int:
-        """The size of a row."""
+        """The size of a row in bytes."""
         return int(np.prod(self.shape, dtype=np.int64)) * self._torch_dtype.itemsize
 
     @property
@@ -58,21 +59,21 @@ class Column(NamedTuple):
         return dtype
 
     def packed(self, rows: Tensor) -> Tensor:
-        """The rows as they lie in the file.
+        """The rows in the layout of the file.
 
         Raises:
-            ValueError: They have another shape or type than those before.
+            ValueError: The rows have another shape or type than the column.
         """
         packed = rows.permute(self.order) if rows.ndim == len(self.order) else rows
         if tuple(packed.shape[1:]) != self.shape or packed.dtype != self._torch_dtype:
             raise ValueError(
-                f"the rows of {self.file} are {self.dtype} {self.shape}, but some would be {packed.dtype} "
-                f"{tuple(packed.shape[1:])}: a teacher's outputs can be cached where all samples have one size"
+                f"the rows of {self.file} are {self.dtype} {self.shape}, but new rows are {packed.dtype} "
+                f"{tuple(packed.shape[1:])}: a teacher's outputs can be cached only if all samples have the same size"
             )
         return packed.contiguous()
 
     def unpacked(self, packed: Tensor) -> Tensor:
-        """Undoes :meth:`packed`."""
+        """Packed rows in their original layout; the inverse of :meth:`packed`."""
         return packed.permute([self.order.index(dim) for dim in range(packed.ndim)])
 
     def from_bytes(self, rows: Tensor) -> Tensor:
@@ -81,22 +82,22 @@ class Column(NamedTuple):
 
 
 class RowStore:
-    """A folder with one file a column, and one byte a row that says whether the row is there.
+    """A folder with one file per column, and a file with one byte per row that marks the written rows.
 
-    All files have their full size from the beginning, so a disk that is too small shows at once. A row is written to
-    its place in every column; :meth:`commit` sees to it that what was written is on disk before it marks the rows, so a
-    process that is killed, or a machine that fails, leaves rows that are whole and rows that do not count. Processes on
-    one machine write and read the same folder at the same time. One that may not write only reads.
+    All files have their full size from the beginning, so a disk that is too small is noticed immediately. A row is
+    written to its place in every column. :meth:`commit` marks rows only after they are on disk. So if a process is
+    killed or a machine fails, every marked row is complete, and the others do not count. Processes on one machine may
+    write and read the same folder at the same time. A process without permission to write only reads.
 
     Args:
-        folder: Made, or gone on with where it was left.
-        identity: What the rows are, as plain data; kept in ``description.json``.
-        columns: What a row holds.
-        length: How many rows there are.
+        folder: The folder; it is created, or continued if it exists.
+        identity: The origin of the rows as plain data; it is stored in ``description.json``.
+        columns: The tensors of a row.
+        length: The number of rows.
 
     Raises:
-        ValueError: The folder holds rows of something else, or is damaged.
-        OSError: The disk has no room; what was there stays as it was.
+        ValueError: The folder holds rows of another origin, or is damaged.
+        OSError: The disk is full; existing rows do not change.
     """
 
     def __init__(self, folder: Path, identity: dict[str, Any], columns: Sequence[Column], length: int) -> None:
@@ -105,50 +106,50 @@ class RowStore:
         self.length = length
         description = {"length": length, "columns": [column._asdict() for column in columns], **identity}
         description = json.loads(json.dumps(description))
-        if not (folder / DESCRIPTION).is_file():
+        if not (folder / DESCRIPTION_FILE).is_file():
             self._create(description)
         self._check(description)
         self._maps = [self._mapped(column.file, column.row_bytes) for column in columns]
-        self._written = self._mapped(WRITTEN, 1)[:, 0]
-        self._own = np.zeros(length, np.bool_)  # of this process, whether marked yet or not
+        self._written = self._mapped(WRITTEN_FILE, 1)[:, 0]
+        self._written_here = np.zeros(length, np.bool_)  # by this process, committed or not
         self._last_commit = time.monotonic()
         self._open = ExitStack()
         self._files = [self._writable(name) for name in self._sizes] if os.access(folder, os.W_OK) else []
 
     @property
     def size(self) -> int:
-        """Bytes of all files."""
+        """The size of all files in bytes."""
         return sum(self._sizes.values())
 
     def count(self) -> int:
-        """How many rows are there."""
+        """The number of committed rows."""
         return int(np.count_nonzero(self._written))
 
     def has(self, positions: Positions) -> NDArray[np.bool_]:
         """Whether each of these rows can be read."""
-        there: NDArray[np.bool_] = (self._written[positions] != 0) | self._own[positions]
-        return there
+        readable: NDArray[np.bool_] = (self._written[positions] != 0) | self._written_here[positions]
+        return readable
 
     def read(self, positions: Positions, *, pin: bool = False) -> list[Tensor]:
-        """These rows of every column, packed; each column in one go.
+        """The rows at these positions, as one packed tensor per column.
 
         Args:
-            positions: Of rows that are there.
+            positions: The positions of readable rows.
             pin: Whether to read into pinned memory, for a GPU.
         """
         columns = []
         for column, rows in zip(self.columns, self._maps, strict=True):
             buffer = torch.empty(len(positions), column.row_bytes, dtype=torch.uint8, pin_memory=pin)
-            np.take(rows, positions, axis=0, out=buffer.numpy(), mode="clip")  # "raise" would copy once more
+            np.take(rows, positions, axis=0, out=buffer.numpy(), mode="clip")  # mode="raise" would make another copy
             columns.append(column.from_bytes(buffer))
         return columns
 
     def write(self, positions: Positions, columns: Sequence[Tensor]) -> None:
-        """Writes rows, which count from the next :meth:`commit` on; now and then that comes by itself.
+        """Writes rows, and commits if the last commit is :data:`COMMIT_SECONDS` ago.
 
         Args:
-            positions: The rows.
-            columns: What they hold, packed.
+            positions: The positions of the rows.
+            columns: The packed rows of each column.
 
         Raises:
             OSError: The disk is full; the rows do not count.
@@ -159,80 +160,81 @@ class RowStore:
             rows = values.cpu().reshape(len(positions), -1).view(torch.uint8).numpy()
             for position, row in zip(positions.tolist(), rows, strict=True):
                 self._put(file, position * len(row), row.data)
-        self._own[positions] = True
+        self._written_here[positions] = True
         if time.monotonic() - self._last_commit >= COMMIT_SECONDS:
             self.commit()
 
     def commit(self) -> None:
-        """Marks the rows that this process has written, once they are on disk.
+        """Marks the rows that this process has written, after they are on disk.
 
         Raises:
             OSError: The disk is full; the rows do not count.
         """
-        new = np.flatnonzero(self._own & (self._written == 0)) if self._files else ()
+        new = np.flatnonzero(self._written_here & (self._written == 0)) if self._files else ()
         if len(new):
             *data, written = self._files
             try:
                 for file in data:
                     os.fsync(file.fileno())
             except OSError as error:
-                raise self._refusal(error) from None
+                raise self._explained(error) from None
             for position in new:
                 self._put(written, int(position), b"\1")
             os.fsync(written.fileno())
         self._last_commit = time.monotonic()
 
     def close(self) -> None:
-        """Commits and lets the files go."""
+        """Commits and closes the files."""
         with self._open:
             self.commit()
 
     @property
     def _sizes(self) -> dict[str, int]:
-        return {column.file: column.row_bytes * self.length for column in self.columns} | {WRITTEN: self.length}
+        return {column.file: column.row_bytes * self.length for column in self.columns} | {WRITTEN_FILE: self.length}
 
     def _create(self, description: dict[str, Any]) -> None:
-        """Reserves the room; the description comes last, and says that all the rest is there.
+        """Creates the files in their full size; the description is written last and marks them as complete.
 
-        Processes that do so at the same time do the same, and one that goes on after a kill changes nothing.
+        This can safely run in several processes at the same time, and again after a kill.
         """
         self.folder.mkdir(parents=True, exist_ok=True)
         try:
             for name, size in self._sizes.items():
                 with (self.folder / name).open("ab") as file:
                     _reserve(file, size)
-            with atomic_write(self.folder / DESCRIPTION) as draft:
+            with atomic_write(self.folder / DESCRIPTION_FILE) as draft:
                 draft.write_text(json.dumps(description, indent=2) + "\n")
         except OSError as error:
-            if not (self.folder / DESCRIPTION).is_file():
+            if not (self.folder / DESCRIPTION_FILE).is_file():
                 for name in self._sizes:
                     (self.folder / name).unlink(missing_ok=True)
-            raise self._refusal(error) from None
+            raise self._explained(error) from None
 
     def _check(self, description: dict[str, Any]) -> None:
-        path = self.folder / DESCRIPTION
+        path = self.folder / DESCRIPTION_FILE
         try:
             found = json.loads(path.read_text())
             different = [key for key, value in description.items() if found.get(key) != value]
         except (ValueError, AttributeError):
-            raise ValueError(f"{path} cannot be read: remove {self.folder}, it will be written anew") from None
+            raise ValueError(f"{path} cannot be read: remove {self.folder}, and it will be created again") from None
         if different:
             key = different[0]
             raise ValueError(
-                f"{self.folder} was written for another {key}, {found.get(key)!r} where {description[key]!r} is "
-                "needed: give another folder, or remove it"
+                f"{self.folder} was written for another {key}: it has {found.get(key)!r}, but {description[key]!r} is "
+                "needed; give another folder, or remove this one"
             )
         for name, size in self._sizes.items():
             file = self.folder / name
-            if not file.is_file() or file.stat().st_size != size:
-                there = f"{file.stat().st_size} bytes" if file.is_file() else "no file"
-                raise ValueError(f"{file} should have {size} bytes, but there is {there}: remove {self.folder}")
+            if not file.is_file():
+                raise ValueError(f"{file} is missing: remove {self.folder}")
+            if file.stat().st_size != size:
+                raise ValueError(f"{file} has {file.stat().st_size} bytes instead of {size}: remove {self.folder}")
 
     def _mapped(self, name: str, row_bytes: int) -> NDArray[np.uint8]:
         return np.memmap(self.folder / name, np.uint8, "r", shape=(self.length, row_bytes))
 
     def _writable(self, name: str) -> Any:
-        # mapped pages that find no room on the disk would end the process; write() says so
+        # write() raises an error on a full disk; writing to mapped memory would end the process
         return self._open.enter_context((self.folder / name).open("r+b", buffering=0))
 
     def _put(self, file: Any, offset: int, data: Any) -> None:
@@ -241,10 +243,10 @@ class RowStore:
             if file.write(data) != len(data):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
         except OSError as error:
-            raise self._refusal(error) from None
+            raise self._explained(error) from None
 
-    def _refusal(self, error: OSError) -> OSError:
-        if error.errno not in FULL:
+    def _explained(self, error: OSError) -> OSError:
+        if error.errno not in DISK_FULL_ERRNOS:
             return error
         return OSError(
             f"the disk has no room for the {_readable(self.size)} of {self.folder}: make room, or give another folder"
@@ -252,7 +254,7 @@ class RowStore:
 
 
 def memory_order(rows: Tensor) -> tuple[int, ...]:
-    """The dims of a batch from the outermost in memory to the innermost; as they are where the first is not that."""
+    """The dims of a batch from the outermost in memory to the innermost; in order if dim 0 is not the outermost."""
     in_order = tuple(range(rows.ndim))
     if rows.is_contiguous():
         return in_order
@@ -262,7 +264,7 @@ def memory_order(rows: Tensor) -> tuple[int, ...]:
 
 
 def _reserve(file: Any, size: int) -> None:
-    """Makes the file at least so long and takes the room for it; keeps what it holds."""
+    """Extends a file to this size and reserves its space on disk; keeps its content."""
     if hasattr(os, "posix_fallocate"):
         os.posix_fallocate(file.fileno(), 0, size)
     elif os.fstat(file.fileno()).st_size < size:

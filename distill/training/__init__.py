@@ -1,1 +1,1 @@
-"""What serves a fit beside the two base classes."""
+"""Parts of a fit that the two base classes use: losses, scores, checks, optimiser, compilation."""

@@ -1,4 +1,4 @@
-"""The arguments of the base classes: which of them are needed, and which go into a checkpoint."""
+"""The arguments of the base classes: checks the required ones, and saves the plain ones in checkpoints."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ T = TypeVar("T")
 
 
 def required(value: T | None, argument: str, owner: object) -> T:
-    """The value of an argument that a part of a combination may leave out, but a whole method may not.
+    """The value of an argument that is optional only for a part of a combination.
 
     Raises:
-        ValueError: It was left out.
+        ValueError: The value is None.
     """
     if value is None:
         raise ValueError(f"{type(owner).__name__} has no {argument}: give it under model.init_args.{argument}")
@@ -26,12 +26,12 @@ def required(value: T | None, argument: str, owner: object) -> T:
 
 
 def described(network: object, argument: str) -> str:
-    """A network as messages call it, such as ``student MLP``."""
+    """The name of a network in messages, such as ``student MLP``."""
     return f"{argument} {type(network).__name__}"
 
 
 def save_plain_hyperparameters(module: LightningModule) -> None:
-    """Keeps the configuration of the command line whole; of arguments from Python only those that are plain data.
+    """Saves the whole configuration of the command line, or those arguments from Python that are plain data.
 
     A checkpoint loads with ``weights_only=True``, so it holds no module and no function. Call this from the
     constructor of a base class.
@@ -42,7 +42,7 @@ def save_plain_hyperparameters(module: LightningModule) -> None:
     frame = inspect.currentframe()
     assert frame is not None
     frame = frame.f_back
-    # the outermost constructor alone: the names that it passes on are not arguments of the class itself
+    # only the outermost constructor: the arguments that it passes to its base class are not the user's
     while frame is not None and frame.f_back is not None and frame.f_back.f_locals.get("self") is module:
         frame = frame.f_back
     assert frame is not None
@@ -53,7 +53,7 @@ def save_plain_hyperparameters(module: LightningModule) -> None:
 
 
 def is_plain(value: Any) -> bool:
-    """Whether a value is made of numbers, text, lists and dictionaries alone."""
+    """Whether a value consists of numbers, text, lists and dictionaries only."""
     if isinstance(value, Mapping):
         return all(isinstance(key, str) and is_plain(item) for key, item in value.items())
     if isinstance(value, (list, tuple)):

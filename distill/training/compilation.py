@@ -1,4 +1,4 @@
-"""Networks that torch compiles, each by itself."""
+"""Compiles each network separately with torch.compile."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from distill.internals.torch import unknown_backend_error
 
 
 def compile_in_place(networks: Iterable[nn.Module], backend: bool | str) -> None:
-    """Compiles what calling these networks runs, their hooks as well; names and weights stay what they are.
+    """Compiles the calls of networks, including their hooks; names and weights stay the same.
 
     Args:
-        networks: Compiled when they are first called, and again for other shapes and modes.
-        backend: ``True`` for torch's default, or the name of another; ``False`` leaves them alone.
+        networks: The networks. Each is compiled at its first call, and again for other shapes and modes.
+        backend: ``True`` for torch's default backend, or the name of another one; ``False`` compiles nothing.
 
     Raises:
-        ValueError: There is no such backend.
+        ValueError: The backend does not exist.
     """
     if not backend:
         return

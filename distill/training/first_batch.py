@@ -1,7 +1,7 @@
-"""What is tried before a fit or a test starts, so that a wrong configuration is one sentence and not a late traceback.
+"""Checks before a fit or a test starts, so that a wrong configuration gives one sentence and not a late traceback.
 
-The whole step runs on two real samples, and lazy layers find their channel counts. A fit whose last batch has one
-sample shows one to the network as well.
+The whole step runs on two real samples, and lazy layers find their channel counts. If the last batch of a fit has one
+sample, the network is also tried on one sample.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
 from distill.internals.lightning import loader_of
+from distill.internals.messages import needs_more_values
 from distill.internals.torch import buffers_kept
 from distill.outputs import Batch, NetworkOutput, shapes
 from distill.tasks import Task
@@ -26,32 +27,32 @@ from distill.training.arguments import described
 
 
 class Checked(Protocol):
-    """A module that can be tried on a batch."""
+    """A module with a check of a batch."""
 
     def modules(self) -> Iterator[nn.Module]:
-        """All its parts."""
+        """All modules in it."""
 
     def check_batch(self, batch: Batch) -> None:
-        """Raises an error of one sentence where a small batch does not fit."""
+        """Raises a one-sentence error if a small batch does not fit."""
 
 
-@torch.compiler.set_stance("force_eager")  # nothing is compiled for a batch of two
+@torch.compiler.set_stance("force_eager")  # a batch of two is not worth a compilation
 def check_first_batch(module: Checked, trainer: Trainer, stage: str) -> None:
-    """Runs two samples of the data through ``module.check_batch``, in eval mode, and leaves no trace but found sizes.
+    """Runs two samples through ``module.check_batch`` in eval mode; changes only the sizes of lazy layers.
 
     Raises:
-        KeyError: The batch lacks a modality, or a network a layer.
+        KeyError: The batch lacks a modality, or a network lacks a layer.
         ValueError: Predictions, labels and task do not fit each other.
     """
     assert isinstance(module, LightningModule)
     for metric in module.modules():
         if isinstance(metric, Metric):
-            metric.reset()  # validate() leaves states made in inference mode, which a fit cannot update
-    # Lightning moves the module only after this; collectives and some layers need its device already
+            metric.reset()  # validate() creates states in inference mode, which a fit cannot update
+    # Lightning moves the module after this, but collectives and some layers need its device now
     module.to(trainer.strategy.root_device)
     modes = {part: part.training for part in module.modules()}
     module.eval()
-    # isolate_rng gives back the random numbers that this takes, so that it does not change what follows
+    # isolate_rng restores the random state, so that this check does not change the fit
     with torch.no_grad(), isolate_rng():
         batch = small_batch(loader_of(trainer, stage), stage)
         module.check_batch({name: value.to(module.device) for name, value in batch.items()})
@@ -60,10 +61,10 @@ def check_first_batch(module: Checked, trainer: Trainer, stage: str) -> None:
 
 
 def small_batch(loader: Any, stage: str) -> Batch:
-    """Two samples as the loader would deliver them, without starting its workers.
+    """Two samples in the loader's format, read without its workers.
 
     Raises:
-        ValueError: There are none.
+        ValueError: The data set is empty.
     """
     if isinstance(loader, (list, tuple)):
         loader = loader[0]
@@ -78,10 +79,10 @@ def small_batch(loader: Any, stage: str) -> Batch:
 
 @contextmanager
 def explained(network: object, argument: str, inputs: Sequence[str], batch: Batch) -> Iterator[None]:
-    """Makes one sentence of what a network raises on inputs that it was not made for.
+    """Replaces a network's error about its inputs by one sentence.
 
     Raises:
-        ValueError: In place of a RuntimeError or a TypeError.
+        ValueError: The network raised a RuntimeError or a TypeError.
     """
     try:
         yield
@@ -108,22 +109,22 @@ class Pair(Protocol):
         """The network that learns."""
 
     def forward_teacher(self, batch: Batch) -> NetworkOutput:
-        """What the teacher makes of a batch."""
+        """The teacher's output for a batch."""
 
     def forward_student(self, batch: Batch) -> NetworkOutput:
-        """What the student makes of a batch."""
+        """The student's output for a batch."""
 
     def distillation_terms(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
-        """The terms of the loss."""
+        """The terms of the loss by name."""
 
 
 def check_pair(method: Pair, batch: Batch) -> None:
     """Tries both networks and the method on a batch.
 
     Raises:
-        KeyError: The batch lacks what the method needs.
-        ValueError: A network cannot take its inputs, predictions do not fit the task, or the method cannot compare
-            the two.
+        KeyError: The batch lacks a modality or a target that the method needs.
+        ValueError: A network cannot take its inputs, a prediction does not fit the task, or the method cannot compare
+            the two outputs.
     """
     with explained(method.teacher, "teacher", method.teacher_inputs, batch):
         teacher = method.forward_teacher(batch)
@@ -135,7 +136,7 @@ def check_pair(method: Pair, batch: Batch) -> None:
         for model, output in ((of_teacher, teacher), (of_student, student)):
             method.task.check(output.prediction, batch["target"], model=model, data="data")
     elif method.hard_weight:
-        raise KeyError("the batch has no 'target', which only a method with hard_weight=0 can do without")
+        raise KeyError("the batch has no 'target': only a method with hard_weight=0 works without it")
     try:
         method.distillation_terms(teacher, student, batch)
     except (RuntimeError, IndexError) as error:
@@ -146,20 +147,20 @@ def check_pair(method: Pair, batch: Batch) -> None:
 
 
 class OneSampleCheck(Callback):
-    """Shows the network one sample before a fit in which the last batch of an epoch has no more."""
+    """Tries the network on one sample before a fit, if the last batch of an epoch has one sample."""
 
-    @torch.compiler.set_stance("force_eager")  # nothing is compiled for a batch of one
+    @torch.compiler.set_stance("force_eager")  # a batch of one is not worth a compilation
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Tries the training mode on one sample, and leaves no trace in the network.
+        """Runs the network on one sample in training mode, and leaves the network unchanged.
 
         Raises:
-            ValueError: It cannot train on that, as with BatchNorm over one value a channel.
+            ValueError: The network cannot train on one sample, because its BatchNorm gets one value per channel.
         """
         loader: Any = trainer.train_dataloader
         steps = trainer.max_steps * trainer.accumulate_grad_batches
         if not _ends_with_one_sample(loader):
             return
-        if trainer.num_training_batches < len(loader) or 0 <= steps < len(loader):  # no epoch reaches its end
+        if trainer.num_training_batches < len(loader) or 0 <= steps < len(loader):  # the fit never gets to that batch
             return
         module: Any = pl_module
         precision = trainer.precision_plugin
@@ -168,7 +169,7 @@ class OneSampleCheck(Callback):
                 batch = {name: values[:1].to(module.device) for name, values in small_batch(loader, "fit").items()}
                 module.predict(precision.convert_input(batch))
         except ValueError as error:
-            if not str(error).startswith("Expected more than 1 "):  # values or positions a channel, of torch's norms
+            if not needs_more_values(error):
                 raise
             network, reason = described(module.network, "network"), str(error).splitlines()[0]
             raise ValueError(
@@ -178,7 +179,7 @@ class OneSampleCheck(Callback):
 
 
 def _ends_with_one_sample(loader: Any) -> bool:
-    """Whether one sample is left for this process's last batch."""
+    """Whether the last batch of this process has one sample."""
     if not isinstance(loader, DataLoader) or loader.batch_size is None or loader.drop_last:
         return False
     sampler = loader.sampler

@@ -1,4 +1,4 @@
-"""What the data say of their classes and labels, checked against the task."""
+"""Checks the classes and labels of the data against the task."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from distill.tasks import Task
 
 
 def class_names(trainer: Trainer | None) -> Sequence[str]:
-    """The names of the data's classes by index; empty where they have none."""
+    """The names of the data's classes by index; empty if the data have no names."""
     data = None if trainer is None else trainer.datamodule  # type: ignore[attr-defined]
     return tuple(getattr(data, "class_names", ()))
 
 
 def check_num_classes(trainer: Trainer, task: Task) -> None:
-    """Raises a ValueError where the data module has another number of classes than the task."""
+    """Raises a ValueError if the data module and the task have different numbers of classes."""
     data: Any = trainer.datamodule  # type: ignore[attr-defined]
     classes = getattr(data, "num_classes", None)
     expected = getattr(task, "num_classes", classes)
@@ -28,9 +28,10 @@ def check_num_classes(trainer: Trainer, task: Task) -> None:
 
 
 def check_labels_on_cpu(batch: Batch, task: Task | None, trainer: Trainer | None) -> None:
-    """Raises a ValueError where a label is none of the task's classes, while it lies on the CPU.
+    """Raises a ValueError if a label on the CPU is not one of the task's classes.
 
-    There a look costs nothing; on a GPU a wrong label would end the process. ``predict`` needs no labels.
+    On the CPU this check costs almost nothing; on a GPU a wrong label would end the process. ``predict`` needs no
+    labels.
     """
     if task is None or (trainer is not None and trainer.predicting):
         return

@@ -1,4 +1,4 @@
-"""The losses of a fit: each is watched for NaN and infinity, and an epoch's means are logged when it ends."""
+"""The losses of a fit: checks each for NaN and infinity, and logs the means of an epoch at its end."""
 
 from __future__ import annotations
 
@@ -13,14 +13,14 @@ from distill.distributed import all_gather_objects, rank_part
 from distill.outputs import Batch
 
 SAMPLES_NAMED = 8
-"""How many samples an error names; it counts the others."""
+"""The number of samples that an error names; it counts the others."""
 
 
 class TrainingLosses(Callback):
     """Stops a fit at the first loss that is not finite, and logs an epoch's mean losses as ``train/<name>``.
 
-    A callback, so that a module which overrides a hook without ``super()`` does not lose them. The module hands over
-    the losses of each step by :meth:`record`.
+    It is a callback, so that a module that overrides a hook without ``super()`` still logs them. The module passes the
+    losses of each step to :meth:`record`.
     """
 
     def __init__(self) -> None:
@@ -29,32 +29,32 @@ class TrainingLosses(Callback):
 
     @property
     def state_key(self) -> str:
-        """The name in checkpoints, which is older than that of the class."""
+        """The name in checkpoints: the class's earlier name, so that old checkpoints still load."""
         return "EpochLosses"
 
     def record(self, module: LightningModule, loss: Tensor, terms: Mapping[str, Tensor], batch: Batch) -> None:
-        """Watches the losses of a step, shows the sum in the progress bar, and adds all to those of the epoch.
+        """Watches the losses of a step, shows the sum in the progress bar, and adds all losses to those of the epoch.
 
         Args:
-            module: Logs them.
+            module: The module that logs the losses.
             loss: The loss of the step, a scalar.
-            terms: The parts of that sum, by name.
-            batch: What the loss was computed from.
+            terms: The terms of that sum, by name.
+            batch: The batch of the step.
         """
         self._watch.watch(loss, terms, batch)
         samples = len(next(iter(batch.values())))
         module.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=samples)
-        # a call of log() costs half a millisecond, and there may be many terms: the means are logged once an epoch
+        # a call of log() costs half a millisecond, and there may be many terms: the means are logged once per epoch
         for name, value in {"loss": loss, **terms}.items():
             total, count = self._sums.get(name, (torch.zeros(()), 0))
             self._sums[name] = total + samples * value.detach(), count + samples
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forgets what a failed fit has left; a checkpoint is loaded after this."""
+        """Forgets the sums of a failed fit; a checkpoint is loaded after this."""
         self._sums = {}
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Raises a ValueError where the loss is not finite, before the optimiser takes a step with it."""
+        """Raises a ValueError if the loss is not finite, before the optimiser takes a step."""
         module: Any = pl_module
         self._watch.check(module.network, when=f"in epoch {trainer.current_epoch}, step {trainer.global_step}")
 
@@ -65,12 +65,12 @@ class TrainingLosses(Callback):
         self._sums = {}
 
     def state_dict(self) -> dict[str, Any]:
-        """The sums so far of every process; none between epochs."""
+        """The sums of all processes in this epoch so far; empty between epochs."""
         sums = {name: (total.cpu(), count) for name, (total, count) in self._sums.items()}
         return {"sums": all_gather_objects(sums)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """Continues with the sums of this process."""
+        """Restores the sums of this process."""
         self._sums = rank_part(state_dict["sums"], {})
 
 
@@ -83,23 +83,23 @@ class _Watched(NamedTuple):
 
 
 class LossWatch:
-    """Looks at the loss of each step while its backward pass runs.
+    """Checks the loss of each step while its backward pass runs.
 
-    On a GPU that waits for the forward pass alone: right behind it, whether the loss is finite is copied to pinned
-    memory, while the backward pass keeps the GPU busy. The cause is looked for only where the loss is not finite.
-    Gradients that overflow in float16 from a finite loss are left to the scaler of AMP.
+    On a GPU the check waits for the forward pass only: the result of ``isfinite`` is copied to pinned memory right
+    after it, while the backward pass keeps the GPU busy. The cause is searched only if the loss is not finite. If a
+    finite loss has float16 gradients that overflow, AMP's scaler handles them.
     """
 
     def __init__(self) -> None:
         self._watched: _Watched | None = None
 
     def watch(self, loss: Tensor, terms: Mapping[str, Tensor], batch: Batch) -> None:
-        """Remembers the step until :meth:`check`.
+        """Keeps the losses of a step until :meth:`check`.
 
         Args:
             loss: The loss of the step, a scalar.
-            terms: The parts of that sum, by name.
-            batch: What the loss was computed from.
+            terms: The terms of that sum, by name.
+            batch: The batch of the step.
         """
         finite = loss.detach().isfinite().to("cpu", non_blocking=loss.is_cuda)
         copied = None
@@ -110,14 +110,15 @@ class LossWatch:
         self._watched = _Watched(finite, copied, loss.detach(), detached, batch)
 
     def check(self, network: nn.Module, *, when: str) -> None:
-        """Forgets a step with a finite loss.
+        """Checks the loss of the last step, and forgets the step.
 
         Args:
-            network: Its weights may be the cause.
-            when: Names the step in the error.
+            network: The trained network; its weights may be the cause.
+            when: The epoch and step, for the message.
 
         Raises:
-            ValueError: The loss was not finite; names the samples that are not finite, or else the weights or terms.
+            ValueError: The loss is not finite. The message names the samples that are not finite; if all are finite,
+                it names the first such weight; if these are finite too, it names the terms.
         """
         watched, self._watched = self._watched, None
         if watched is None:
@@ -139,7 +140,9 @@ def _cause(watched: _Watched, network: nn.Module) -> str:
         if not parameter.isfinite().all():
             return f"the network's weight {name!r} is not finite, but all inputs are"
     terms = [name for name, value in watched.terms.items() if not value.isfinite().all()]
-    return f"of its terms {', '.join(terms) or 'none'} is not finite, but all inputs of this process and weights are"
+    if not terms:
+        return "all its terms, all inputs of this process and all weights are finite"
+    return f"these terms are not finite: {', '.join(terms)}; all inputs of this process and all weights are"
 
 
 def _samples(rows: Tensor, index: Tensor | None) -> str:

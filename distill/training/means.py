@@ -1,4 +1,4 @@
-"""Means over the positions that count, of all processes together."""
+"""Means over the counted positions of all processes."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from distill.tasks import Task
 
 
 def counted_mean(values: Tensor, batch: Batch, task: Task) -> Tensor:
-    """The mean of a term over the positions that count.
+    """The mean of a term over the counted positions of all processes.
 
     Args:
-        values: One value a position, ``(N,)`` or ``(N, *spatial)``; a scalar is its own mean.
-        batch: Its ``target`` says which positions count; without one all do.
-        task: Tells them.
+        values: One value per position, ``(N,)`` or ``(N, *spatial)``; a scalar is returned unchanged.
+        batch: The batch; its ``target`` says which positions count. Without a target all positions count.
+        task: The task that reads the target.
 
     Raises:
         ValueError: The term has another shape.
@@ -29,17 +29,17 @@ def counted_mean(values: Tensor, batch: Batch, task: Task) -> Tensor:
 
 
 def counts_of(values: Tensor, target: Tensor, task: Task) -> Tensor:
-    """How much each of these values counts in their mean, of the shape of ``values``.
+    """The weight of each value in the mean, in the shape of ``values``.
 
     Raises:
-        ValueError: The values belong to other positions than the target.
+        ValueError: The shape of the values does not fit the target.
     """
     counts = task.counts(target).to(values.dtype)
-    if counts.ndim > values.ndim:  # one value a sample, labels a pixel
+    if counts.ndim > values.ndim:  # one value per sample, one label per pixel
         counts = counts.flatten(values.ndim).amax(dim=-1)
     if counts.shape != values.shape:
         raise ValueError(
-            f"a term has the shape {tuple(values.shape)}, but terms are scalars or hold one value a position, "
+            f"a term has the shape {tuple(values.shape)}, but a term must be a scalar or hold one value per position, "
             f"{tuple(counts.shape)}"
         )
     return counts

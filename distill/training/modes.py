@@ -1,4 +1,4 @@
-"""Modes and types of the parts of a module when a fit begins."""
+"""Sets the modes and types of a module's parts when a fit begins."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from torch import nn
 
 
 def ready_to_train(module: LightningModule, network: nn.Module) -> None:
-    """Puts the network in training mode, and all else in float32 where the weights are in half precision.
+    """Puts the network in training mode; if it is in half precision, all other parts get float32.
 
-    ``from_pretrained`` of Hugging Face leaves networks in eval mode, which Lightning keeps; of others single layers may
-    be in eval mode on purpose. With precision ``bf16-true`` Lightning converts the whole module, but losses and metrics
-    stay in float32.
+    ``from_pretrained`` of Hugging Face returns networks in eval mode, and Lightning keeps this mode. If only single
+    layers of a network are in eval mode, this is on purpose, and they stay so. With precision ``bf16-true`` Lightning
+    converts the whole module, but losses and metrics must stay in float32.
     """
     if not network.training:
         network.train()

@@ -1,4 +1,4 @@
-"""What optimiser and schedule are given: parameters in groups, and checks of what a schedule does to them."""
+"""Optimiser and schedule: groups the parameters, and checks that the schedule fits them and the fit."""
 
 from __future__ import annotations
 
@@ -12,25 +12,25 @@ from torch import nn
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
 ParameterSettings = tuple[nn.Parameter, dict[str, Any]]
-"""A parameter, and what its optimiser does otherwise for it, as ``{"weight_decay": 0.0}``."""
+"""A parameter and its own settings of the optimiser, such as ``{"weight_decay": 0.0}``."""
 
 
 def parameter_groups(module: nn.Module) -> list[dict[str, Any]]:
-    """The trained parameters of a module: first those without settings, then a group for each of the settings.
+    """The trained parameters of a module: first a group without settings, then one group for each of the settings.
 
-    The settings are those that the module and its parts give by ``parameter_settings()``.
+    The settings come from ``parameter_settings()`` of the module and its parts.
     """
     parts: list[Any] = [part for part in module.modules() if hasattr(part, "parameter_settings")]
-    settings_of = {id(parameter): own for part in parts for parameter, own in part.parameter_settings()}
+    settings_of = {id(parameter): settings for part in parts for parameter, settings in part.parameter_settings()}
     groups: list[tuple[dict[str, Any], list[nn.Parameter]]] = [({}, [])]
     for parameter in module.parameters():
         if parameter.requires_grad:
-            own = settings_of.get(id(parameter), {})
-            found = next((members for known, members in groups if known == own), None)
-            if found is None:
-                groups.append((own, found := []))
-            found.append(parameter)
-    return [{"params": members, **own} for own, members in groups]
+            settings = settings_of.get(id(parameter), {})
+            group = next((members for known, members in groups if known == settings), None)
+            if group is None:
+                groups.append((settings, group := []))
+            group.append(parameter)
+    return [{"params": members, **settings} for settings, members in groups]
 
 
 def optimizer_and_schedule(
@@ -39,24 +39,24 @@ def optimizer_and_schedule(
     lr_scheduler: LRSchedulerCallable | None,
     trainer: Trainer | None,
 ) -> Any:
-    """The optimiser over these groups of parameters, and the schedule if one is asked for, as Lightning takes them."""
+    """The optimiser over groups of parameters, and the schedule if there is one, in Lightning's format."""
     rates = [group["lr"] for group in groups if "lr" in group]
-    made = optimizer(groups)
+    created = optimizer(groups)
     if lr_scheduler is None:
-        return made
-    return {"optimizer": made, "lr_scheduler": _schedule(lr_scheduler(made), rates, trainer)}
+        return created
+    return {"optimizer": created, "lr_scheduler": _schedule(lr_scheduler(created), rates, trainer)}
 
 
 def _schedule(scheduler: Any, rates: Sequence[float], trainer: Trainer | None) -> dict[str, Any]:
-    """What Lightning wants to know of a schedule: cyclic ones take a step each batch, others each epoch.
+    """Lightning's configuration of a schedule: a cyclic schedule steps each batch, any other each epoch.
 
     Args:
         scheduler: The schedule.
-        rates: The learning rates that single parameters have for themselves.
-        trainer: Says how many steps the fit takes.
+        rates: The learning rates of parameters with settings of their own.
+        trainer: The trainer; it knows the number of steps of the fit.
 
     Raises:
-        ValueError: A cycle is shorter than the fit, which would end it, or would overwrite ``rates``.
+        ValueError: A cycle is shorter than the fit and would end it, or a cyclic schedule would overwrite ``rates``.
     """
     schedule: dict[str, Any] = {"scheduler": scheduler}
     if isinstance(scheduler, ReduceLROnPlateau):
@@ -65,8 +65,8 @@ def _schedule(scheduler: Any, rates: Sequence[float], trainer: Trainer | None) -
         schedule["interval"] = "step"
         if rates:
             raise ValueError(
-                f"{type(scheduler).__name__} puts its own learning rates in the place of all others, also of the "
-                f"{rates[0]} that a part of the parameters has for itself: leave that out, or choose another schedule"
+                f"{type(scheduler).__name__} replaces all learning rates, but some parameters have the learning rate "
+                f"{rates[0]} of their own: remove this setting, or choose another schedule"
             )
     if isinstance(scheduler, OneCycleLR) and trainer is not None:
         _check_length(scheduler, trainer.estimated_stepping_batches)
@@ -74,7 +74,7 @@ def _schedule(scheduler: Any, rates: Sequence[float], trainer: Trainer | None) -
 
 
 def _check_length(scheduler: OneCycleLR, steps: float) -> None:
-    """A cycle that is too short would end the fit, one that is too long never lowers the learning rate."""
+    """Raises an error if the cycle is too short, which would end the fit; warns if it is too long to be completed."""
     total = scheduler.total_steps
     advice = f"OneCycleLR has total_steps={total}, but the fit takes {steps} steps: give --model.lr_scheduler.init_args"
     if steps > total:

@@ -1,4 +1,4 @@
-"""What a stage of evaluation gathers: the task's metrics and the mean hard loss."""
+"""The scores of an evaluation stage: the task's metrics and the mean hard loss."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ class StageScores(nn.Module):
     """The metrics of a validation or a test, logged as ``<stage>/<name>``, and ``<stage>/hard``.
 
     Args:
-        task: Makes the metrics, and computes the hard loss.
+        task: The task, which makes the metrics and computes the hard loss.
         stage: ``val`` or ``test``.
     """
 
@@ -25,14 +25,14 @@ class StageScores(nn.Module):
         self.hard = MeanMetric()
 
     def update(self, prediction: Tensor, target: Tensor, task: Task) -> None:
-        """Adds a batch; the prediction has one value for each position of the target."""
+        """Adds a batch; the prediction must have one value for each position of the target."""
         self.metrics.update(prediction, target)
         with autocast_off(prediction):
             values = task.loss(prediction, target)
             self.hard.update(values, counts_of(values, target, task))
 
     def take(self) -> dict[str, Tensor]:
-        """The scores by name, over all batches of all processes since the last call."""
+        """The scores by name, over all batches of all processes since the last call; resets the metrics."""
         scores = {**self.metrics.compute(), f"{self.stage}/hard": self.hard.compute()}
         self.metrics.reset()
         self.hard.reset()

@@ -1,4 +1,4 @@
-"""The training set from its first sample to its last, outside of training."""
+"""Reads the whole training set in order, outside of training."""
 
 from __future__ import annotations
 
@@ -18,26 +18,26 @@ from distill.outputs import Batch
 def training_set(
     trainer: Trainer, device: torch.device, description: str, max_samples: int | None = None
 ) -> Iterator[Batch]:
-    """Each sample of the training set once, in order, in batches of the size of training.
+    """Each sample of the training set once, in order, in batches of the training's batch size.
 
-    Of n processes the first has every n-th of them, the second every n-th from the second on, and so on. Random
-    augmentation is drawn as it comes; the random numbers that this takes are given back.
+    With n processes, process r reads the samples r, r + n, r + 2n and so on. Random augmentation stays random; the
+    random state is restored at the end.
 
     Args:
         trainer: The trainer of a fit, which has the data.
-        device: Where the batches are put.
-        description: What this is done for, beside a progress bar where the trainer shows one.
-        max_samples: So many samples, evenly from the whole, are enough; all by default.
+        device: The device of the batches.
+        description: The text beside the progress bar, if the trainer shows one.
+        max_samples: The number of samples to read, evenly spread over the training set; all by default.
 
     Raises:
-        ValueError: The training data are no :class:`~torch.utils.data.DataLoader` over numbered samples.
+        ValueError: The training data are not a :class:`~torch.utils.data.DataLoader` over numbered samples.
     """
     loader = _loader(trainer, description)
     size = len(loader.dataset)
     count = min(size, max_samples or size)
-    own = [n * size // count for n in range(trainer.global_rank, count, trainer.world_size)]
+    samples = [n * size // count for n in range(trainer.global_rank, count, trainer.world_size)]
     batches = DataLoader(
-        Subset(loader.dataset, own),
+        Subset(loader.dataset, samples),
         loader.batch_size or 1,
         collate_fn=loader.collate_fn,
         num_workers=loader.num_workers,
@@ -48,8 +48,8 @@ def training_set(
             yield {name: values.to(device) for name, values in batch.items()}
 
 
-def no_samples(trainer: Trainer, device: torch.device, description: str) -> Batch:
-    """A batch of the training set, as :func:`training_set` has them, with 0 samples."""
+def empty_batch(trainer: Trainer, device: torch.device, description: str) -> Batch:
+    """A batch in the format of :func:`training_set` with 0 samples."""
     loader = _loader(trainer, description)
     with isolate_rng():
         batch: Batch = loader.collate_fn([loader.dataset[0]])
@@ -59,5 +59,5 @@ def no_samples(trainer: Trainer, device: torch.device, description: str) -> Batc
 def _loader(trainer: Trainer, description: str) -> Any:
     loader: Any = loader_of(trainer, "fit")
     if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__len__"):
-        raise ValueError(f"{description} needs one DataLoader over samples with a number, got {type(loader).__name__}")
+        raise ValueError(f"{description} needs one DataLoader over numbered samples, got {type(loader).__name__}")
     return loader

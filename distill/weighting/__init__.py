@@ -1,4 +1,4 @@
-"""How much each sample or pixel counts in a logit loss: weights made from the two models' predictions."""
+"""Weights of samples or pixels in a logit loss, computed from the predictions of teacher and student."""
 
 from distill.weighting.base import SampleWeighting
 from distill.weighting.perceptual import PerceptualSolutionSpaceMask, Predictor, Reading

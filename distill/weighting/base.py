@@ -1,4 +1,4 @@
-"""What every weighting of samples or pixels is."""
+"""The base class of all weightings of samples or pixels."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from distill.outputs import Batch
 
 
 class FittedMethod(Protocol):
-    """What a weighting needs of the method that it serves, when a fit begins."""
+    """The part of a method that a weighting uses when a fit begins."""
 
     @property
     def trainer(self) -> Trainer:
@@ -22,7 +22,7 @@ class FittedMethod(Protocol):
 
     @property
     def device(self) -> torch.device:
-        """Where the batches go."""
+        """The device of the batches."""
 
     def teacher_prediction(self, batch: Batch) -> Tensor:
         """The teacher's logits for a batch, ``(N, C, *)``."""
@@ -32,20 +32,20 @@ class FittedMethod(Protocol):
 
 
 class ReferenceStudent(Protocol):
-    """A student that was trained without distillation, as a weighting asks it."""
+    """The part of a student trained without distillation that a weighting uses."""
 
     @property
     def dtype(self) -> str | torch.dtype:
-        """The type of its weights."""
+        """The type of the student's weights."""
 
     def predict(self, batch: Batch) -> Tensor:
-        """Its logits for a batch, ``(N, C, *)``."""
+        """The student's logits for a batch, ``(N, C, *)``."""
 
 
 class SampleWeighting(nn.Module, ABC):
-    """Weights of 0 or more, without gradient, that multiply the unreduced value of any logit loss.
+    """Weights of 0 or more, without gradient, that multiply the unreduced values of any logit loss.
 
-    ``ignore_index`` is the target of positions to ignore; a method sets it to its task's.
+    ``ignore_index`` is the target value of ignored positions; a method sets it to the value of its task.
     """
 
     ignore_index: int
@@ -57,14 +57,19 @@ class SampleWeighting(nn.Module, ABC):
         Args:
             student: The student's logits, ``(N, C, *)``.
             teacher: The teacher's logits, of the same shape.
-            batch: What they were made from; ``target`` holds class indices, ``(N, *)``.
+            batch: The batch of these logits; ``target`` holds class indices, ``(N, *)``.
 
         Returns:
             ``(N, *)``, detached; 1 at ignored positions, where the loss is 0 anyway.
         """
 
     def begin_fit(self, method: FittedMethod) -> None:
-        """Called once before the first step of a fit, or of the part of a fit that is resumed."""
+        """Called once before the first step of a new or resumed fit."""
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
-        """Called before each epoch, counted from 0, of a fit of so many; -1 where their number is open."""
+        """Called before each epoch.
+
+        Args:
+            epoch: The number of the epoch, from 0.
+            epochs: The number of epochs of the fit; -1 if it is unknown.
+        """

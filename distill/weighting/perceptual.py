@@ -21,34 +21,36 @@ Outputs = Literal["logits", "probabilities"]
 
 
 class PerceptualSolutionSpaceMask(SampleWeighting):
-    r"""PSSM: where the prediction is wrong, teacher and student count by how similar their outputs are.
+    r"""PSSM: weights each wrong prediction by the similarity of the outputs of teacher and student.
+
+    The similarity of the outputs O at one position is
 
     .. math::
         s = \tfrac12 \left( \frac{O^T \cdot O^S}{\lVert O^T \rVert \lVert O^S \rVert} + 1 \right)
 
-    is the similarity of the outputs O at one position (eq. 5; eq. 8 multiplies the loss by the weight made from it).
-    The paper calls s a distance, so its eq. 6, with weight 1 for s < threshold, keeps the *least* similar outputs
-    whole, while its text gives "features with larger differences [...] smaller weights". ``reading`` chooses:
+    (eq. 5). Eq. 6 makes a weight of it, and eq. 8 multiplies the loss by this weight. The paper calls s a distance. So
+    its eq. 6, with weight 1 for s < threshold, gives the full weight to the *least* similar outputs, but its text gives
+    "features with larger differences [...] smaller weights". ``reading`` chooses:
 
     - ``"text"``: 1 where 1 - s < threshold, else s.
-    - ``"printed"``: eq. 6 letter by letter, 1 where s < threshold, else s.
-    - ``"drop_wrong"``: 0, a control that looks at no similarity.
+    - ``"printed"``: eq. 6 exactly as printed, 1 where s < threshold, else s.
+    - ``"drop_wrong"``: 0, a control that does not use the similarity.
 
-    Every reading applies only where the predictor's class is not the target (eq. 7); other positions weigh 1.
+    Every reading applies only where the predicted class is not the target (eq. 7); other positions have weight 1.
 
     Args:
-        reading: How eq. 6 is read.
+        reading: The reading of eq. 6.
         threshold: The paper's tau, in [0, 1].
-        predictor: Whose prediction eq. 7 compares with the target. The paper does not say; its text speaks of wrong
-            pseudo-labels, which are the teacher's.
-        on: What O is. The cosine of probabilities, which have no negative entries, is 0 or more, so s is at least 1/2
-            and the mask does little; that of logits is between -1 and 1, but changes when a constant is added to all
-            of them.
-        ignore_index: Positions with this target are never wrong.
+        predictor: The model whose prediction eq. 7 compares with the target. The paper does not name it; its text
+            mentions wrong pseudo-labels, which are the teacher's.
+        on: The outputs O. Probabilities are not negative, so their cosine is at least 0, s is at least 1/2, and the
+            mask has little effect. The cosine of logits lies between -1 and 1, but it changes if a constant is added
+            to all logits.
+        ignore_index: Positions with this target never count as wrong.
 
     Raises:
-        ValueError: The threshold lies outside [0, 1], or an option is unknown; when called, the shapes do not belong
-            together.
+        ValueError: The threshold lies outside [0, 1], or an option is unknown; when called, the shapes do not fit each
+            other.
 
     Source: Investigating the Impact of Data Distribution Shifts on Cross-Modal Knowledge Distillation (PSSM), Sec. 3.3.
     """
@@ -86,7 +88,7 @@ class PerceptualSolutionSpaceMask(SampleWeighting):
         student, teacher = at_least_float32(student), at_least_float32(teacher)
         if self.on == "probabilities":
             student, teacher = student.softmax(1), teacher.softmax(1)
-        # rounding can take a cosine just above 1
+        # rounding can make a cosine slightly larger than 1
         return ((F.cosine_similarity(student, teacher, dim=1) + 1) / 2).clamp(0, 1)
 
     def _mask(self, similarity: Tensor) -> Tensor:

@@ -1,4 +1,4 @@
-"""NTDH: the samples or pixels that teacher and student are most apart on are left out."""
+"""NTDH: leaves out the samples or pixels on which teacher and student differ most."""
 
 from __future__ import annotations
 
@@ -29,43 +29,45 @@ Average = Literal["all", "kept"]
 class NontargetSampleMask(FollowedModule, SampleWeighting):
     """NTDH's sample mask: leaves out the samples or pixels on which the non-target classes differ most.
 
-    They are ranked by NCJSD (:func:`~distill.metrics.nontarget_jsd`), and ``round(fraction * counted)`` of them, halves
-    to the even number, get weight 0, exactly so many. Of equal ones the first go first. Ignored positions are not
-    ranked and do not count. ``ranking`` says which student is compared with the teacher, and when:
+    Positions are ranked by NCJSD (:func:`~distill.metrics.nontarget_jsd`). Exactly ``round(fraction * counted)`` of
+    them get weight 0; halves are rounded to the even number. Ties are broken by position. Ignored positions are not
+    ranked and do not count. ``ranking`` chooses the student that is compared with the teacher:
 
-    - ``"dynamic"``: the student as it is in this step. Ranked is the global batch, that of all processes together.
-    - ``"static"``: a reference student that was trained without distillation. Labels of one a sample are ranked once,
-      over the whole training set before the first step, and the places are kept by ``index``; a batch then loses as
-      many as it has of those to leave out. Of maps and point clouds the pixels of each global batch are ranked, by
-      what the reference student says of them: the mask so follows the images through random augmentation, at the cost
-      of one more forward pass a step. A resumed fit ranks again and comes to the same order.
+    - ``"dynamic"``: the student in training. Each global batch, over all processes, is ranked in its step.
+    - ``"static"``: a reference student that was trained without distillation. With one label per sample, the whole
+      training set is ranked once, before the first step, and the ranks are stored by ``index``. The number of samples
+      that a batch loses then depends on the ranks of its samples. With maps and point clouds, the pixels of each
+      global batch are ranked by the reference student's prediction for this batch. So the mask follows random
+      augmentation, at the cost of one more forward pass per step. A resumed fit ranks again and gets the same order.
 
-    The paper ranks each batch with the student in training (Algorithm 2). On scikit-learn data its order of the modes
-    shows with a reference student only: ``docs/ntdh_masks.md`` has the numbers.
+    The paper ranks each batch with the student in training (Algorithm 2). On scikit-learn data the paper's order of the
+    modes appears with a reference student only; ``docs/ntdh_masks.md`` has the numbers.
 
-    Several processes, also with batches of different sizes, choose in every mode what one process would that holds
-    their batches one after the other (given that NCJSD comes out equal to the last bit). The random mode ranks by
-    numbers that every process draws for all of them, from a seed of its own and the number of calls so far: it needs
-    no equal random states, disturbs none, and goes on after a resumed run as if never stopped. The seed is drawn when
-    the mask is made, so ``seed_everything`` settles it; processes that drew different ones use the first process's.
+    In every mode, several processes choose the same positions as one process that holds their batches one after the
+    other, even if the batches have different sizes (as long as NCJSD is equal to the last bit). The random mode ranks
+    by random numbers, which every process draws for all processes from the mask's seed and the number of calls. So it
+    does not need equal random states in the processes, does not change them, and a resumed run draws the same numbers
+    as a run that never stopped. The seed is drawn when the mask is created, so ``seed_everything`` determines it; all
+    processes use the seed of the first process.
 
     Args:
-        fraction: The share to leave out, in [0, 1]; the paper takes 0.25, 0.5 and 0.75. A list gives it epoch by
-            epoch; its last number holds on.
-        mode: ``"true"`` leaves out the highest NCJSD, and its controls ``"false"`` the lowest and ``"random"`` any.
-        ranking: See above; static where there is a ``reference_checkpoint``, else dynamic.
-        reference_checkpoint: The weights of the reference student, a network as the method's student: a checkpoint of
-            a run without distillation, a plain ``state_dict`` file, or ``.safetensors``.
-        schedule: Whether the fraction is ``"constant"`` or grows from 0 in the first epoch to all of it in the last
-            one, ``"linear"`` or along half a ``"cosine"``.
-        average: With ``"all"`` what is left out still counts in the mean of the loss, as 0, so that a mask also lowers
-            the weight of distillation as a whole. With ``"kept"`` the weights of the others are raised, so that the
-            mean is that over what the mask leaves of the global batch.
+        fraction: The share to leave out, in [0, 1]; the paper uses 0.25, 0.5 and 0.75. A list has one share per epoch;
+            later epochs use its last share.
+        mode: ``"true"`` leaves out the highest NCJSD. The controls leave out the lowest (``"false"``) or random
+            positions (``"random"``).
+        ranking: See above; static if there is a ``reference_checkpoint``, else dynamic.
+        reference_checkpoint: The weights of the reference student, which has the architecture of the method's student:
+            a checkpoint of a run without distillation, a plain ``state_dict`` file, or ``.safetensors``.
+        schedule: ``"constant"``, or a growth of the fraction from 0 in the first epoch to its full value in the last
+            epoch: ``"linear"`` or along half a ``"cosine"``.
+        average: With ``"all"`` the positions left out count as 0 in the mean of the loss, so a mask also lowers the
+            total weight of distillation. With ``"kept"`` the other weights are raised, so that the mean is over the
+            positions of the global batch that the mask keeps.
         ignore_index: Positions with this target are not ranked.
 
     Raises:
-        ValueError: An option is unknown, out of its range, or does not go with another; when called, the shapes do not
-            belong together.
+        ValueError: An option is unknown, out of its range, or contradicts another; when called, the shapes do not fit
+            each other.
 
     Source: Chen et al., the non-target divergence hypothesis (NTDH), Algorithm 2 and Sec. IV.
     """
@@ -103,24 +105,24 @@ class NontargetSampleMask(FollowedModule, SampleWeighting):
         self.ignore_index = ignore_index
         self._seed = int(torch.randint(2**31, ())) if mode == "random" else 0
         self._calls = 0
-        # neither in a checkpoint nor trained, like a method's teacher
+        # not a registered module: like a method's teacher it is not trained and not saved
         self.__dict__["_reference"] = None
-        # of each sample of the training set, by its index: how soon it is left out, and its place in that order
-        self._by_index: Tensor | None
-        self._places: Tensor | None
-        self.register_buffer("_by_index", None, persistent=False)
-        self.register_buffer("_places", None, persistent=False)
+        # the ranking score of each sample of the training set by its index, and its rank: rank 0 is left out first
+        self._score_by_index: Tensor | None
+        self._rank_by_index: Tensor | None
+        self.register_buffer("_score_by_index", None, persistent=False)
+        self.register_buffer("_rank_by_index", None, persistent=False)
         self.begin_epoch(0, 1)
 
     def begin_epoch(self, epoch: int, epochs: int) -> None:
-        """Settles the share to leave out in this epoch."""
+        """Sets the share to leave out in this epoch."""
         if not isinstance(self.fraction, float | int):
             self.current_fraction = self.fraction[min(epoch, len(self.fraction) - 1)]
             return
         if epochs < 1 and self.schedule != "constant":
             raise ValueError(
-                f"schedule={self.schedule!r} needs to know the trainer's max_epochs, got {epochs}: set it, also beside "
-                "max_steps, or schedule='constant'"
+                f"schedule={self.schedule!r} needs to know the trainer's max_epochs, got {epochs}: set it, even if "
+                "max_steps is set, or use schedule='constant'"
             )
         grown = epoch / (epochs - 1) if epochs > 1 else 1.0
         shares = {"constant": 1.0, "linear": grown, "cosine": (1 - math.cos(math.pi * grown)) / 2}
@@ -128,121 +130,122 @@ class NontargetSampleMask(FollowedModule, SampleWeighting):
 
     @torch.no_grad()
     def begin_fit(self, method: FittedMethod) -> None:
-        """Fetches the reference student, and ranks the training set where that has one label a sample.
+        """Loads the reference student, and ranks the training set if it has one label per sample.
 
         Raises:
-            FileNotFoundError: There is no such checkpoint.
+            FileNotFoundError: The checkpoint does not exist.
             KeyError: The batches have no ``index``.
-            ValueError: The checkpoint is of another network than the student, or the schedule's end is open.
+            ValueError: The checkpoint does not fit the student, or the schedule needs the number of epochs.
         """
         self.begin_epoch(0, method.trainer.max_epochs or -1)
         if self.reference_checkpoint is None:
             return
         self.__dict__["_reference"] = method.reference_student(self.reference_checkpoint)
-        self._by_index = self._places = None
+        self._score_by_index = self._rank_by_index = None
         device = method.device
-        positions, urgencies = [torch.empty(0, dtype=torch.int64, device=device)], [torch.empty(0, device=device)]
+        indices, scores = [torch.empty(0, dtype=torch.int64, device=device)], [torch.empty(0, device=device)]
         for batch in training_set(method.trainer, device, "ranking the training set"):
             if batch["target"].ndim > 1:
                 return
             if "index" not in batch:
-                raise KeyError("the batch has no 'index', by which ranking='static' knows its samples")
-            positions.append(batch["index"])
-            urgencies.append(self._urgency(self._reference_prediction(batch), method.teacher_prediction(batch), batch))
-        index, urgency = gather(torch.cat(positions)), gather(torch.cat(urgencies))
-        self._by_index = urgency.new_full((int(index.max()) + 1,), -torch.inf).index_copy_(0, index, urgency)
-        self._places = _places(self._drawn(self._by_index, 0))
-        self.__dict__["_reference"] = None  # it has said all
+                raise KeyError("the batch has no 'index', but ranking='static' needs it to identify the samples")
+            indices.append(batch["index"])
+            scores.append(self._scores(self._reference_prediction(batch), method.teacher_prediction(batch), batch))
+        index, score = gather(torch.cat(indices)), gather(torch.cat(scores))
+        self._score_by_index = score.new_full((int(index.max()) + 1,), -torch.inf).index_copy_(0, index, score)
+        self._rank_by_index = _ranks(self._randomized(self._score_by_index, 0))
+        self.__dict__["_reference"] = None  # the ranks replace it
 
     @torch.no_grad()
     def forward(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         """The weight of every sample or pixel, ``(N, *)``; see :meth:`SampleWeighting.forward`."""
         target = batch["target"]
         check_logits(student, teacher, target)
-        if self._by_index is not None and self._places is not None:
-            out = (self._places < _number_out(self._by_index, self.current_fraction))[batch["index"]]
+        if self._score_by_index is not None and self._rank_by_index is not None:
+            out = (self._rank_by_index < _number_left_out(self._score_by_index, self.current_fraction))[batch["index"]]
         else:
             if self._reference is not None and self.mode != "random":
                 student = self._reference_prediction(batch)
-            urgency = gather(self._urgency(student, teacher, batch))
-            out = own_rows(left_out(self._drawn(urgency, self._calls), self.current_fraction), target)
+            scores = gather(self._scores(student, teacher, batch))
+            out = own_rows(left_out(self._randomized(scores, self._calls), self.current_fraction), target)
             self._calls += self.mode == "random"
         weights = torch.ones_like(at_least_float32(teacher[:, 0])).masked_fill(out, 0)
-        return weights if self.average == "all" else self._averaging_kept(weights, target)
+        return weights if self.average == "all" else self._rescaled(weights, target)
 
     def _reference_prediction(self, batch: Batch) -> Tensor:
         assert self._reference is not None
-        # with precision bf16-true the batch has another type than what belongs to losses
+        # with precision bf16-true the batch has another type than the losses and this student
         dtype = self._reference.dtype
         return self._reference.predict({n: x.to(dtype) if x.is_floating_point() else x for n, x in batch.items()})
 
-    def _urgency(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
-        """The higher, the sooner a position is left out; minus infinity where it does not count."""
+    def _scores(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
+        """The ranking scores: the highest are left out first; minus infinity at ignored positions."""
         target = batch["target"]
         if self.mode == "random":
-            urgency = torch.zeros_like(target, dtype=torch.float32)
+            scores = torch.zeros_like(target, dtype=torch.float32)
         else:
             divergence = nontarget_jsd(student, teacher, target, ignore_index=self.ignore_index)
-            urgency = -divergence if self.mode == "false" else divergence
-        return urgency.masked_fill(target == self.ignore_index, -torch.inf)
+            scores = -divergence if self.mode == "false" else divergence
+        return scores.masked_fill(target == self.ignore_index, -torch.inf)
 
-    def _averaging_kept(self, weights: Tensor, target: Tensor) -> Tensor:
+    def _rescaled(self, weights: Tensor, target: Tensor) -> Tensor:
+        """The weights for ``average="kept"``: their mean over the counted positions of the global batch is 1."""
         counted = target != self.ignore_index
-        own = torch.stack([counted.sum(), (counted & (weights > 0)).sum()])
-        of_all, kept = gather(own[None]).sum(0)
-        return torch.where(counted, weights * of_all / kept.clamp(min=1), weights)
+        counts = torch.stack([counted.sum(), (counted & (weights > 0)).sum()])
+        total, kept = gather(counts[None]).sum(0)
+        return torch.where(counted, weights * total / kept.clamp(min=1), weights)
 
-    def _drawn(self, urgency: Tensor, call: int) -> Tensor:
-        """The urgency of all processes' positions; the random mode draws it here, for all of them alike."""
+    def _randomized(self, scores: Tensor, call: int) -> Tensor:
+        """The scores of the positions of all processes; in random mode equal random numbers in all processes."""
         if self.mode != "random":
-            return urgency
+            return scores
         seed = self._seed
         if world_size() > 1:
-            seed = int(gather(torch.tensor([seed], device=urgency.device))[0])
+            seed = int(gather(torch.tensor([seed], device=scores.device))[0])
         # on the CPU, so that the numbers are the same on every device
         generator = torch.Generator().manual_seed(seed + call)
-        drawn = torch.rand(urgency.shape, generator=generator, dtype=urgency.dtype).to(urgency.device)
-        return torch.where(urgency.isneginf(), urgency, drawn)
+        random = torch.rand(scores.shape, generator=generator, dtype=scores.dtype).to(scores.device)
+        return torch.where(scores.isneginf(), scores, random)
 
     def follow(self, change: Callable[[Tensor], Tensor]) -> None:
-        """Lets the reference student follow to another device or type."""
+        """Moves the reference student to another device or type."""
         if self._reference is not None:
             apply_to(cast(nn.Module, self._reference), change)
 
     def get_extra_state(self) -> Tensor:
-        """What checkpoints keep: the seed, and how often it was drawn from."""
+        """The state in checkpoints: the seed, and the number of calls in random mode."""
         return torch.tensor([self._seed, self._calls])
 
     def set_extra_state(self, state: Tensor) -> None:
-        """Goes on where the mask of the checkpoint stopped."""
+        """Restores the state of the mask from a checkpoint."""
         self._seed, self._calls = (int(number) for number in state)
-        if self._by_index is not None:
-            self._places = _places(self._drawn(self._by_index, 0))
+        if self._score_by_index is not None:
+            self._rank_by_index = _ranks(self._randomized(self._score_by_index, 0))
 
 
-def left_out(urgency: Tensor, fraction: float) -> Tensor:
-    """Whether each position is among the given share of the most urgent ones.
+def left_out(scores: Tensor, fraction: float) -> Tensor:
+    """Whether each position is left out: true for the given share with the highest scores.
 
     Args:
-        urgency: ``(*)``; minus infinity does not count.
-        fraction: The share of what counts, in [0, 1].
+        scores: ``(*)``; a position with minus infinity does not count.
+        fraction: The share of the counted positions, in [0, 1].
 
     Returns:
-        ``(*)``, true at ``round(fraction * counted)`` positions; of equal ones the first go first.
+        ``(*)``, true at ``round(fraction * counted)`` positions. Ties are broken by position.
     """
-    return _places(urgency) < _number_out(urgency, fraction)
+    return _ranks(scores) < _number_left_out(scores, fraction)
 
 
-def _places(urgency: Tensor) -> Tensor:
-    """The place of each position in the order of urgency, 0 for the most urgent."""
-    order = urgency.flatten().argsort(descending=True, stable=True)
-    places = torch.empty_like(order)
-    places[order] = torch.arange(len(order), device=order.device)
-    return places.view_as(urgency)
+def _ranks(scores: Tensor) -> Tensor:
+    """The rank of each position by its score, 0 for the highest score."""
+    order = scores.flatten().argsort(descending=True, stable=True)
+    ranks = torch.empty_like(order)
+    ranks[order] = torch.arange(len(order), device=order.device)
+    return ranks.view_as(scores)
 
 
-def _number_out(urgency: Tensor, fraction: float) -> Tensor:
-    return (fraction * urgency.isfinite().sum(dtype=torch.float64)).round()
+def _number_left_out(scores: Tensor, fraction: float) -> Tensor:
+    return (fraction * scores.isfinite().sum(dtype=torch.float64)).round()
 
 
 def _check_fraction(fraction: float | Sequence[float], schedule: str) -> None:
@@ -250,7 +253,7 @@ def _check_fraction(fraction: float | Sequence[float], schedule: str) -> None:
         check_share(fraction=fraction)
         return
     if not fraction:
-        raise ValueError("fraction is an empty list: give it one number an epoch")
+        raise ValueError("fraction is an empty list: give it one number per epoch")
     if schedule != "constant":
         raise ValueError(f"schedule={schedule!r} takes one fraction, got the list {list(fraction)}")
     for share in fraction:

@@ -1,4 +1,4 @@
-"""Tells the weightings of samples where in a fit they are."""
+"""Calls the hooks of the weightings during a fit."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ class WeightingSchedule(Callback):
     """Gives every weighting in a method the task's ``ignore_index``, and calls its ``begin_epoch``."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Passes on the target of positions to ignore, before the first batch is tried."""
+        """Sets ``ignore_index`` before the check of the first batch."""
         method: Any = pl_module
         for weighting in _weightings(method):
             weighting.ignore_index = method.ignore_index
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Names the epoch, also where a fit is resumed in the middle of one."""
+        """Calls ``begin_epoch`` for a fit that resumes in the middle of an epoch."""
         self.on_train_epoch_start(trainer, pl_module)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Names the epoch."""
+        """Calls ``begin_epoch``."""
         for weighting in _weightings(pl_module):
             weighting.begin_epoch(trainer.current_epoch, trainer.max_epochs or -1)
 
 
 def begin_fit(method: LightningModule) -> None:
-    """Lets every weighting in a method prepare, as by ranking the training set."""
+    """Calls ``begin_fit`` of every weighting in a method; a weighting may rank the training set there."""
     fitted: Any = method
     for weighting in _weightings(method):
         weighting.begin_fit(fitted)

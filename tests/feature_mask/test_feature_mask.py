@@ -30,7 +30,7 @@ def fit(folder: Path, method: str = "", **changes: Any) -> tuple[FeatureMask, di
 
 
 @pytest.mark.parametrize("salience", ["permute", "zero", "solo"])
-def test_a_fit_leaves_the_salience_of_each_feature_of_the_teacher_in_0_to_1(salience: Any, tmp_path: Path) -> None:
+def test_a_fit_writes_the_salience_of_each_feature_of_the_teacher_in_0_to_1(salience: Any, tmp_path: Path) -> None:
     _, found = fit(tmp_path, salience=salience, repeats=2)
     assert {name: values.shape for name, values in found.items()} == {"x_a": (6,), "x_b": (4,)}
     values = np.concatenate(list(found.values()))
@@ -65,7 +65,7 @@ def test_the_loss_is_equation_26_and_trains_both_networks(tmp_path: Path) -> Non
         torch.testing.assert_close(found, gradient)
 
 
-def test_the_same_seed_gives_the_same_salience_and_no_sample_is_looked_at_beyond_those_asked_for(
+def test_the_same_seed_gives_the_same_salience_from_no_more_than_max_samples(
     tmp_path: Path,
 ) -> None:
     found = []
@@ -94,8 +94,8 @@ def test_a_checkpoint_holds_both_networks_and_scores_the_student(tmp_path: Path)
     assert "test/accuracy" in (run / "test.csv").read_text()
 
 
-def test_predictions_that_are_no_logits_are_refused_before_the_first_step(tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="FeatureMask compares logits of classes, which DepthEstimation has not"):
+def test_predictions_other_than_logits_are_refused_before_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="FeatureMask compares logits of classes, but DepthEstimation has no classes"):
         fit(tmp_path, ON_DEPTH)
 
 
@@ -120,7 +120,7 @@ def every_nth(rank: int, world_size: int) -> Tensor:
 
 
 @pytest.mark.ddp
-def test_what_several_processes_have_in_turn_comes_back_in_order() -> None:
+def test_rows_dealt_to_several_processes_are_put_back_in_order() -> None:
     for whole in run_in_processes(every_nth, 2):
         assert torch.equal(whole, torch.arange(5))
 
@@ -142,7 +142,7 @@ def find_salience_in_part(rank: int, size: int, folder: str, cases: list[tuple[i
 
 
 @pytest.mark.ddp
-def test_processes_find_together_what_one_finds(tmp_path: Path) -> None:
+def test_several_processes_find_the_same_salience_as_one(tmp_path: Path) -> None:
     # fewer features than processes, fewer samples, and a process with a round more than the other
     cases = [(1, 6), (6, 1), (2 * FEATURES_AT_ONCE + 1, 6)]
     run_in_processes(find_salience_in_part, 2, str(tmp_path / "parts"), cases)

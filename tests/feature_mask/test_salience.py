@@ -80,7 +80,7 @@ def test_each_feature_is_changed_alone_as_by_hand(salience: Salience, case: Pair
 
 
 @pytest.mark.parametrize("salience", ["permute", "zero", "solo"])
-def test_how_many_pass_the_teacher_at_once_does_not_matter(salience: Salience, case: Pair) -> None:
+def test_the_number_of_rows_per_forward_pass_does_not_change_the_result(salience: Salience, case: Pair) -> None:
     modalities, student, target, teacher = case
     passes: list[int] = []
 
@@ -101,7 +101,7 @@ def test_how_many_pass_the_teacher_at_once_does_not_matter(salience: Salience, c
     torch.testing.assert_close(torch.cat(parts), many[[0, 4, 6]])
 
 
-def test_what_the_teacher_does_not_look_at_changes_nothing_and_alone_leaves_it_blind(case: Pair) -> None:
+def test_an_unused_feature_changes_nothing_and_alone_gives_no_information(case: Pair) -> None:
     modalities, student, target, teacher = case
     teacher.weight[:, 1] = 0
     plain = ncjsd(student, logits(teacher, modalities), target)

@@ -191,7 +191,7 @@ def test_a_schedule_that_would_overwrite_the_discriminators_rate_is_refused(tmp_
         quiet_trainer(tmp_path).fit(ALKD(**pair_arguments(lr_scheduler=schedule), **options), ToyData())
 
     fit()
-    with pytest.raises(ValueError, match=r"OneCycleLR puts its own learning rates in .* also of the 0\.02 that a part"):
+    with pytest.raises(ValueError, match=r"OneCycleLR replaces all learning rates, .* rate 0\.02 of their own"):
         fit(discriminator_lr=0.02)
 
 

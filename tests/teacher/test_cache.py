@@ -70,7 +70,7 @@ class Fit:
 
 
 @every_method
-def test_results_with_the_cache_are_those_without_and_the_teacher_runs_once_per_sample(
+def test_results_with_and_without_the_cache_are_equal_and_the_teacher_runs_once_per_sample(
     method: str, tmp_path: Path
 ) -> None:
     without = Fit(tmp_path, method)
@@ -81,7 +81,7 @@ def test_results_with_the_cache_are_those_without_and_the_teacher_runs_once_per_
 
 
 @pytest.mark.parametrize("method", ["hint and relations", "TIEKD on depth"])
-def test_a_later_fit_does_not_ask_the_teacher(method: str, tmp_path: Path) -> None:
+def test_a_later_fit_does_not_run_the_teacher(method: str, tmp_path: Path) -> None:
     first, second = (Fit(tmp_path, method, cache_teacher=tmp_path / "cache") for _ in range(2))
     assert second.asked == [0] * 3
     second.assert_same_as(first)
@@ -97,7 +97,7 @@ class StopAfter(Callback):
 
 
 @pytest.mark.parametrize("method", ["KD", "Combined", "LIX on maps"])
-def test_a_cache_that_is_not_whole_is_gone_on_with(method: str, tmp_path: Path) -> None:
+def test_an_incomplete_cache_is_continued(method: str, tmp_path: Path) -> None:
     cached = make_exact(method, cache_teacher=tmp_path / "cache")
     with pytest.raises(RuntimeError, match="stopped"):
         quiet_trainer(tmp_path, callbacks=[StopAfter(1)]).fit(cached, ToyData(method=method))
@@ -114,7 +114,7 @@ def fit(module: DistillationModule, folder: Path, data: Any = None, **settings: 
     quiet_trainer(folder, **settings).fit(module, data or ToyData())
 
 
-def test_another_teacher_other_layers_inputs_data_or_precision_have_a_cache_of_their_own(tmp_path: Path) -> None:
+def test_another_teacher_layer_input_data_set_or_precision_has_its_own_cache(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     shifted = make_batch(10)
     shifted["x_a"] = shifted["x_a"] + 1
@@ -139,13 +139,13 @@ def test_another_teacher_other_layers_inputs_data_or_precision_have_a_cache_of_t
     assert folders(cache) == before
 
 
-def test_a_foreign_cache_in_the_place_of_this_one_is_refused(tmp_path: Path) -> None:
+def test_a_cache_of_another_teacher_in_the_folder_is_refused(tmp_path: Path) -> None:
     cache = tmp_path / "cache"
     fit(make("KD", cache_teacher=cache), tmp_path)
     (folder,) = cache.iterdir()
     description = json.loads((folder / "description.json").read_text())
     (folder / "description.json").write_text(json.dumps(description | {"teacher": "another"}))
-    with pytest.raises(ValueError, match="was written for another teacher, 'another' where 'Net "):
+    with pytest.raises(ValueError, match="was written for another teacher: it has 'another', but 'Net "):
         fit(make("KD", cache_teacher=cache), tmp_path)
 
 
@@ -155,9 +155,9 @@ def test_random_transforms_are_refused_before_the_first_step(tmp_path: Path) -> 
 
     noisy = NoisyPair(batch_size=500)
     module = make("KD", cache_teacher=tmp_path / "cache")
-    with pytest.raises(ValueError, match=r"Foreign does not say that of 'x_a' \(fixed_modalities\)"):
+    with pytest.raises(ValueError, match=r"'x_a' is not one of the fixed_modalities of Foreign"):
         fit(module, tmp_path, Foreign())
-    with pytest.raises(ValueError, match="a plain data loader does not say that of 'x_a'"):
+    with pytest.raises(ValueError, match="'x_a' is not one of the fixed_modalities of a plain data loader"):
         fit(module, tmp_path, ToyData().train_dataloader())
     module = make(
         "KD",
@@ -169,7 +169,7 @@ def test_random_transforms_are_refused_before_the_first_step(tmp_path: Path) -> 
         cache_teacher=tmp_path / "cache",
     )
     module.task = Classification(10)
-    with pytest.raises(ValueError, match="NoisyPair does not say that of 'noisy'"):
+    with pytest.raises(ValueError, match="'noisy' is not one of the fixed_modalities of NoisyPair"):
         fit(module, tmp_path, noisy)
     assert module.global_step == 0
     assert not (tmp_path / "cache").exists()
@@ -186,9 +186,9 @@ class Augmented(ToyData):
         return batch | {"x_a": moved}
 
 
-def test_a_sample_that_is_not_what_it_was_is_named(tmp_path: Path) -> None:
+def test_a_changed_sample_is_named(tmp_path: Path) -> None:
     module = make("KD", cache_teacher=tmp_path / "cache")
-    with pytest.raises(ValueError, match=r"sample 7 is not what it was .* transforms are random, or the data have"):
+    with pytest.raises(ValueError, match=r"sample 7 differs from the sample .* transforms are random, or the data"):
         fit(module, tmp_path, Augmented())
     assert 3 <= module.global_step < 6
 
@@ -198,11 +198,11 @@ def test_samples_without_positions_are_refused(tmp_path: Path) -> None:
     module = make("KD", cache_teacher=tmp_path / "cache")
     for index in (None, torch.arange(1, 11)):
         changed = {name: values for name, values in batch.items() if name != "index"}
-        with pytest.raises(ValueError, match="needs the position of each sample in its data set as 'index', from Toy"):
+        with pytest.raises(ValueError, match="needs the position of each sample as 'index' in the batches of Toy"):
             fit(module, tmp_path, ToyData(changed | ({} if index is None else {"index": index})))
 
 
-def test_features_that_are_channels_last_come_back_so(tmp_path: Path) -> None:
+def test_channels_last_features_are_read_channels_last(tmp_path: Path) -> None:
     batch = make_batch(10, method="LIX on maps")
     data = ToyData(batch, method="LIX on maps")
     module = make("LIX on maps", cache_teacher=tmp_path / "cache")
@@ -220,7 +220,7 @@ def test_features_that_are_channels_last_come_back_so(tmp_path: Path) -> None:
     assert all(seen)
 
 
-def test_validation_and_test_run_the_teacher_and_make_no_cache(tmp_path: Path) -> None:
+def test_validation_and_test_run_the_teacher_and_create_no_cache(tmp_path: Path) -> None:
     module = make("KD", cache_teacher=tmp_path / "cache")
     for command in (quiet_trainer(tmp_path).validate, quiet_trainer(tmp_path).test):
         command(module, ToyData(), verbose=False)
@@ -264,7 +264,7 @@ def fits_of_a_rank(rank: int, world_size: int, folder: str) -> dict[str, Any]:
 
 
 @pytest.mark.ddp
-def test_two_processes_share_the_cache_and_end_as_without(tmp_path: Path) -> None:
+def test_two_processes_share_the_cache_and_end_with_the_same_weights_as_without(tmp_path: Path) -> None:
     ranks = run_in_processes(fits_of_a_rank, 2, str(tmp_path))
     for method in DDP_METHODS:
         for rank in ranks:

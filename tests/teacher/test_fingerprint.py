@@ -25,7 +25,7 @@ class Scaled(nn.Module):
         self.unknown = object()
 
 
-def test_the_fingerprint_is_that_of_another_object_with_the_same_content() -> None:
+def test_objects_with_the_same_content_have_the_same_fingerprint() -> None:
     assert network_fingerprint(Scaled()) == network_fingerprint(Scaled())
 
 

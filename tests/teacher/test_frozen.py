@@ -72,7 +72,7 @@ class Whole(nn.Module):
         return logits
 
 
-def test_inputs_that_are_no_floats_stay_what_they_are() -> None:
+def test_inputs_of_other_types_than_float_are_not_cast() -> None:
     teacher = FrozenTeacher(Whole(), [], "bf16")
     teacher(torch.randn(4, 3), torch.tensor([0, 1, 1, 0]))
     assert teacher.network.seen == [torch.bfloat16, torch.int64]
@@ -109,7 +109,7 @@ class Formats(DistillationModule):
 
 
 @pytest.mark.parametrize("channels_last", [True, False])
-def test_features_lie_in_memory_as_the_images_do_and_hold_the_same(channels_last: bool) -> None:
+def test_features_have_the_memory_format_of_the_images_and_the_same_values(channels_last: bool) -> None:
     method = "LIX on maps"
     batch = make_batch(method=method)
     layers = {"teacher_layers": ["first", "norm"], "student_layers": ["first", "norm"]}

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor
 
 from distill.teacher import row_store
-from distill.teacher.row_store import DESCRIPTION, WRITTEN, Column, RowStore
+from distill.teacher.row_store import DESCRIPTION_FILE, WRITTEN_FILE, Column, RowStore
 
 LENGTH = 12
 MAPS = Column.like("maps.rows", torch.zeros(2, 3, 2, 4).contiguous(memory_format=torch.channels_last))
@@ -48,7 +48,7 @@ def whole_rows(folder: Path) -> list[int]:
     return there
 
 
-def test_rows_come_back_as_they_lay_in_memory(tmp_path: Path) -> None:
+def test_rows_keep_their_memory_format(tmp_path: Path) -> None:
     opened = store(tmp_path)
     values = torch.randn(3, 3, 2, 4).contiguous(memory_format=torch.channels_last)
     opened.write(np.array([5, 0, 11]), [MAPS.packed(values), torch.tensor([1, 2, 3])])
@@ -60,7 +60,7 @@ def test_rows_come_back_as_they_lay_in_memory(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16, torch.float64, torch.bool])
-def test_every_type_comes_back_bit_for_bit(dtype: torch.dtype, tmp_path: Path) -> None:
+def test_every_type_is_read_bit_for_bit(dtype: torch.dtype, tmp_path: Path) -> None:
     values = torch.randn(LENGTH, 5).to(dtype)
     column = Column.like("x.rows", values)
     opened = RowStore(tmp_path, {}, [column], LENGTH)
@@ -70,7 +70,7 @@ def test_every_type_comes_back_bit_for_bit(dtype: torch.dtype, tmp_path: Path) -
     assert torch.equal(back, values)
 
 
-def test_another_process_sees_rows_once_they_are_committed(tmp_path: Path) -> None:
+def test_another_process_sees_rows_after_a_commit(tmp_path: Path) -> None:
     ours, theirs = store(tmp_path), store(tmp_path)
     write(ours, [3, 4])
     assert ours.has(np.array([3, 4, 5])).tolist() == [True, True, False]
@@ -99,7 +99,7 @@ def test_a_row_is_marked_after_its_data_are_on_disk(tmp_path: Path, monkeypatch:
     write(opened, [7])
     opened.commit()
     data = [("put", "maps.rows"), ("put", "numbers.rows"), ("sync", "maps.rows"), ("sync", "numbers.rows")]
-    assert events == [*data, ("put", WRITTEN), ("sync", WRITTEN)]
+    assert events == [*data, ("put", WRITTEN_FILE), ("sync", WRITTEN_FILE)]
 
 
 def in_a_child(work: Callable[[], None]) -> int:
@@ -142,7 +142,7 @@ def killing_at(step: int, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(row_store, "_reserve", dying_reserve)
 
 
-def test_a_process_killed_at_any_point_leaves_whole_rows_and_is_gone_on_with(tmp_path: Path) -> None:
+def test_a_process_killed_at_any_point_leaves_whole_rows_and_its_store_is_continued(tmp_path: Path) -> None:
     def work() -> None:
         with pytest.MonkeyPatch.context() as monkeypatch:
             killing_at(step, monkeypatch)
@@ -169,29 +169,29 @@ def test_a_process_killed_at_any_point_leaves_whole_rows_and_is_gone_on_with(tmp
     assert len({len(there) for there in found}) == 8  # marked one by one
 
 
-def test_rows_of_something_else_are_refused(tmp_path: Path) -> None:
+def test_rows_of_another_origin_are_refused(tmp_path: Path) -> None:
     write(store(tmp_path), [1])
-    with pytest.raises(ValueError, match="was written for another teacher, 'a' where 'b' is needed"):
+    with pytest.raises(ValueError, match="was written for another teacher: it has 'a', but 'b' is needed"):
         store(tmp_path, teacher="b")
-    with pytest.raises(ValueError, match="was written for another length, 12 where 13 is needed"):
+    with pytest.raises(ValueError, match="was written for another length: it has 12, but 13 is needed"):
         RowStore(tmp_path, {"teacher": "a"}, [MAPS, NUMBERS], 13)
 
 
 def test_a_damaged_store_is_refused(tmp_path: Path) -> None:
     store(tmp_path).close()
     os.truncate(tmp_path / "maps.rows", 5)
-    with pytest.raises(ValueError, match=r"maps\.rows should have 1152 bytes, but there is 5 bytes: remove"):
+    with pytest.raises(ValueError, match=r"maps\.rows has 5 bytes instead of 1152: remove"):
         store(tmp_path)
     (tmp_path / "maps.rows").unlink()
-    with pytest.raises(ValueError, match=r"maps\.rows should have 1152 bytes, but there is no file"):
+    with pytest.raises(ValueError, match=r"maps\.rows is missing: remove"):
         store(tmp_path)
-    (tmp_path / DESCRIPTION).write_text("[")
+    (tmp_path / DESCRIPTION_FILE).write_text("[")
     with pytest.raises(ValueError, match="cannot be read: remove"):
         store(tmp_path)
 
 
 def test_rows_of_another_size_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"maps\.rows are float32 \(2, 4, 3\), but some would be .* \(2, 5, 3\)"):
+    with pytest.raises(ValueError, match=r"maps\.rows are float32 \(2, 4, 3\), but new rows are .* \(2, 5, 3\)"):
         MAPS.packed(torch.zeros(2, 3, 2, 5))
 
 
@@ -250,4 +250,4 @@ def test_a_disk_that_is_too_small_is_refused_before_anything_is_written(small_di
         RowStore(small_disk / "large", {}, [column], 300)
     assert not any((small_disk / "large").iterdir())
     RowStore(small_disk / "small", {}, [column], 100).close()
-    assert json.loads((small_disk / "small" / DESCRIPTION).read_text())["length"] == 100
+    assert json.loads((small_disk / "small" / DESCRIPTION_FILE).read_text())["length"] == 100

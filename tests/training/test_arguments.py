@@ -13,13 +13,13 @@ from distill.training.arguments import described, is_plain, required
 from tests.toys import pair_arguments
 
 
-def test_a_required_argument_comes_back_and_a_missing_one_is_named_with_its_place() -> None:
+def test_a_required_argument_is_returned_and_the_error_for_a_missing_one_says_where_to_give_it() -> None:
     assert required(0, "weight", object()) == 0
     with pytest.raises(ValueError, match=r"^KD has no optimizer: give it under model\.init_args\.optimizer$"):
         required(None, "optimizer", KD())
 
 
-def test_networks_are_called_by_argument_and_class() -> None:
+def test_messages_name_a_network_by_its_argument_and_class() -> None:
     assert described(nn.Linear(1, 1), "student") == "student Linear"
 
 
@@ -34,7 +34,7 @@ def test_networks_are_called_by_argument_and_class() -> None:
         (print, False),
     ],
 )
-def test_plain_is_what_a_checkpoint_holds_without_code(value: Any, plain: bool) -> None:
+def test_plain_values_are_those_that_a_checkpoint_holds_without_code(value: Any, plain: bool) -> None:
     assert is_plain(value) == plain
 
 

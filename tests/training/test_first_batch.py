@@ -15,7 +15,7 @@ from distill.training.first_batch import OneSampleCheck, explained, small_batch
 from tests.toys import Net, Samples, ToyData, make, make_batch, pair_arguments, quiet_trainer
 
 
-def test_two_samples_come_as_the_loader_would_deliver_them() -> None:
+def test_the_small_batch_has_two_samples_in_the_loaders_format() -> None:
     loader = DataLoader(Samples(make_batch(5)), batch_size=4)
     assert torch.equal(small_batch(loader, "fit")["x_a"], make_batch(5)["x_a"][:2])
     assert len(small_batch(iter([make_batch(3)]), "fit")["x_a"]) == 3  # a loader of another kind gives what it gives
@@ -74,7 +74,7 @@ class Counting(nn.Module):
         return logits
 
 
-def test_one_sample_is_tried_where_a_batch_ends_with_it_and_leaves_no_trace(tmp_path: Path) -> None:
+def test_one_sample_is_tried_if_the_last_batch_has_one_and_the_network_stays_unchanged(tmp_path: Path) -> None:
     arguments = pair_arguments()
     counts: list[float] = []
 

@@ -35,7 +35,7 @@ def test_another_number_of_classes_is_one_sentence() -> None:
 
 def test_a_wrong_label_is_named_but_not_where_labels_are_not_needed() -> None:
     batch = {"target": torch.tensor([0, 9]), "index": torch.tensor([3, 8])}
-    with pytest.raises(ValueError, match=r"target holds label 9, .* the sample with the index 8"):
+    with pytest.raises(ValueError, match=r"target holds label 9, .* the sample has the index 8"):
         check_labels_on_cpu(batch, Classification(5), None)
     check_labels_on_cpu(batch, Classification(5), trainer(None, predicting=True))
     check_labels_on_cpu(batch, None, None)

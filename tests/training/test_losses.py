@@ -14,7 +14,7 @@ from distill.methods import DKD, KD
 from tests.toys import ToyData, make_batch, pair_arguments, quiet_trainer
 
 
-def test_they_are_means_over_the_samples_of_the_last_epoch_however_many_a_batch_has(tmp_path: Path) -> None:
+def test_logged_losses_are_means_over_the_samples_of_the_epoch_for_batches_of_any_size(tmp_path: Path) -> None:
     batch = make_batch(10)
     teacher, student = nn.Linear(6, 4), nn.Linear(4, 4)
     arguments = pair_arguments(teacher=teacher.eval(), student=student, teacher_inputs=["x_a"])
@@ -32,7 +32,7 @@ class EndsItself(KD):
         self.log("mine", 1.0)
 
 
-def test_a_module_with_an_end_of_the_epoch_of_its_own_logs_them_as_well(tmp_path: Path) -> None:
+def test_a_module_that_overrides_the_end_of_the_epoch_still_logs_its_losses(tmp_path: Path) -> None:
     trainer = quiet_trainer(tmp_path, max_epochs=1)
     trainer.fit(EndsItself(**pair_arguments()), ToyData())
     assert {"mine", "train/loss", "train/hard", "train/kd"} <= trainer.callback_metrics.keys()

@@ -24,7 +24,7 @@ def test_all_positions_count_without_labels_and_a_scalar_is_its_own_mean() -> No
     assert counted_mean(torch.tensor(7.0), {"target": torch.tensor([IGNORED])}, Classification(2)) == 7
 
 
-def test_one_value_a_sample_counts_where_a_pixel_of_the_sample_does() -> None:
+def test_a_value_per_sample_counts_if_a_pixel_of_the_sample_counts() -> None:
     target = torch.tensor([[[0, IGNORED]], [[IGNORED, IGNORED]]])
     task = SemanticSegmentation(2)
     assert counts_of(torch.zeros(2), target, task).tolist() == [1, 0]
@@ -32,5 +32,5 @@ def test_one_value_a_sample_counts_where_a_pixel_of_the_sample_does() -> None:
 
 
 def test_a_term_of_another_shape_is_one_sentence() -> None:
-    with pytest.raises(ValueError, match=r"^a term has the shape \(3,\), but terms are scalars or hold one value a po"):
+    with pytest.raises(ValueError, match=r"^a term has the shape \(3,\), but a term must be a scalar or hold"):
         counts_of(torch.zeros(3), torch.zeros(2, dtype=torch.int64), Classification(2))

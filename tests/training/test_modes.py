@@ -8,7 +8,7 @@ from distill.training.modes import ready_to_train
 from tests.toys import make, prepared
 
 
-def test_a_network_in_eval_mode_trains_and_one_with_a_frozen_layer_keeps_it() -> None:
+def test_a_network_in_eval_mode_is_put_in_training_mode_and_single_layers_in_eval_mode_stay_so() -> None:
     module = make("KD")
     assert module.network is not None
     module.network.eval()

@@ -34,24 +34,24 @@ def test_parts_give_settings_and_frozen_parameters_are_left_out() -> None:
     assert own["lr"] == 0.01
 
 
-def test_an_optimiser_comes_alone_without_a_schedule() -> None:
+def test_without_a_schedule_only_the_optimiser_is_returned() -> None:
     groups = parameter_groups(nn.Linear(2, 2))
     assert isinstance(optimizer_and_schedule(groups, SGD, None, None), torch.optim.SGD)
 
 
 @pytest.mark.parametrize(
-    ("schedule", "told"),
+    ("schedule", "keys"),
     [
         (partial(StepLR, step_size=1), set()),
         (partial(CyclicLR, base_lr=0.1, max_lr=1), {"interval"}),
     ],
 )
-def test_cyclic_schedules_take_a_step_each_batch(schedule: Any, told: set[str]) -> None:
+def test_cyclic_schedules_take_a_step_each_batch(schedule: Any, keys: set[str]) -> None:
     chosen = optimizer_and_schedule(parameter_groups(nn.Linear(2, 2)), SGD, schedule, None)
-    assert chosen["lr_scheduler"].keys() == {"scheduler"} | told
+    assert chosen["lr_scheduler"].keys() == {"scheduler"} | keys
 
 
-def test_a_plateau_is_of_the_metric_that_the_schedule_names() -> None:
+def test_a_plateau_schedule_monitors_the_metric_that_it_names() -> None:
     schedule = partial(ReduceLROnPlateau, monitor="val/hard")
     chosen = optimizer_and_schedule(parameter_groups(nn.Linear(2, 2)), SGD, schedule, None)
     assert chosen["lr_scheduler"]["monitor"] == "val/hard"

@@ -10,7 +10,7 @@ from distill import Classification
 from distill.training.scores import StageScores
 
 
-def test_scores_are_over_all_samples_of_all_batches_and_start_afresh_when_they_are_taken() -> None:
+def test_scores_are_over_all_samples_of_all_batches_and_are_reset_when_they_are_taken() -> None:
     task = Classification(3)
     scores = StageScores(task, "val")
     logits = torch.tensor([[2.0, 0, 0], [0, 3, 0], [0, 0, 1], [1, 0, 0]])

@@ -68,17 +68,17 @@ def fit(
     mask: NontargetSampleMask, folder: Path, batch: Batch, method: str = "", **settings: Any
 ) -> tuple[NTDH, Weights]:
     module = NTDH(**pair_arguments(method), sample_mask=mask)
-    heard = Weights(mask)
-    trainer = quiet_trainer(folder, callbacks=[heard], **settings)
+    recorded = Weights(mask)
+    trainer = quiet_trainer(folder, callbacks=[recorded], **settings)
     trainer.fit(module, ToyData(batch))
-    return module, heard
+    return module, recorded
 
 
 @pytest.mark.parametrize("mode", MODES)
 def test_static_leaves_out_the_same_samples_of_the_whole_training_set_in_every_epoch(mode: Any, tmp_path: Path) -> None:
     batch, path = labelled(), reference(tmp_path)
-    module, heard = fit(NontargetSampleMask(0.45, mode, reference_checkpoint=path), tmp_path, batch)
-    out = [{index for index, weight in epoch.items() if weight == 0} for epoch in heard.weights]
+    module, recorded = fit(NontargetSampleMask(0.45, mode, reference_checkpoint=path), tmp_path, batch)
+    out = [{index for index, weight in epoch.items() if weight == 0} for epoch in recorded.weights]
     assert out[0] == out[1]
     assert len(out[0]) == 4  # of nine with a label
     assert 3 not in out[0]
@@ -90,20 +90,20 @@ def test_static_leaves_out_the_same_samples_of_the_whole_training_set_in_every_e
         assert out[0] == set(order[:4])
 
 
-def test_static_on_maps_ranks_the_pixels_of_a_batch_by_what_the_reference_says_of_it(tmp_path: Path) -> None:
+def test_static_on_maps_ranks_the_pixels_of_a_batch_by_the_references_prediction(tmp_path: Path) -> None:
     batch, path = labelled(4, ON_MAPS), reference(tmp_path, ON_MAPS)
     mask = NontargetSampleMask(0.5, reference_checkpoint=path)
-    module, heard = fit(mask, tmp_path, batch, ON_MAPS)
+    module, recorded = fit(mask, tmp_path, batch, ON_MAPS)
     assert module.teacher is not None
     divergence = nontarget_jsd(
         said_by_reference(path, batch, ON_MAPS), module.teacher(batch["x_a"], batch["x_b"]), batch["target"]
     )
     expected = left_out(divergence.masked_fill(batch["target"] == IGNORED, -torch.inf), 0.5)
-    for epoch in heard.weights:
+    for epoch in recorded.weights:
         assert torch.equal(torch.stack([epoch[n] for n in range(4)]) == 0, expected)
 
 
-def test_the_reference_is_in_no_checkpoint_is_not_trained_and_follows_to_another_dtype(tmp_path: Path) -> None:
+def test_the_reference_is_not_saved_not_trained_and_moves_to_another_dtype(tmp_path: Path) -> None:
     mask = NontargetSampleMask(0.5, reference_checkpoint=reference(tmp_path, ON_MAPS))
     module, _ = fit(mask, tmp_path, labelled(method=ON_MAPS), ON_MAPS)
     before = set(NTDH(**pair_arguments(ON_MAPS), sample_mask=NontargetSampleMask(0.5)).state_dict())
@@ -118,23 +118,23 @@ def test_the_reference_is_in_no_checkpoint_is_not_trained_and_follows_to_another
 
 
 @pytest.mark.parametrize("method", ["", ON_MAPS])
-def test_a_fit_in_half_precision_weights_can_ask_the_reference(method: str, tmp_path: Path) -> None:
+def test_a_fit_with_half_precision_weights_can_use_the_reference(method: str, tmp_path: Path) -> None:
     mask = NontargetSampleMask(0.5, reference_checkpoint=reference(tmp_path, method))
-    _, heard = fit(mask, tmp_path, labelled(4, method), method, precision="bf16-true", max_epochs=1)
-    assert len(heard.weights[0]) == 4
+    _, recorded = fit(mask, tmp_path, labelled(4, method), method, precision="bf16-true", max_epochs=1)
+    assert len(recorded.weights[0]) == 4
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_a_stopped_and_resumed_fit_leaves_out_what_the_whole_one_does(mode: Any, tmp_path: Path) -> None:
+def test_a_resumed_fit_leaves_out_the_same_samples_as_an_uninterrupted_one(mode: Any, tmp_path: Path) -> None:
     batch, path = labelled(), reference(tmp_path)
 
     def run(seed: int, max_epochs: int, ckpt_path: Path | None = None) -> tuple[dict[str, Tensor], list[set[int]]]:
         module = NTDH(**pair_arguments(), sample_mask=(mask := mask_of(seed)))
-        heard = Weights(mask)
+        recorded = Weights(mask)
         last = ModelCheckpoint(tmp_path / str(max_epochs), filename="last", save_on_train_epoch_end=True)
-        trainer = quiet_trainer(tmp_path, max_epochs=max_epochs, enable_checkpointing=True, callbacks=[last, heard])
+        trainer = quiet_trainer(tmp_path, max_epochs=max_epochs, enable_checkpointing=True, callbacks=[last, recorded])
         trainer.fit(module, ToyData(batch), ckpt_path=ckpt_path)
-        return module.state_dict(), [{n for n, weight in epoch.items() if weight == 0} for epoch in heard.weights]
+        return module.state_dict(), [{n for n, weight in epoch.items() if weight == 0} for epoch in recorded.weights]
 
     def mask_of(seed: int) -> NontargetSampleMask:
         torch.manual_seed(seed)
@@ -184,7 +184,7 @@ def weights_of_whole_set(rank: int, world_size: int, path: Path) -> list[Tensor]
 
 
 @pytest.mark.ddp
-def test_two_processes_rank_the_training_set_as_one_does(tmp_path: Path) -> None:
+def test_two_processes_rank_the_training_set_as_one_process_does(tmp_path: Path) -> None:
     path = reference(tmp_path)
     whole = weights_of_whole_set(0, 1, path)
     first, second = run_in_processes(weights_of_whole_set, 2, path)
@@ -194,7 +194,7 @@ def test_two_processes_rank_the_training_set_as_one_does(tmp_path: Path) -> None
 
 
 @pytest.mark.parametrize("mode", MODES)
-def test_the_mean_over_the_kept_is_that_of_the_kept_alone(mode: Any) -> None:
+def test_average_kept_is_the_mean_over_the_kept_positions_only(mode: Any) -> None:
     student, teacher, target = random_case(samples=13, spatial=(2,))
     weights = NontargetSampleMask(0.3, mode, average="kept")(student, teacher, {"target": target})
     counted, values = target != IGNORED, torch.rand(target.shape, dtype=torch.float64)
@@ -204,7 +204,7 @@ def test_the_mean_over_the_kept_is_that_of_the_kept_alone(mode: Any) -> None:
     assert weights[~counted].eq(1).all()
 
 
-def test_nothing_kept_weighs_nothing() -> None:
+def test_all_weights_are_0_if_nothing_is_kept() -> None:
     student, teacher, target = random_case(samples=5)
     weights = NontargetSampleMask(1.0, average="kept")(student, teacher, {"target": target})
     assert weights[target != IGNORED].eq(0).all()
@@ -223,11 +223,11 @@ def test_the_fraction_follows_its_schedule_over_the_epochs_of_a_fit(
     fraction: Any, schedule: Any, expected: list[float], tmp_path: Path
 ) -> None:
     mask = NontargetSampleMask(fraction, schedule=schedule)
-    _, heard = fit(mask, tmp_path, make_batch(10), max_epochs=5)
-    assert heard.shares == pytest.approx(expected)
+    _, recorded = fit(mask, tmp_path, make_batch(10), max_epochs=5)
+    assert recorded.shares == pytest.approx(expected)
 
 
-def test_a_growing_fraction_without_an_end_is_refused_before_the_fit_starts(tmp_path: Path) -> None:
+def test_a_growing_fraction_without_a_number_of_epochs_is_refused_before_the_fit_starts(tmp_path: Path) -> None:
     class NeverStarts(Callback):
         def on_fit_start(self, trainer: pl.Trainer, module: pl.LightningModule) -> None:
             pytest.fail("the fit has started")
@@ -241,11 +241,11 @@ def test_a_growing_fraction_without_an_end_is_refused_before_the_fit_starts(tmp_
 def test_samples_without_an_index_cannot_be_ranked_once(tmp_path: Path) -> None:
     batch = make_batch(10)
     del batch["index"]
-    with pytest.raises(KeyError, match="the batch has no 'index', by which ranking='static' knows its samples"):
+    with pytest.raises(KeyError, match="the batch has no 'index', but ranking='static' needs it"):
         fit(NontargetSampleMask(0.5, reference_checkpoint=reference(tmp_path)), tmp_path, batch)
 
 
-def test_a_reference_that_is_missing_or_another_network_is_named_before_the_first_step(tmp_path: Path) -> None:
+def test_a_missing_or_different_reference_is_refused_before_the_first_step(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"there is no checkpoint .*missing\.ckpt"):
         fit(NontargetSampleMask(0.5, reference_checkpoint=tmp_path / "missing.ckpt"), tmp_path, make_batch(10))
     torch.save(network("", 5).state_dict(), tmp_path / "wide.pt")
@@ -266,12 +266,12 @@ def test_a_reference_that_is_missing_or_another_network_is_named_before_the_firs
         ({"fraction": [0.5], "schedule": "linear"}, r"schedule='linear' takes one fraction, got the list \[0.5\]"),
     ],
 )
-def test_options_that_do_not_go_together_are_refused(arguments: dict[str, Any], sentence: str) -> None:
+def test_contradicting_options_are_refused(arguments: dict[str, Any], sentence: str) -> None:
     with pytest.raises(ValueError, match=sentence):
         NontargetSampleMask(**{"fraction": 0.5} | arguments)
 
 
-def test_a_copy_of_a_module_has_a_mask_of_its_own(tmp_path: Path) -> None:
+def test_a_copy_of_a_module_has_its_own_reference(tmp_path: Path) -> None:
     mask = NontargetSampleMask(0.5, reference_checkpoint=reference(tmp_path, ON_MAPS))
     module, _ = fit(mask, tmp_path, labelled(method=ON_MAPS), ON_MAPS)
     twin = copy.deepcopy(module)

@@ -29,7 +29,7 @@ class Diary(SampleWeighting):
         self.entries.append((epoch, epochs))
 
 
-def test_every_weighting_hears_of_the_fit_and_of_each_epoch_in_a_combination_too(tmp_path: Path) -> None:
+def test_every_weighting_gets_its_hooks_called_in_a_combination_too(tmp_path: Path) -> None:
     diaries = Diary(), Diary()
     arguments = pair_arguments(task=Classification(4, ignore_index=-1))
     methods: Any = {"kd": KD(weighting=diaries[0]), "dkd": DKD(weighting=diaries[1])}

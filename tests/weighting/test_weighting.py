@@ -97,7 +97,7 @@ def test_a_batch_of_one(weighting: SampleWeighting) -> None:
 
 
 @weightings
-def test_shapes_that_do_not_belong_together_are_refused(weighting: SampleWeighting) -> None:
+def test_shapes_that_do_not_fit_are_refused(weighting: SampleWeighting) -> None:
     with pytest.raises(ValueError, match=r"must have the same shape, got \(4, 10\) and \(4, 12\)"):
         weigh(weighting, torch.zeros(4, 10), torch.zeros(4, 12), torch.zeros(4, dtype=torch.int64))
     with pytest.raises(ValueError, match=r"target must have shape \(4,\)"):
@@ -161,7 +161,7 @@ def test_pssm_threshold_is_on_the_distance_one_minus_similarity() -> None:
     )
 
 
-def test_rounding_takes_no_similarity_above_1() -> None:
+def test_similarities_are_at_most_1_in_spite_of_rounding() -> None:
     student = torch.randn(5000, 7, generator=torch.Generator().manual_seed(0))
     wrong = (student.argmax(1) + 1) % 7
     assert weigh(PerceptualSolutionSpaceMask("printed"), student, 3.3 * student, wrong).max() <= 1
@@ -174,7 +174,7 @@ def test_all_zero_logits_are_half_similar() -> None:
 
 @few_examples
 @given(cases(), st.sampled_from([0.0, 0.25, 0.3, 0.5, 0.75, 1.0]), st.sampled_from(MODES), st.sampled_from([1, 10**6]))
-def test_exactly_the_fraction_of_what_counts_is_left_out(
+def test_exactly_the_fraction_of_the_counted_positions_is_left_out(
     case: Case, fraction: float, mode: MaskMode, seed: int
 ) -> None:
     torch.manual_seed(seed)
@@ -199,14 +199,14 @@ def test_true_leaves_out_the_highest_divergences_and_false_the_lowest(spatial: t
 
 
 @pytest.mark.parametrize("mode", ["true", "false"])
-def test_of_equal_divergences_the_first_positions_are_left_out(mode: MaskMode) -> None:
+def test_ties_are_broken_by_position(mode: MaskMode) -> None:
     student, teacher, _ = random_case(samples=2, classes=2, spatial=(4,))  # two classes: all divergences are 0
     target = torch.tensor([[0, IGNORED, 1, 1], [0, 0, IGNORED, 1]])
     weights = weigh(NontargetSampleMask(0.5, mode), student.float(), teacher.float(), target)
     assert torch.equal(weights, torch.tensor([[0.0, 1.0, 0.0, 0.0], [1.0, 1.0, 1.0, 1.0]]))
 
 
-def test_shares_are_not_cut_by_the_rounding_of_floats() -> None:
+def test_counts_are_exact_in_spite_of_float_rounding() -> None:
     student, teacher, _ = random_case(samples=100, classes=3)
     weights = weigh(NontargetSampleMask(0.29), student, teacher, torch.zeros(100, dtype=torch.int64))
     assert (weights == 0).sum() == 29  # 0.29 * 100 is 28.999...96
@@ -235,14 +235,14 @@ def test_random_choices_reach_every_position_equally() -> None:
     torch.testing.assert_close(share, torch.full((10,), 0.7), rtol=0, atol=0.05)
 
 
-def test_random_choices_leave_the_global_random_state_alone() -> None:
+def test_random_choices_do_not_change_the_global_random_state() -> None:
     mask = NontargetSampleMask(0.5, "random")
     before = torch.get_rng_state()
     weigh(mask, *random_case())
     assert torch.equal(torch.get_rng_state(), before)
 
 
-def test_random_choices_go_on_after_a_checkpoint() -> None:
+def test_random_choices_continue_after_a_checkpoint() -> None:
     case = random_case(samples=40)
     mask = NontargetSampleMask(0.5, "random")
     weigh(mask, *case)
@@ -283,7 +283,7 @@ def weights_of_shards(rank: int, world_size: int) -> list[Tensor]:
 
 
 @pytest.mark.ddp
-def test_two_processes_choose_what_one_does_that_has_the_whole_batch() -> None:
+def test_two_processes_choose_the_same_positions_as_one_with_the_whole_batch() -> None:
     case = random_case(samples=7, spatial=(2, 3))
     torch.manual_seed(3)
     masks = [NontargetSampleMask(0.4, mode) for mode in MODES]
