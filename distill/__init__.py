@@ -28,7 +28,5 @@ def __getattr__(name: str) -> Any:
     """Imports a class on first use, because ``distill.losses`` and ``distill.metrics`` need torch but no Lightning."""
     if name not in __all__:
         raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
-    module = {"FeatureMask": "feature_mask", "UserError": "errors", **dict.fromkeys(TASK_CLASSES, "tasks")}.get(
-        name, "base"
-    )
-    return getattr(import_module(f"distill.{module}"), name)
+    modules = {"FeatureMask": "feature_mask", "UserError": "errors", **dict.fromkeys(TASK_CLASSES, "tasks")}
+    return getattr(import_module(f"distill.{modules.get(name, 'base')}"), name)
