@@ -15,6 +15,7 @@ from torch import Tensor
 from callbacks.parts.depth_figures import DepthViews, depth_figure
 from callbacks.parts.gallery import Gallery, images_seen, visible
 from distill.atomic import atomic_write
+from distill.errors import UserError
 from distill.losses.dpm import BinValue, Normalization, depth_probability_map
 
 
@@ -67,11 +68,11 @@ class DepthGallery(Gallery[DepthViews]):
     ) -> None:
         super().__init__(every_n_epochs, samples)
         if not 0 < min_depth < max_depth:
-            raise ValueError(f"min_depth must be positive and below max_depth, got {min_depth} and {max_depth}")
+            raise UserError(f"min_depth must be positive and below max_depth, got {min_depth} and {max_depth}")
         if not sigma > 0:
-            raise ValueError(f"sigma must be positive, got {sigma}")
+            raise UserError(f"sigma must be positive, got {sigma}")
         if row is not None and not 0 <= row < 1:
-            raise ValueError(f"row must be at least 0 and below 1, or None, got {row}")
+            raise UserError(f"row must be at least 0 and below 1, or None, got {row}")
         self.min_depth = min_depth
         self.max_depth = max_depth
         self.sigma = sigma

@@ -17,6 +17,7 @@ from callbacks.parts.evaluation import EvaluationCallback
 from callbacks.parts.figures import divergence_figure, publish
 from distill.atomic import atomic_write
 from distill.distributed import all_gather_objects, rank_part
+from distill.errors import UserError
 
 COLUMNS = ("epoch", "stage", "cmd", "cmd_target", "cmd_nontarget", "tcjsd", "ncjsd", "input_cmd")
 
@@ -60,13 +61,13 @@ class DivergenceTracker(EvaluationCallback):
         max_positions: int | None = 1024,
     ) -> None:
         if not temperature > 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
+            raise UserError(f"temperature must be positive, got {temperature}")
         if moments < 1:
-            raise ValueError(f"moments must be at least 1, got {moments}")
+            raise UserError(f"moments must be at least 1, got {moments}")
         if every_n_batches < 1:
-            raise ValueError(f"every_n_batches must be at least 1, got {every_n_batches}")
+            raise UserError(f"every_n_batches must be at least 1, got {every_n_batches}")
         if max_positions is not None and max_positions < 1:
-            raise ValueError(f"max_positions must be at least 1 or None, got {max_positions}")
+            raise UserError(f"max_positions must be at least 1 or None, got {max_positions}")
         self.temperature = temperature
         self.moments = moments
         self.every_n_batches = every_n_batches

@@ -17,6 +17,7 @@ from torch import Tensor
 from datamodules import FrameDataModule
 from datamodules.reading.responses import DESCRIPTION, ResponseFormat, read_description, response_path
 from distill.atomic import atomic_write
+from distill.errors import UserError
 from distill.teacher.fingerprint import network_fingerprint
 
 LARGEST = 65535
@@ -56,11 +57,11 @@ class ResponseWriter(Callback):
         metres_per_unit: float | None = None,
     ) -> None:
         if format not in get_args(ResponseFormat):
-            raise ValueError(f"format must be one of {', '.join(get_args(ResponseFormat))}, got {format!r}")
+            raise UserError(f"format must be one of {', '.join(get_args(ResponseFormat))}, got {format!r}")
         if metres_per_unit is not None and not 0 < metres_per_unit < float("inf"):
-            raise ValueError(f"metres_per_unit must be a finite number above 0, got {metres_per_unit}")
+            raise UserError(f"metres_per_unit must be a finite number above 0, got {metres_per_unit}")
         if metres_per_unit is not None and format == "npz":
-            raise ValueError(f"metres_per_unit {metres_per_unit} is for png files: npz files hold metres")
+            raise UserError(f"metres_per_unit {metres_per_unit} is for png files: npz files hold metres")
         self.folder = Path(folder)
         self.format: ResponseFormat = format
         self.metres_per_unit = metres_per_unit
@@ -71,7 +72,7 @@ class ResponseWriter(Callback):
             return
         data = _named_data(trainer)
         if read_description(self.folder) is None and _holds_files(self.folder):
-            raise ValueError(
+            raise UserError(
                 f"{self.folder} holds files, but no {DESCRIPTION} to say which network wrote them: give another folder"
             )
         done: list[int] = []
@@ -100,7 +101,7 @@ class ResponseWriter(Callback):
             return
         for key, value in description.items():
             if begun.get(key) != value:
-                raise ValueError(
+                raise UserError(
                     f"{self.folder / DESCRIPTION} says {key} {begun.get(key)!r}, but this run would write {value!r}: "
                     "give another folder, or what the responses there were written with"
                 )
@@ -140,7 +141,7 @@ class ResponseWriter(Callback):
 
     def _write(self, name: str, depth: NDArray[np.float32], unit: float) -> None:
         if not (np.isfinite(depth).all() and (depth >= 0).all()):
-            raise ValueError(f"the prediction for {name} is no depth: it has values that are negative or not finite")
+            raise UserError(f"the prediction for {name} is no depth: it has values that are negative or not finite")
         path = response_path(self.folder, name, self.format)
         if self.format == "npz":
             with atomic_write(path) as draft:
@@ -148,7 +149,7 @@ class ResponseWriter(Callback):
             return
         counts = np.rint(depth / np.float64(unit))
         if counts.max() > LARGEST:
-            raise ValueError(
+            raise UserError(
                 f"the prediction for {name} reaches {depth.max():.3f} m, but 16 bits of {unit} m end at "
                 f"{LARGEST * unit:.3f} m: give a larger metres_per_unit, or format npz"
             )
@@ -159,7 +160,7 @@ class ResponseWriter(Callback):
 def _named_data(trainer: Trainer) -> FrameDataModule:
     data = trainer.datamodule  # type: ignore[attr-defined]
     if not isinstance(data, FrameDataModule) or not data.predict_names:
-        raise ValueError(
+        raise UserError(
             f"the samples of {type(data).__name__} have no names to store responses under: ResponseWriter needs a data "
             "module of frames on disk or DrivingScenes"
         )
@@ -173,7 +174,7 @@ def _holds_files(folder: Path) -> bool:
 def _depths(prediction: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
     """``(N, H, W)`` metres in the size of the images."""
     if prediction.ndim != 4 or prediction.shape[1] != 1:
-        raise ValueError(
+        raise UserError(
             f"responses are depth of the shape (N, 1, H, W), but the prediction has {tuple(prediction.shape)}"
         )
     prediction = prediction.float()

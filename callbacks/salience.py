@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 
 from callbacks.parts.figures import publish
 from datamodules.masked_features import MaskMode, feature_masks
+from distill.errors import UserError
 
 COLOURS = {"true": "#d55e00", "false": "#0072b2", "neither": "0.75"}
 
@@ -35,7 +36,7 @@ class SalienceMap(Callback):
 
     def __init__(self, ratio: float = 0.25) -> None:
         if not 0 <= ratio <= 1:
-            raise ValueError(f"ratio must lie in [0, 1], got {ratio}")
+            raise UserError(f"ratio must lie in [0, 1], got {ratio}")
         self.ratio = ratio
 
     def on_fit_end(self, trainer: Trainer, pl_module: LightningModule) -> None:

@@ -18,6 +18,7 @@ from callbacks.parts.figures import publish
 from callbacks.parts.layer_structure import LayerStructure, Structure
 from callbacks.parts.structure_figures import NO_CLASS, embedding_figure, similarity_figure
 from distill.distributed import gather, world_size
+from distill.errors import UserError, UserKeyError
 
 NETWORKS = ("teacher", "student")
 Pair = tuple[str, str]
@@ -66,14 +67,14 @@ class FeatureStructure(EvaluationCallback):
         every_n_epochs: int = 5,
     ) -> None:
         if len(teacher_layers) != len(student_layers):
-            raise ValueError(
+            raise UserError(
                 "teacher_layers and student_layers must be pairs, got "
                 f"{len(teacher_layers)} and {len(student_layers)} layers"
             )
         if max_samples < 3:
-            raise ValueError(f"max_samples must be at least 3, got {max_samples}")
+            raise UserError(f"max_samples must be at least 3, got {max_samples}")
         if every_n_epochs < 1:
-            raise ValueError(f"every_n_epochs must be at least 1, got {every_n_epochs}")
+            raise UserError(f"every_n_epochs must be at least 1, got {every_n_epochs}")
         self.pairs: list[Pair] = list(zip(teacher_layers, student_layers, strict=True))
         self.max_samples = max_samples
         self.every_n_epochs = every_n_epochs
@@ -199,7 +200,7 @@ def _check_tapped(pairs: Sequence[Pair], features: Sequence[Mapping[str, Tensor]
     for pair in pairs:
         for network, layer, tapped in zip(NETWORKS, pair, features, strict=True):
             if layer not in tapped:
-                raise KeyError(
+                raise UserKeyError(
                     f"FeatureStructure cannot find the layer {layer} among the tapped ones of the {network}: "
                     f"{', '.join(tapped)}"
                 )

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from datamodules.reading.frame import IGNORED, Floats
 from datamodules.serving.transforms import Geometry
+from distill.errors import UserError
 
 # read at import, which else asks the network for a newer version
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -67,14 +68,14 @@ class PairedAugmentation:
         for name, value in {"flip": flip, **strengths}.items():
             limit = 0.5 if name == "hue" else 1
             if not 0 <= value <= limit:
-                raise ValueError(f"{name} must be from 0 to {limit}, got {value}")
+                raise UserError(f"{name} must be from 0 to {limit}, got {value}")
         low, high = scale
         if not 0 < low <= high < float("inf"):
-            raise ValueError(f"scale must be two zooms above 0, the smaller one first, got {low} and {high}")
+            raise UserError(f"scale must be two zooms above 0, the smaller one first, got {low} and {high}")
         if not 0 <= rotation <= 180:
-            raise ValueError(f"rotation must be from 0 to 180 degrees, got {rotation}")
+            raise UserError(f"rotation must be from 0 to 180 degrees, got {rotation}")
         if crop is not None and min(crop) < 1:
-            raise ValueError(f"crop must be a height and a width of at least 1, got {crop[0]} and {crop[1]}")
+            raise UserError(f"crop must be a height and a width of at least 1, got {crop[0]} and {crop[1]}")
         self.crop = None if crop is None else (crop[0], crop[1])
         self._flip = A.HorizontalFlip(p=flip)
         self._warp = _RotateAndZoom((low, high), rotation)
@@ -106,7 +107,7 @@ class PairedAugmentation:
         """
         height, width = image.shape[:2]
         if self.crop is not None and (self.crop[0] > height or self.crop[1] > width):
-            raise ValueError(f"a crop of {self.crop[0]} x {self.crop[1]} does not fit into {height} x {width} pixels")
+            raise UserError(f"a crop of {self.crop[0]} x {self.crop[1]} does not fit into {height} x {width} pixels")
         self._all.set_random_seed(seed)
         # masks are filled with 0, which is the ignored label counted from above
         changed = self._all(image=image, mask=IGNORED - target, **maps)

@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, Subset
 
 from datamodules.serving.datasets import Batch, SplitName, Splits, TensorPairs, collate
 from datamodules.serving.loading import Loader, ResumableLoader
+from distill.errors import UserError
 from distill.internals.lightning import shares_samples
 
 
@@ -45,15 +46,15 @@ class PairedDataModule(LightningDataModule, ABC):
     ) -> None:
         super().__init__()
         if not 0 <= seed < 2**32:
-            raise ValueError(f"seed must be from 0 to 2**32 - 1, got {seed}")
+            raise UserError(f"seed must be from 0 to 2**32 - 1, got {seed}")
         if batch_size is not None and batch_size < 1:
-            raise ValueError(f"batch_size must be at least 1, or None for the whole split, got {batch_size}")
+            raise UserError(f"batch_size must be at least 1, or None for the whole split, got {batch_size}")
         if steps_per_epoch is not None and steps_per_epoch < 1:
-            raise ValueError(f"steps_per_epoch must be at least 1, or None for one pass, got {steps_per_epoch}")
+            raise UserError(f"steps_per_epoch must be at least 1, or None for one pass, got {steps_per_epoch}")
         if num_workers < 0:
-            raise ValueError(f"num_workers must not be negative, got {num_workers}")
+            raise UserError(f"num_workers must not be negative, got {num_workers}")
         if predict_on not in get_args(SplitName):
-            raise ValueError(f"predict_on must be one of {', '.join(get_args(SplitName))}, got {predict_on!r}")
+            raise UserError(f"predict_on must be one of {', '.join(get_args(SplitName))}, got {predict_on!r}")
         self.seed = seed
         self.batch_size = batch_size
         self.num_workers = num_workers
@@ -150,7 +151,7 @@ class PairedDataModule(LightningDataModule, ABC):
         if share["num_replicas"] == 1:
             return None
         if 0 < len(dataset) < share["num_replicas"]:
-            raise ValueError(
+            raise UserError(
                 f"the {len(dataset)} samples to {split} on cannot be shared by {share['num_replicas']} processes, each "
                 "of which needs one: use fewer devices or a larger split"
             )

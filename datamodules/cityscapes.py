@@ -17,6 +17,7 @@ from datamodules.reading.frame import Camera, Frames
 from datamodules.reading.frame_files import FileFrames, FrameFiles
 from datamodules.reading.image_files import check_paired, find_folder, list_files, read_uint16, subfolders
 from datamodules.serving.transforms import disparity_to_depth
+from distill.errors import UserError, UserFileNotFoundError
 
 
 class Cityscapes(FrameDataModule):
@@ -57,7 +58,7 @@ class Cityscapes(FrameDataModule):
     def __init__(self, root: str | Path, val_cities: int = 3, **kwargs: Any) -> None:
         super().__init__(**kwargs)
         if val_cities < 0:
-            raise ValueError(f"val_cities must not be negative, got {val_cities}")
+            raise UserError(f"val_cities must not be negative, got {val_cities}")
         self.root = Path(root)
         self.val_cities = val_cities
 
@@ -65,7 +66,7 @@ class Cityscapes(FrameDataModule):
         """Pairs the files and holds out training cities for validation."""
         cities, held_out = self._find_cities("train"), self._find_cities("val")
         if len(cities) <= self.val_cities:
-            raise ValueError(
+            raise UserError(
                 f"val_cities {self.val_cities} must be less than the {len(cities)} cities of "
                 f"{self.root / 'leftImg8bit' / 'train'}, or none is left to train on"
             )
@@ -86,7 +87,7 @@ class Cityscapes(FrameDataModule):
         disparity_folder, disparities = self._find("disparity", split, "_disparity.png")
         camera_folder, cameras = self._find("camera", split, "_camera.json")
         if not images:
-            raise FileNotFoundError(f"{image_folder} holds no images, which are named like */*_leftImg8bit.png")
+            raise UserFileNotFoundError(f"{image_folder} holds no images, which are named like */*_leftImg8bit.png")
         check_paired(images, "images", labels, "label", label_folder)
         check_paired(images, "images", disparities, "disparity", disparity_folder)
         check_paired(images, "images", cameras, "camera", camera_folder)
@@ -113,7 +114,7 @@ def _read_camera(path: Path) -> Camera:
             *(float(extrinsic[name]) for name in ("baseline", "z", "pitch")),
         )
     except (KeyError, TypeError, ValueError):
-        raise ValueError(
+        raise UserError(
             f"{path} should be JSON with intrinsic: fx, fy, u0, v0 and extrinsic: baseline, z, pitch"
         ) from None
 

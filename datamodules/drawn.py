@@ -13,6 +13,7 @@ from datamodules.serving.datasets import Batch, SplitName
 from datamodules.serving.loading import ResumableLoader
 from datamodules.serving.sampling import SeededSampler
 from datamodules.serving.unreadable import OnError, SkipUnreadable, SkipUnreadableLoader
+from distill.errors import UserError
 
 
 class DrawnDataModule(PairedDataModule):
@@ -46,7 +47,7 @@ class DrawnDataModule(PairedDataModule):
     ) -> None:
         super().__init__(seed, batch_size, num_workers, predict_on)
         if on_error not in get_args(OnError):
-            raise ValueError(f"on_error must be one of {', '.join(get_args(OnError))}, got {on_error!r}")
+            raise UserError(f"on_error must be one of {', '.join(get_args(OnError))}, got {on_error!r}")
         self.on_error: OnError = on_error
 
     # Loaders that start workers take a random number. From a generator of their own, it leaves the global state the

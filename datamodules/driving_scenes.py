@@ -12,6 +12,7 @@ from datamodules.scenes.rendering import Canvas
 from datamodules.scenes.street import CLASSES, SKY, Street, place_camera
 from datamodules.scenes.street_looks import Looks
 from datamodules.serving.datasets import SplitName, check_counts
+from distill.errors import UserError
 
 
 class DrivingScenes(FrameDataModule):
@@ -70,7 +71,7 @@ class DrivingScenes(FrameDataModule):
         super().__init__(size=size, **kwargs)
         check_counts(n_train=n_train, n_val=n_val, n_test=n_test)
         if not 0 <= ambiguity <= 1:
-            raise ValueError(f"ambiguity must be from 0 to 1, got {ambiguity}")
+            raise UserError(f"ambiguity must be from 0 to 1, got {ambiguity}")
         self.n_train, self.n_val, self.n_test = n_train, n_val, n_test
         self.ambiguity = ambiguity
         self.render_size = size[0], size[1]

@@ -15,6 +15,7 @@ from datamodules.serving.datasets import SplitName, Splits, check_counts
 from datamodules.serving.frame_pairs import FramePairs, Target
 from datamodules.serving.transforms import Geometry
 from datamodules.serving.unreadable import OnError
+from distill.errors import UserError
 
 
 class FrameDataModule(DrawnDataModule):
@@ -81,13 +82,13 @@ class FrameDataModule(DrawnDataModule):
         super().__init__(seed, batch_size, num_workers, predict_on, on_error)
         for name in geometry:
             if name not in get_args(Geometry):
-                raise ValueError(f"geometry must be of {', '.join(get_args(Geometry))}, got {name!r}")
+                raise UserError(f"geometry must be of {', '.join(get_args(Geometry))}, got {name!r}")
         if target not in get_args(Target):
-            raise ValueError(f"target must be one of {', '.join(get_args(Target))}, got {target!r}")
+            raise UserError(f"target must be one of {', '.join(get_args(Target))}, got {target!r}")
         if size is not None:
             check_counts(height=size[0], width=size[1])
         if not 0 < max_depth < float("inf"):
-            raise ValueError(f"max_depth must be a finite number of metres above 0, got {max_depth}")
+            raise UserError(f"max_depth must be a finite number of metres above 0, got {max_depth}")
         self.geometry = tuple(geometry)
         self.target: Target = target
         self.responses = None if responses is None else Path(responses)

@@ -7,6 +7,7 @@ from torch import Generator, Tensor
 
 from datamodules.base import PairedDataModule
 from datamodules.serving.datasets import Splits, TensorPairs, check_counts
+from distill.errors import UserError
 
 DECISIVE = 20
 SEEN = 10
@@ -56,7 +57,7 @@ class GaussianPair(PairedDataModule):
     ) -> None:
         super().__init__(seed, batch_size, num_workers, steps_per_epoch=steps_per_epoch)
         if level not in SHARED_AT_LEVEL:
-            raise ValueError(f"level must be a whole number from 1 to 6, got {level}")
+            raise UserError(f"level must be a whole number from 1 to 6, got {level}")
         check_counts(train_size=train_size, val_size=val_size, test_size=test_size)
         self.level = level
         self.train_size = train_size

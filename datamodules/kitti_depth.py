@@ -16,6 +16,7 @@ from datamodules.reading.frame_files import FileFrames, FrameFiles
 from datamodules.reading.image_files import find_folder, list_files, read_uint16, subfolders
 from datamodules.reading.kitti_calibration import KITTI_CAMERA
 from datamodules.serving.transforms import Geometry
+from distill.errors import UserError, UserFileNotFoundError
 
 KB_CROP = (352, 1216)
 """The benchmark's crop, height and width: what the images of all drives have in common."""
@@ -86,9 +87,9 @@ class KITTIDepth(FrameDataModule):
     ) -> None:
         super().__init__(geometry=geometry, target="depth", **kwargs)
         if (train_list is None) != (test_list is None):
-            raise ValueError(f"train_list and test_list go together, got {train_list} and {test_list}")
+            raise UserError(f"train_list and test_list go together, got {train_list} and {test_list}")
         if val_drives < 0:
-            raise ValueError(f"val_drives must not be negative, got {val_drives}")
+            raise UserError(f"val_drives must not be negative, got {val_drives}")
         self.raw_dir, self.depth_dir = Path(raw_dir), Path(depth_dir)
         self.train_list = None if train_list is None else Path(train_list)
         self.test_list = None if test_list is None else Path(test_list)
@@ -105,14 +106,14 @@ class KITTIDepth(FrameDataModule):
         """Finds the files of both lists and holds out training drives for validation."""
         for name, folder in {"raw_dir": self.raw_dir, "depth_dir": self.depth_dir}.items():
             if not folder.is_dir():
-                raise FileNotFoundError(f"{name} {folder} is not a folder")
+                raise UserFileNotFoundError(f"{name} {folder} is not a folder")
         train = self._listed(self.train_list, "train")
         test = [line for line in self._listed(self.test_list, "val") if line.depth is not None]
         if not self.train_without_depth:
             train = [line for line in train if line.depth is not None]
         for name, lines in {"train": train, "test": test}.items():
             if not lines:
-                raise ValueError(f"there is no ground truth for any image to {name} on")
+                raise UserError(f"there is no ground truth for any image to {name} on")
         train, val = self._split_by_drive(train)
         test_frames = self._frames(test)
         return self._frames(train), self._frames(val) if val else test_frames, test_frames
@@ -132,7 +133,7 @@ class KITTIDepth(FrameDataModule):
     def _split_by_drive(self, lines: list[Listed]) -> tuple[list[Listed], list[Listed]]:
         drives = sorted({_drive(line) for line in lines})
         if len(drives) <= self.val_drives:
-            raise ValueError(
+            raise UserError(
                 f"val_drives {self.val_drives} must be less than the {len(drives)} training drives, or none is left "
                 "to train on"
             )

@@ -15,6 +15,7 @@ from datamodules.reading.frame_files import FileFrames, FrameFiles, split_at_ran
 from datamodules.reading.image_files import check_paired, find_folder, list_files, read_float_map, read_uint16
 from datamodules.reading.kitti_calibration import KITTI_CAMERA, read_matrices, stereo_camera
 from datamodules.serving.transforms import disparity_to_depth
+from distill.errors import UserFileNotFoundError
 
 
 class KITTISemantics(FrameDataModule):
@@ -71,7 +72,7 @@ class KITTISemantics(FrameDataModule):
         images = list_files(image_folder, "", "_10.png")
         labels = list_files(label_folder, "", "_10.png")
         if not images:
-            raise FileNotFoundError(f"{image_folder} holds no images, which are named like 000000_10.png")
+            raise UserFileNotFoundError(f"{image_folder} holds no images, which are named like 000000_10.png")
         check_paired(images, "images", labels, "label", label_folder)
         check_paired(labels, "labels", images, "image", image_folder)
 
@@ -82,7 +83,7 @@ class KITTISemantics(FrameDataModule):
         elif self.disparity_dir.is_dir():
             disparity_folder = self.disparity_dir
         else:
-            raise FileNotFoundError(f"disparity_dir {self.disparity_dir} is not a folder")
+            raise UserFileNotFoundError(f"disparity_dir {self.disparity_dir} is not a folder")
         disparities = list_files(disparity_folder, "", "_10.png") | list_files(disparity_folder, "", "_10.npy")
         check_paired(images, "images", disparities, "disparity", disparity_folder)
 

@@ -14,6 +14,7 @@ from datamodules.reading.digits import CLASSES, SIDE, Digits, bundled_digits, re
 from datamodules.reading.photographs import bundled_photographs, find_photographs, random_crops
 from datamodules.serving.datasets import Splits, TensorPairs, check_counts
 from datamodules.serving.splitting import stratified_order
+from distill.errors import UserError
 
 # In units of ink, which goes from 0 to 1. Neither paper says what a level is: one constant that brings an MLP teacher
 # (784-512-256-10, Adam 1e-3, 15 epochs on the 3,500 bundled training digits, mean of seeds 0-2) from 93.3 % at level 0
@@ -74,9 +75,9 @@ class MNISTM(PairedDataModule):
     ) -> None:
         super().__init__(seed, batch_size, num_workers)
         if not 0 <= noise_level < float("inf"):
-            raise ValueError(f"noise_level must be a finite number of at least 0, got {noise_level}")
+            raise UserError(f"noise_level must be a finite number of at least 0, got {noise_level}")
         if data_dir is not None and test_size is not None:
-            raise ValueError(f"test_size {test_size} cannot be chosen with data_dir, which has a test set of its own")
+            raise UserError(f"test_size {test_size} cannot be chosen with data_dir, which has a test set of its own")
         self.noise_level = noise_level
         self.data_dir = None if data_dir is None else Path(data_dir)
         self.patches_dir = None if patches_dir is None else Path(patches_dir)
@@ -120,9 +121,7 @@ class MNISTM(PairedDataModule):
             test = torch.arange(len(training.labels), len(digits.labels))
             taken = f"val_size {self.val_size}"
         if len(rest) <= self.val_size:
-            raise ValueError(
-                f"{taken} must be less than the {len(order)} digits there are, or none is left to train on"
-            )
+            raise UserError(f"{taken} must be less than the {len(order)} digits there are, or none is left to train on")
         return digits, rest[self.val_size :], rest[: self.val_size], test
 
     def _noisy(self, images: NDArray[np.uint8], rng: Generator) -> NDArray[np.float32]:

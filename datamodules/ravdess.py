@@ -19,6 +19,7 @@ from datamodules.serving.datasets import Batch, BatchedDataset, SplitName, Split
 from datamodules.serving.sampling import SeededIndex, as_floats, flipped, split_seeds, uniform_numbers
 from datamodules.serving.unreadable import OnError
 from distill.atomic import atomic_write
+from distill.errors import UserError, UserFileNotFoundError
 
 CLASS_NAMES = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
 ACTORS = 24
@@ -97,14 +98,14 @@ class RAVDESS(DrawnDataModule):
     ) -> None:
         super().__init__(seed, batch_size, num_workers, predict_on, on_error)
         if vocal not in get_args(Vocal):
-            raise ValueError(f"vocal must be one of {', '.join(get_args(Vocal))}, got {vocal!r}")
+            raise UserError(f"vocal must be one of {', '.join(get_args(Vocal))}, got {vocal!r}")
         check_counts(mels=mels, frames=frames, size=size)
         if not 0.01 <= seconds < float("inf"):
-            raise ValueError(f"seconds must be at least 0.01, got {seconds}")
+            raise UserError(f"seconds must be at least 0.01, got {seconds}")
         for name, actors in {"val_actors": val_actors, "test_actors": test_actors}.items():
             _check_actors(name, actors)
         if both := set(val_actors) & set(test_actors):
-            raise ValueError(f"actor {min(both)} is in val_actors and in test_actors")
+            raise UserError(f"actor {min(both)} is in val_actors and in test_actors")
         self.root = Path(root)
         self.vocal: Vocal = vocal
         self.val_actors = tuple(val_actors)
@@ -127,7 +128,7 @@ class RAVDESS(DrawnDataModule):
         held_out = (self.val_actors, self.test_actors)
         train = sorted({one.actor for one in recordings} - {actor for part in held_out for actor in part})
         if not train:
-            raise ValueError(f"val_actors and test_actors leave no actor of {self.root} to train on")
+            raise UserError(f"val_actors and test_actors leave no actor of {self.root} to train on")
         parts = {"train_actors": train, "val_actors": self.val_actors, "test_actors": self.test_actors}
         return Splits(*(Recordings(_of(name, part, recordings), self.decoder) for name, part in parts.items()))
 
@@ -241,15 +242,15 @@ def find_recordings(root: Path, vocal: Vocal = "speech") -> list[Recording]:
         FileNotFoundError: There are none, or one has no partner.
     """
     if not root.is_dir():
-        raise FileNotFoundError(f"root {root} is not a folder")
+        raise UserFileNotFoundError(f"root {root} is not a folder")
     sounds, silent, sounding = (_find(root, modality, vocal) for modality in ("03", "02", "01"))
     videos = sounding | silent
     if not sounds and not videos:
-        raise FileNotFoundError(f"{root} holds no recordings of {vocal}, such as 03-01-06-01-02-01-12.wav")
+        raise UserFileNotFoundError(f"{root} holds no recordings of {vocal}, such as 03-01-06-01-02-01-12.wav")
     for files, partners, partner in ((videos, sounds, "sound (03-*.wav)"), (sounds, videos, "video (02-*.mp4)")):
         alone = sorted(files.keys() - partners.keys())
         if alone:
-            raise FileNotFoundError(
+            raise UserFileNotFoundError(
                 f"{root} holds no {partner} for {len(alone)} of {len(files)} recordings, the first is {files[alone[0]]}"
             )
     return [
@@ -268,7 +269,7 @@ def _find(root: Path, modality: str, vocal: Vocal) -> dict[str, Path]:
         if path.name.startswith("."):
             continue
         if not FIELDS.fullmatch(path.stem):
-            raise ValueError(
+            raise UserError(
                 f"{path} is not named by modality, channel, emotion, intensity, statement, repetition and actor, as "
                 "03-01-06-01-02-01-12.wav"
             )
@@ -276,7 +277,7 @@ def _find(root: Path, modality: str, vocal: Vocal) -> dict[str, Path]:
         if path.stem[:2] != modality or (vocal != "all" and key[:2] != {"speech": "01", "song": "02"}[vocal]):
             continue
         if key in found:
-            raise ValueError(f"{path} and {found[key]} are one recording")
+            raise UserError(f"{path} and {found[key]} are one recording")
         found[key] = path
     return found
 
@@ -285,13 +286,13 @@ def _of(name: str, actors: Sequence[int], recordings: Sequence[Recording]) -> li
     there = {one.actor for one in recordings}
     for actor in actors:
         if actor not in there:
-            raise ValueError(f"{name} has actor {actor}, of whom there is no recording")
+            raise UserError(f"{name} has actor {actor}, of whom there is no recording")
     return [one for one in recordings if one.actor in actors]
 
 
 def _check_actors(name: str, actors: Sequence[int]) -> None:
     if not actors or len(set(actors)) < len(actors):
-        raise ValueError(f"{name} must be one or more different actors, got {list(actors)}")
+        raise UserError(f"{name} must be one or more different actors, got {list(actors)}")
     strange = [actor for actor in actors if not 1 <= actor <= ACTORS]
     if strange:
-        raise ValueError(f"{name} must be of 1 to {ACTORS}, got {strange[0]}")
+        raise UserError(f"{name} must be of 1 to {ACTORS}, got {strange[0]}")

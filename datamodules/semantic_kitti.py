@@ -17,6 +17,7 @@ from datamodules.reading.lidar import read_scan, view_scan
 from datamodules.reading.semantic_kitti_classes import CLASS_NAMES, PALETTE, read_classes
 from datamodules.serving.datasets import check_counts
 from datamodules.serving.transforms import Geometry
+from distill.errors import UserError, UserFileNotFoundError
 
 TRAIN_SEQUENCES = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10)
 VAL_SEQUENCES = (8,)
@@ -92,7 +93,7 @@ class SemanticKITTI(FrameDataModule):
         for name in ("val_sequences", "test_sequences"):
             shared = set(self.train_sequences) & set(getattr(self, name))
             if shared:
-                raise ValueError(f"sequence {min(shared)} is in train_sequences and in {name}")
+                raise UserError(f"sequence {min(shared)} is in train_sequences and in {name}")
         if crop is not None:
             check_counts(crop_height=crop[0], crop_width=crop[1])
         self.crop = None if crop is None else (crop[0], crop[1])
@@ -126,13 +127,13 @@ class SemanticKITTI(FrameDataModule):
         folders = {kind: find_folder(self.root, f"{inside}/{kind}", advice) for kind, (_, advice) in kinds.items()}
         images, scans, labels = (list_files(folders[kind], "", suffix) for kind, (suffix, _) in kinds.items())
         if not scans:
-            raise FileNotFoundError(f"{folders['velodyne']} holds no scans, which are named like 000000.bin")
+            raise UserFileNotFoundError(f"{folders['velodyne']} holds no scans, which are named like 000000.bin")
         check_paired(scans, "scans", labels, "labels", folders["labels"])
         check_paired(labels, "labels", scans, "scan", folders["velodyne"])
         check_paired(scans, "scans", images, "image", folders["image_2"])
         calibration = self.root / inside / "calib.txt"
         if not calibration.is_file():
-            raise FileNotFoundError(f"{calibration} is not there: unpack data_odometry_calib.zip")
+            raise UserFileNotFoundError(f"{calibration} is not there: unpack data_odometry_calib.zip")
         projection, camera = read_calibration(calibration)
         return [ScanFiles(images[key], scans[key], labels[key], projection, camera) for key in scans]
 
@@ -182,8 +183,8 @@ def read_calibration(path: Path) -> tuple[NDArray[np.float64], Camera]:
 
 def _checked(name: str, sequences: Sequence[int]) -> tuple[int, ...]:
     if not sequences or len(set(sequences)) < len(sequences):
-        raise ValueError(f"{name} must be one or more different sequences, got {list(sequences)}")
+        raise UserError(f"{name} must be one or more different sequences, got {list(sequences)}")
     strange = [sequence for sequence in sequences if not 0 <= sequence <= 21]
     if strange:
-        raise ValueError(f"{name} must be of 0 to 21, got {strange[0]}")
+        raise UserError(f"{name} must be of 0 to 21, got {strange[0]}")
     return tuple(sequences)

@@ -8,6 +8,7 @@ from sklearn.datasets import make_classification
 
 from datamodules.base import PairedDataModule
 from datamodules.serving.datasets import Splits, TensorPairs, check_counts
+from distill.errors import UserError
 
 CLASSES = 8
 DECISIVE = 20
@@ -63,7 +64,7 @@ class SklearnPair(PairedDataModule):
     ) -> None:
         super().__init__(seed, batch_size, num_workers, steps_per_epoch=steps_per_epoch)
         if not 0 <= gamma <= 1:
-            raise ValueError(f"gamma must be from 0 to 1, got {gamma}")
+            raise UserError(f"gamma must be from 0 to 1, got {gamma}")
         check_counts(train_size=train_size, val_size=val_size, test_size=test_size)
         self.gamma = gamma
         self.train_size = train_size

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 
 from distill.checkpoint import check_class_names, load_network, looks_untrained
 from distill.distributed import SynchronizedBuffers
+from distill.errors import UserError, UserKeyError
 from distill.outputs import Batch, NetworkOutput, autocast_off, full_precision, network_output, shapes
 from distill.supervised import Supervised
 from distill.taps import FeatureTaps
@@ -87,7 +88,7 @@ class DistillationModule(Supervised, ABC):
     ) -> None:
         super().__init__(student, task, student_inputs, optimizer, lr_scheduler)
         if hard_weight < 0:
-            raise ValueError(f"hard_weight must be 0 or more, got {hard_weight}")
+            raise UserError(f"hard_weight must be 0 or more, got {hard_weight}")
         self.teacher_inputs = tuple(teacher_inputs)
         self.teacher_layers = tuple(teacher_layers)
         self.student_layers = tuple(student_layers)
@@ -250,13 +251,13 @@ class DistillationModule(Supervised, ABC):
             student = self.forward_student(batch)
         labelled = "target" in batch
         if self.hard_weight and not labelled:
-            raise KeyError("the batch has no 'target', which only a method with hard_weight=0 can do without")
+            raise UserKeyError("the batch has no 'target', which only a method with hard_weight=0 can do without")
         for model, output in {"teacher": teacher, "student": student}.items() if labelled else ():
             self._task.check(output.prediction, batch["target"], model=self._described(model), data="data")
         try:
             self.distillation_terms(teacher, student, batch)
         except (RuntimeError, IndexError) as error:
-            raise ValueError(
+            raise UserError(
                 f"{type(self).__name__} cannot compare the {self._described('teacher')}, which has "
                 f"{shapes(teacher)}, with the {self._described('student')}, which has {shapes(student)}: "
                 f"{str(error).splitlines()[0]}"
@@ -295,7 +296,7 @@ class DistillationModule(Supervised, ABC):
         with autocast_off(student.prediction):
             terms = self.distillation_step(teacher, student, batch)
             if not terms:
-                raise ValueError(f"{type(self).__name__}.distillation_step returns no term to train on")
+                raise UserError(f"{type(self).__name__}.distillation_step returns no term to train on")
             return {name: self._mean(full_precision(values), batch) for name, values in terms.items()}
 
     def _evaluate(self, batch: Batch, stage: str) -> dict[str, Any]:
@@ -320,12 +321,12 @@ class DistillationModule(Supervised, ABC):
     def _load_teacher(self, teacher: nn.Module) -> None:
         own = {id(parameter) for parameter in self.parameters()}
         if any(id(parameter) in own for parameter in teacher.parameters()):
-            raise ValueError("teacher and student share parameters: give the student a network of its own")
+            raise UserError("teacher and student share parameters: give the student a network of its own")
         if self.teacher_checkpoint is not None:
             try:
                 self._teacher_classes = load_network(teacher, self.teacher_checkpoint)
             except ValueError as error:
-                raise ValueError(f"the teacher_checkpoint {error}") from None
+                raise UserError(f"the teacher_checkpoint {error}") from None
 
     def _apply(self, fn: Any, recurse: bool = True) -> DistillationModule:
         super()._apply(fn, recurse)  # type: ignore[no-untyped-call]

@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from distill.errors import UserTypeError
 from distill.taps import FeatureTaps
 
 Batch = dict[str, Tensor]
@@ -41,7 +42,7 @@ def prediction_of(output: Any) -> Tensor:
         for key in ("logits", "out"):
             if key in output:
                 return cast(Tensor, output[key])
-    raise TypeError(f"a network must return a tensor, or a mapping with logits or out, got {type(output).__name__}")
+    raise UserTypeError(f"a network must return a tensor, or a mapping with logits or out, got {type(output).__name__}")
 
 
 def shapes(output: NetworkOutput) -> str:

@@ -21,6 +21,7 @@ from torchmetrics import MeanMetric, Metric, MetricCollection
 
 from distill.checkpoint import check_class_names
 from distill.distributed import all_gather_objects, mean, rank_part
+from distill.errors import UserError, UserKeyError
 from distill.outputs import Batch, autocast_off, full_precision, prediction_of
 from distill.resume.random_state import rng_states, set_rng_states
 from distill.tasks import Task
@@ -162,7 +163,7 @@ class Supervised(LightningModule):
         expected = getattr(self.task, "num_classes", classes)
         if classes is not None and classes != expected:
             data = type(self.trainer.datamodule).__name__  # type: ignore[attr-defined]
-            raise ValueError(
+            raise UserError(
                 f"{data} has {classes} classes, but the task is {type(self.task).__name__}(num_classes={expected})"
             )
         loops: dict[str, Any] = {
@@ -238,7 +239,7 @@ class Supervised(LightningModule):
         except ValueError as error:
             if not str(error).startswith("Expected more than 1 "):  # values or positions a channel, of torch's norms
                 raise
-            raise ValueError(
+            raise UserError(
                 f"the last of an epoch's {len(loader)} batches has one sample, on which the "
                 f"{self._described('network')} cannot train ({str(error).splitlines()[0]}): choose another batch_size "
                 f"than {loader.batch_size}"
@@ -276,7 +277,7 @@ class Supervised(LightningModule):
             yield
         except (RuntimeError, TypeError) as error:
             shapes = ", ".join(f"{name} {tuple(batch[name].shape)}" for name in inputs)
-            raise ValueError(
+            raise UserError(
                 f"the {self._described(argument)} cannot take {shapes}: {str(error).splitlines()[0]}"
             ) from error
 
@@ -292,7 +293,7 @@ class Supervised(LightningModule):
     def _inputs(self, names: Sequence[str], batch: Batch) -> tuple[Tensor, ...]:
         lacking = [name for name in names if name not in batch]
         if lacking:
-            raise KeyError(f"the batch has no modality {lacking[0]!r}; it has {', '.join(map(repr, batch))}")
+            raise UserKeyError(f"the batch has no modality {lacking[0]!r}; it has {', '.join(map(repr, batch))}")
         return tuple(batch[name] for name in names)
 
     def hard_loss(self, prediction: Tensor, batch: Batch) -> Tensor:
@@ -314,7 +315,7 @@ class Supervised(LightningModule):
         if counts.ndim > values.ndim:  # one value a sample, labels a pixel
             counts = counts.flatten(values.ndim).amax(dim=-1)
         if counts.shape != values.shape:
-            raise ValueError(
+            raise UserError(
                 f"{type(self).__name__} has a term of shape {tuple(values.shape)}, but terms are scalars or hold one "
                 f"value a position, {tuple(counts.shape)}"
             )
@@ -359,7 +360,7 @@ class Supervised(LightningModule):
     def _require(self, argument: str) -> Any:
         value = getattr(self, argument)
         if value is None:
-            raise ValueError(f"{type(self).__name__} has no {argument}: give it under model.init_args.{argument}")
+            raise UserError(f"{type(self).__name__} has no {argument}: give it under model.init_args.{argument}")
         return value
 
     def _save_plain_hyperparameters(self) -> None:
@@ -390,7 +391,7 @@ def _small_batch(loader: Any, stage: str) -> Batch:
     try:
         batch: Batch = next(iter(loader))
     except StopIteration:
-        raise ValueError(f"the data set to {TrainerFn(stage).value} on is empty") from None
+        raise UserError(f"the data set to {TrainerFn(stage).value} on is empty") from None
     return batch
 
 

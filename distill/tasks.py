@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
+from distill.errors import UserError
 from distill.losses import silog_loss
 from distill.losses.parts.logits import where_counted
 from distill.metrics import DepthScores, SegmentationScores
@@ -82,7 +83,7 @@ class Classification(Task):
         super().__init__()
         _check_classes(num_classes, ignore_index)
         if not 0 <= label_smoothing <= 1:
-            raise ValueError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
+            raise UserError(f"label_smoothing must lie in [0, 1], got {label_smoothing}")
         self.num_classes = num_classes
         self.label_smoothing = label_smoothing
         self.ignore_index = ignore_index
@@ -114,12 +115,12 @@ class Classification(Task):
     def check(self, prediction: Tensor, target: Tensor, *, model: str, data: str) -> None:
         """Raises a ValueError unless there are ``num_classes`` logits a sample and every label is one of them."""
         if prediction.ndim != 2 or prediction.shape[1] != self.num_classes:
-            raise ValueError(
+            raise UserError(
                 f"{model} returns a prediction of shape {tuple(prediction.shape)}, but Classification(num_classes="
                 f"{self.num_classes}) takes logits of shape (N, {self.num_classes})"
             )
         if target.shape != prediction.shape[:1] or target.dtype != torch.int64:
-            raise ValueError(
+            raise UserError(
                 f"{data}: target must hold one class index a sample, int64 of shape ({len(prediction)},), got "
                 f"{target.dtype} of shape {tuple(target.shape)}"
             )
@@ -162,7 +163,7 @@ class SemanticSegmentation(Task):
         if class_weights is not None and (
             len(class_weights) != num_classes or not all(0 <= weight < math.inf for weight in class_weights)
         ):
-            raise ValueError(f"class_weights must be {num_classes} numbers of 0 or more, got {list(class_weights)}")
+            raise UserError(f"class_weights must be {num_classes} numbers of 0 or more, got {list(class_weights)}")
         self.num_classes = num_classes
         self.ignore_index = ignore_index
         self.class_names = class_names
@@ -199,17 +200,17 @@ class SemanticSegmentation(Task):
     def check(self, prediction: Tensor, target: Tensor, *, model: str, data: str) -> None:
         """Raises a ValueError unless there are ``num_classes`` logits a pixel and every label is one of them."""
         if prediction.ndim != 4 or prediction.shape[1] != self.num_classes:
-            raise ValueError(
+            raise UserError(
                 f"{model} returns a prediction of shape {tuple(prediction.shape)}, but SemanticSegmentation("
                 f"num_classes={self.num_classes}) takes logits of shape (N, {self.num_classes}, H, W)"
             )
         if target.ndim != 3 or len(target) != len(prediction) or target.dtype != torch.int64:
-            raise ValueError(
+            raise UserError(
                 f"{data}: target must hold one class index a pixel, int64 of shape ({len(prediction)}, H, W), got "
                 f"{target.dtype} of shape {tuple(target.shape)}"
             )
         if prediction.shape[2:] != target.shape[1:]:
-            raise ValueError(
+            raise UserError(
                 f"{model} returns logits of {tuple(prediction.shape[2:])} pixels, more than the target's "
                 f"{tuple(target.shape[1:])}: only smaller ones are resized"
             )
@@ -254,7 +255,7 @@ class DepthEstimation(Task):
     ) -> None:
         super().__init__()
         if ignore_top_rows < 0:
-            raise ValueError(f"ignore_top_rows must be 0 or more, got {ignore_top_rows}")
+            raise UserError(f"ignore_top_rows must be 0 or more, got {ignore_top_rows}")
         self.min_depth = min_depth
         self.max_depth = max_depth
         self.crop = crop
@@ -268,7 +269,7 @@ class DepthEstimation(Task):
             for name in ("min_depth", "max_depth"):
                 expected, found = getattr(self, name), getattr(part, name, None)
                 if found is not None and found != expected:
-                    raise ValueError(f"the {model} has {name}={found}, but the task has {name}={expected}")
+                    raise UserError(f"the {model} has {name}={found}, but the task has {name}={expected}")
 
     def at_targets(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Depth ``(N, 1, h, w)`` as ``(N, 1, H, W)``, enlarged bilinearly where it is smaller than the target."""
@@ -299,26 +300,26 @@ class DepthEstimation(Task):
     def check(self, prediction: Tensor, target: Tensor, *, model: str, data: str) -> None:
         """Raises a ValueError unless both hold one depth a pixel, and that of the target is 0 or more."""
         if prediction.ndim != 4 or prediction.shape[1] != 1:
-            raise ValueError(
+            raise UserError(
                 f"{model} returns a prediction of shape {tuple(prediction.shape)}, but DepthEstimation() takes depth "
                 "of shape (N, 1, H, W)"
             )
         if not prediction.isfinite().all():
-            raise ValueError(f"{model} returns depth that is NaN or infinite")
+            raise UserError(f"{model} returns depth that is NaN or infinite")
         if target.ndim != 4 or target.shape[:2] != (len(prediction), 1) or not target.is_floating_point():
-            raise ValueError(
+            raise UserError(
                 f"{data}: target must hold one depth in metres a pixel, floats of shape ({len(prediction)}, 1, H, W), "
                 f"got {target.dtype} of shape {tuple(target.shape)}"
             )
         if prediction.shape[2:] != target.shape[2:]:
-            raise ValueError(
+            raise UserError(
                 f"{model} returns depth of {tuple(prediction.shape[2:])} pixels, more than the target's "
                 f"{tuple(target.shape[2:])}: only smaller ones are resized"
             )
         if not (target >= 0).all():
-            raise ValueError(f"{data}: target must hold metres, and 0 for no ground truth, got negative or NaN values")
+            raise UserError(f"{data}: target must hold metres, and 0 for no ground truth, got negative or NaN values")
         if self.ignore_top_rows >= target.shape[2]:
-            raise ValueError(f"ignore_top_rows={self.ignore_top_rows} leaves none of the {target.shape[2]} rows")
+            raise UserError(f"ignore_top_rows={self.ignore_top_rows} leaves none of the {target.shape[2]} rows")
 
 
 def _is_smaller(size: Sequence[int], than: Sequence[int]) -> bool:
@@ -327,9 +328,9 @@ def _is_smaller(size: Sequence[int], than: Sequence[int]) -> bool:
 
 def _check_classes(num_classes: int, ignore_index: int) -> None:
     if num_classes < 2:
-        raise ValueError(f"num_classes must be at least 2, got {num_classes}")
+        raise UserError(f"num_classes must be at least 2, got {num_classes}")
     if 0 <= ignore_index < num_classes:
-        raise ValueError(f"ignore_index {ignore_index} is one of the {num_classes} classes: use another, as -100")
+        raise UserError(f"ignore_index {ignore_index} is one of the {num_classes} classes: use another, as -100")
 
 
 def _check_labels(target: Tensor, num_classes: int, ignore_index: int, data: str, index: Tensor | None) -> None:
@@ -341,7 +342,7 @@ def _check_labels(target: Tensor, num_classes: int, ignore_index: int, data: str
     outside = ((target < 0) | (target >= num_classes)) & (target != ignore_index)
     if outside.any():
         sample = "" if index is None else f"; it is of the sample with the index {int(index[outside.nonzero()[0, 0]])}"
-        raise ValueError(
+        raise UserError(
             f"{data}: target holds label {int(target[outside][0])}, but the task has the classes 0 to "
             f"{num_classes - 1} (and {ignore_index} for what to ignore){sample}"
         )

@@ -18,6 +18,7 @@ from torch import Tensor
 
 from callbacks.parts.evaluation import EvaluationCallback
 from callbacks.parts.figures import publish
+from distill.errors import UserError
 
 Sample = TypeVar("Sample")
 CELL = 2.6  # inches, the width of one picture
@@ -43,7 +44,7 @@ class Gallery(EvaluationCallback, Generic[Sample]):
     def __init__(self, every_n_epochs: int = 5, samples: int = 4) -> None:
         for name, value in (("every_n_epochs", every_n_epochs), ("samples", samples)):
             if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+                raise UserError(f"{name} must be at least 1, got {value}")
         self.every_n_epochs = every_n_epochs
         self.samples = samples
         self._kept: list[Sample] = []

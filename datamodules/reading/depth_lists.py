@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from distill.errors import UserError, UserFileNotFoundError
+
 
 class Listed(NamedTuple):
     """A line of a list: paths as it gives them, ``depth`` ``None`` without ground truth, and the focal length."""
@@ -26,10 +28,10 @@ def read_list(path: Path) -> list[Listed]:
         ValueError: It is empty, or a line holds something else.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"the list {path} is not a file")
+        raise UserFileNotFoundError(f"the list {path} is not a file")
     lines = list(_parsed(path))
     if not lines:
-        raise ValueError(f"the list {path} is empty")
+        raise UserError(f"the list {path} is empty")
     return lines
 
 
@@ -41,7 +43,7 @@ def _parsed(path: Path) -> Iterator[Listed]:
             image, depth, focal_length = line.split()
             yield Listed(image.lstrip("/"), None if depth == "None" else depth.lstrip("/"), float(focal_length))
         except ValueError:
-            raise ValueError(
+            raise UserError(
                 f"line {number} of {path} should be an image, a depth map or None, and a focal length, as in "
                 f"'a/rgb.jpg a/depth.png 721.5377', but is {line.strip()!r}"
             ) from None
@@ -62,5 +64,5 @@ def find_listed(paths: Iterable[str], candidates: Callable[[str], Iterable[Path]
     missing = [path for path, place in found.items() if place is None]
     if missing:
         first = next(iter(candidates(missing[0])))
-        raise FileNotFoundError(f"{len(missing)} of {len(found)} listed {kind} are not there, the first is {first}")
+        raise UserFileNotFoundError(f"{len(missing)} of {len(found)} listed {kind} are not there, the first is {first}")
     return {path: place for path, place in found.items() if place is not None}

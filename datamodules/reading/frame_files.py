@@ -11,6 +11,7 @@ from numpy.typing import NDArray
 
 from datamodules.reading.frame import IGNORED, Camera, Frame
 from datamodules.reading.image_files import image_size, read_color
+from distill.errors import UserError
 
 T = TypeVar("T")
 
@@ -82,13 +83,13 @@ def split_at_random(items: Sequence[T], shares: Sequence[int], seed: int, count:
         ValueError: There are fewer than ``count`` items, or a part would be empty.
     """
     if count is not None and count > len(items):
-        raise ValueError(f"{count} images cannot be drawn from the {len(items)} there are; None takes all")
+        raise UserError(f"{count} images cannot be drawn from the {len(items)} there are; None takes all")
     drawn = np.random.default_rng(seed).permutation(len(items))[:count]
     ends = len(drawn) * np.cumsum(shares)[:-1] // sum(shares)
     parts = np.split(drawn, ends)
     if not all(map(len, parts)):
         ratio = ":".join(map(str, shares))
-        raise ValueError(f"a split {ratio} leaves a part empty: there are too few images, {len(drawn)}")
+        raise UserError(f"a split {ratio} leaves a part empty: there are too few images, {len(drawn)}")
     return [[items[position] for position in sorted(part)] for part in parts]
 
 
@@ -97,4 +98,4 @@ def _check_sizes(files: FrameFiles) -> None:
     for other in filter(None, (files.target, files.depth)):
         size = image_size(other)
         if size != (height, width):
-            raise ValueError(f"{other} is {size[1]} x {size[0]} pixels, its image {files.image} is {width} x {height}")
+            raise UserError(f"{other} is {size[1]} x {size[0]} pixels, its image {files.image} is {width} x {height}")

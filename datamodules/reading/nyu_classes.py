@@ -10,6 +10,7 @@ from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
 from datamodules.reading.frame import IGNORED
+from distill.errors import UserError
 
 MAPPING = "classMapping40.mat"
 
@@ -44,7 +45,7 @@ def read_mapping(path: Path) -> NDArray[np.uint8]:
     try:
         classes = loadmat(path)["mapClass"].ravel().astype(int)
     except (OSError, ValueError, KeyError, TypeError, NotImplementedError, MatReadError) as error:
-        raise ValueError(f"{path} should hold mapClass and cannot be read ({error})") from None
+        raise UserError(f"{path} should hold mapClass and cannot be read ({error})") from None
     if not classes.size or classes.min() < 1 or classes.max() > len(CLASS_NAMES):
-        raise ValueError(f"{path} should hold mapClass with classes from 1 to {len(CLASS_NAMES)}")
+        raise UserError(f"{path} should hold mapClass with classes from 1 to {len(CLASS_NAMES)}")
     return np.concatenate([[IGNORED], classes - 1]).astype(np.uint8)

@@ -10,6 +10,8 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from distill.errors import UserError
+
 Batch = dict[str, Tensor]
 SplitName = Literal["train", "val", "test"]
 
@@ -42,9 +44,9 @@ class TensorPairs(BatchedDataset):
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         lengths = {name: len(tensor) for name, tensor in tensors.items()}
         if len(set(lengths.values())) != 1:
-            raise ValueError(f"paired tensors must have one length, got {lengths}")
+            raise UserError(f"paired tensors must have one length, got {lengths}")
         if "index" in tensors:
-            raise ValueError("'index' is the position in the data set and cannot be given")
+            raise UserError("'index' is the position in the data set and cannot be given")
         self.tensors = dict(tensors)
 
     def __len__(self) -> int:
@@ -73,7 +75,7 @@ def check_counts(**counts: int) -> None:
     """
     for name, count in counts.items():
         if count < 1:
-            raise ValueError(f"{name} must be at least 1, got {count}")
+            raise UserError(f"{name} must be at least 1, got {count}")
 
 
 class Splits(NamedTuple):

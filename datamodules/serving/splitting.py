@@ -8,6 +8,8 @@ import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
 
+from distill.errors import UserError
+
 Positions = NDArray[np.int64]
 
 
@@ -51,7 +53,7 @@ def stratified_splits(
         ValueError: A test size is given where there is a test set, or none is left to train on.
     """
     if own_test and test_size is not None:
-        raise ValueError(f"test_size {test_size} cannot be chosen where the data have a test set of their own")
+        raise UserError(f"test_size {test_size} cannot be chosen where the data have a test set of their own")
     count = len(labels) - own_test
     order = stratified_order(labels[:count], rng)
     val_size = max(1, count // 10) if val_size is None else val_size
@@ -62,5 +64,5 @@ def stratified_splits(
         test, rest = order[:test_size], order[test_size:]
         taken = f"val_size {val_size} and test_size {test_size}"
     if len(rest) <= val_size:
-        raise ValueError(f"{taken} must be less than the {count} images there are, or none is left to train on")
+        raise UserError(f"{taken} must be less than the {count} images there are, or none is left to train on")
     return SplitPositions(rest[val_size:], rest[:val_size], test)

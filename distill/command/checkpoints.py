@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from distill.atomic import atomic_write
 from distill.checkpoint import read_content
+from distill.errors import UserOSError
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -49,7 +50,9 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
             with atomic_write(path) as draft:
                 torch.save(checkpoint, draft)
         except (OSError, RuntimeError) as error:  # as torch reports a full disk
-            raise OSError(f"{path} cannot be written ({str(error).splitlines()[0]}): the one before is kept") from error
+            raise UserOSError(
+                f"{path} cannot be written ({str(error).splitlines()[0]}): the one before is kept"
+            ) from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from distill.atomic import atomic_write
 from distill.distributed import gather, world_size
+from distill.errors import UserError
 from distill.feature_mask.salience import Salience, count_features, feature_divergence, feature_shape
 from distill.losses.parts.logits import check_temperature, kl_divergence
 from distill.outputs import Batch, autocast_off, full_precision, prediction_of
@@ -85,16 +86,16 @@ class FeatureMask(Supervised):
     ) -> None:
         super().__init__(student, task, student_inputs, optimizer, lr_scheduler)
         if salience not in get_args(Salience):
-            raise ValueError(f"salience must be one of {', '.join(get_args(Salience))}, got {salience!r}")
+            raise UserError(f"salience must be one of {', '.join(get_args(Salience))}, got {salience!r}")
         if distance_weight < 0:
-            raise ValueError(f"distance_weight must be 0 or more, got {distance_weight}")
+            raise UserError(f"distance_weight must be 0 or more, got {distance_weight}")
         for name, value in (
             ("repeats", repeats),
             ("max_samples", 1 if max_samples is None else max_samples),
             ("rows", rows),
         ):
             if value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+                raise UserError(f"{name} must be at least 1, got {value}")
         check_temperature(temperature)
         self.teacher = teacher
         self.teacher_inputs = tuple(teacher_inputs)
@@ -189,7 +190,7 @@ class FeatureMask(Supervised):
             teacher = self.predict_teacher(batch)
         self._task.check(teacher, batch["target"], model=self._described("teacher"), data="data")
         if batch["target"].is_floating_point():
-            raise ValueError(f"FeatureMask compares logits of classes, which {type(self._task).__name__} has not")
+            raise UserError(f"FeatureMask compares logits of classes, which {type(self._task).__name__} has not")
 
     def _evaluate(self, batch: Batch, stage: str) -> dict[str, Any]:
         teacher, student = self.predict_teacher(batch), self.predict(batch)

@@ -9,6 +9,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from distill.errors import UserError
 from distill.metrics import nontarget_jsd
 
 Salience = Literal["permute", "zero", "solo"]
@@ -75,7 +76,7 @@ def feature_divergence(
     Source: Chen et al., the non-target divergence hypothesis (NTDH), Algorithm 1; ``"solo"`` is ours.
     """
     if salience not in get_args(Salience):
-        raise ValueError(f"salience must be one of {', '.join(get_args(Salience))}, got {salience!r}")
+        raise UserError(f"salience must be one of {', '.join(get_args(Salience))}, got {salience!r}")
     count, copies = len(target), max(1, rows // len(target))
     wanted = list(features)
     divergences = []

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill.errors import UserError
 from distill.losses.parts.logits import Reduction, at_least_float32, check_reduction, reduce_means
 from distill.losses.parts.softplus import softplus
 
@@ -40,7 +41,7 @@ def discriminator_loss(
     """
     _check(form, reduction)
     if student.shape != teacher.shape:
-        raise ValueError(
+        raise UserError(
             "the scores of student and teacher must have the same shape, got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         )
@@ -84,5 +85,5 @@ def deception_loss(student: Tensor, *, form: Form = "non_saturating", reduction:
 
 def _check(form: str, reduction: str) -> None:
     if form not in get_args(Form):
-        raise ValueError(f"form must be non_saturating or hinge, got {form!r}")
+        raise UserError(f"form must be non_saturating or hinge, got {form!r}")
     check_reduction(reduction)

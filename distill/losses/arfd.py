@@ -9,6 +9,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill.errors import UserError
 from distill.losses.parts.logits import at_least_float32
 
 Kernel = Literal["laplace", "laplace_l1", "gaussian", "linear", "none"]
@@ -49,7 +50,7 @@ def recalibrate(features: Tensor, *, kernel: Kernel = "laplace") -> Tensor:
     Source: Guo et al., LIX, eqs. 14-17.
     """
     if kernel not in get_args(Kernel):
-        raise ValueError(f"kernel must be one of {', '.join(get_args(Kernel))}, got {kernel!r}")
+        raise UserError(f"kernel must be one of {', '.join(get_args(Kernel))}, got {kernel!r}")
     features = at_least_float32(features)
     if kernel == "none":
         return features
@@ -98,12 +99,12 @@ def cka(student: Tensor, teacher: Tensor, *, centering: Literal["hsic", "printed
     ICML 2019, eqs. 3 and 4.
     """
     if student.shape[:2] != teacher.shape[:2] or student.ndim < 2:
-        raise ValueError(
+        raise UserError(
             "student and teacher must have the same number of samples and channels, (N, C, *), got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         )
     if centering not in ("hsic", "printed"):
-        raise ValueError(f"centering must be hsic or printed, got {centering!r}")
+        raise UserError(f"centering must be hsic or printed, got {centering!r}")
     maps = [at_least_float32(features).reshape(*features.shape[:2], -1) for features in (student, teacher)]
     if centering == "printed":
         return _printed_cka(*(features @ features.mT for features in maps))
@@ -134,11 +135,11 @@ def consistency_loss(student: Tensor, teacher: Tensor, *, measure: Measure = "ck
     Source: Guo et al., LIX, eq. 20 and Fig. 3d, which names the measures beside CKA without their equations.
     """
     if measure not in get_args(Measure):
-        raise ValueError(f"measure must be one of {', '.join(get_args(Measure))}, got {measure!r}")
+        raise UserError(f"measure must be one of {', '.join(get_args(Measure))}, got {measure!r}")
     if measure in ("cka", "cka_printed"):
         return 1 - cka(student, teacher, centering="hsic" if measure == "cka" else "printed")
     if student.shape != teacher.shape:
-        raise ValueError(
+        raise UserError(
             f"student and teacher must have the same shape, got {tuple(student.shape)} and {tuple(teacher.shape)}"
         )
     ours, theirs = at_least_float32(student).flatten(1), at_least_float32(teacher).flatten(1)

@@ -7,6 +7,7 @@ import math
 import torch
 from torch import Tensor
 
+from distill.errors import UserError
 from distill.losses.parts.pairwise import rows
 from distill.losses.parts.precision import without_autocast
 from distill.losses.parts.unit import unit_vectors
@@ -40,9 +41,9 @@ def cc_loss(student: Tensor, teacher: Tensor, *, gamma: float = 0.4, order: int 
     Source: Peng et al., Correlation Congruence for Knowledge Distillation, ICCV 2019, Sec. 3.
     """
     if not gamma > 0:
-        raise ValueError(f"gamma must be positive, got {gamma}")
+        raise UserError(f"gamma must be positive, got {gamma}")
     if order < 1:
-        raise ValueError(f"order must be 1 or more, got {order}")
+        raise UserError(f"order must be 1 or more, got {order}")
     ours, theirs = (_kernel(unit_vectors(embeddings), gamma, order) for embeddings in rows(student, teacher))
     return (ours - theirs).square().mean()
 

@@ -6,6 +6,7 @@ import math
 
 from torch import Tensor
 
+from distill.errors import UserError
 from distill.losses.parts.logits import Reduction, at_least_float32, check_reduction, reduce_losses
 from distill.losses.parts.softplus import softplus
 
@@ -45,12 +46,12 @@ def nce_loss(
     """
     check_reduction(reduction)
     if positive.ndim != 1 or negatives.ndim != 2 or len(positive) != len(negatives) or negatives.shape[1] < 1:
-        raise ValueError(
+        raise UserError(
             "there must be one positive (N,) and K negatives (N, K) a sample, got "
             f"{tuple(positive.shape)} and {tuple(negatives.shape)}"
         )
     if n_data < 1:
-        raise ValueError(f"n_data must be 1 or more, got {n_data}")
+        raise UserError(f"n_data must be 1 or more, got {n_data}")
     shift = log_normalizer + math.log(negatives.shape[1] / n_data)
     of_positive = softplus(shift - at_least_float32(positive))
     of_negatives = softplus(at_least_float32(negatives) - shift).sum(1)

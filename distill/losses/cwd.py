@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill.errors import UserError
 from distill.losses.parts.logits import (
     Reduction,
     at_least_float32,
@@ -45,7 +46,7 @@ def cwd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, redu
     check_temperature(temperature)
     check_reduction(reduction)
     if student.shape != teacher.shape or student.ndim < 3:
-        raise ValueError(
+        raise UserError(
             "student and teacher must have the same shape (N, C, *) with positions after the channels, got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         )

@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill.errors import UserError
 from distill.losses.parts.logits import Reduction, at_least_float32, check_reduction, reduce_losses
 
 NEAREST = 1e-3
@@ -45,7 +46,7 @@ def silog_loss(
     check_reduction(reduction)
     _check_maps(student, target, "target")
     if not 0 <= variance_focus <= 1:
-        raise ValueError(f"variance_focus must lie in [0, 1], got {variance_focus}")
+        raise UserError(f"variance_focus must lie in [0, 1], got {variance_focus}")
     student, target = at_least_float32(student).flatten(1), at_least_float32(target).detach().flatten(1)
     valid = target > 0
     pixels = valid.sum(1).clamp(min=1).to(student.dtype)
@@ -106,9 +107,9 @@ def ssim_loss(
     check_reduction(reduction)
     _check_maps(student, teacher, "teacher")
     if window < 1 or window % 2 == 0:
-        raise ValueError(f"window must be an odd number of pixels, got {window}")
+        raise UserError(f"window must be an odd number of pixels, got {window}")
     if not (data_range > 0 and sigma > 0):
-        raise ValueError(f"data_range and sigma must be positive, got {data_range} and {sigma}")
+        raise UserError(f"data_range and sigma must be positive, got {data_range} and {sigma}")
     student = at_least_float32(student)
     valid = teacher > 0
     teacher = torch.where(valid, teacher.detach().to(student.dtype), 0)
@@ -151,7 +152,7 @@ def _blurred(maps: Tensor, window: int, sigma: float) -> Tensor:
 
 def _check_maps(student: Tensor, other: Tensor, name: str) -> None:
     if student.shape != other.shape or student.ndim != 4 or student.shape[1] != 1:
-        raise ValueError(
+        raise UserError(
             f"student and {name} must have the same shape (N, 1, H, W), got {tuple(student.shape)} and "
             f"{tuple(other.shape)}"
         )

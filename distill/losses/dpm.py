@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from distill.errors import UserError
 from distill.losses.parts.logits import Reduction, at_least_float32, check_reduction, reduce_losses
 
 BinValue = Literal["density", "integral"]
@@ -119,7 +120,7 @@ def depth_probability_map(
     """
     window = _Window(bins, min_depth, max_depth, sigma, bin_value, normalization, cutoff)
     if depth.ndim != 4 or depth.shape[1] != 1:
-        raise ValueError(f"depth must have shape (N, 1, H, W), got {tuple(depth.shape)}")
+        raise UserError(f"depth must have shape (N, 1, H, W), got {tuple(depth.shape)}")
     depth = at_least_float32(depth.detach())
     index, probability = window.around(depth)
     map_ = depth.new_zeros(depth.shape[0], bins, *depth.shape[2:])
@@ -181,10 +182,10 @@ def dpm_loss(
     _check_logits(student_logits)
     check_reduction(reduction)
     if direction not in get_args(Direction):
-        raise ValueError(f"direction must be teacher_student or student_teacher, got {direction!r}")
+        raise UserError(f"direction must be teacher_student or student_teacher, got {direction!r}")
     samples, bins, *size = student_logits.shape
     if teacher_depth.shape != (samples, 1, *size):
-        raise ValueError(
+        raise UserError(
             f"teacher_depth must have shape {(samples, 1, *size)} for logits of shape {tuple(student_logits.shape)}, "
             f"got {tuple(teacher_depth.shape)}"
         )
@@ -210,13 +211,13 @@ class _Window:
     def __post_init__(self) -> None:
         _check_range(self.bins, self.min_depth, self.max_depth)
         if not self.sigma > 0:
-            raise ValueError(f"sigma must be positive, got {self.sigma}")
+            raise UserError(f"sigma must be positive, got {self.sigma}")
         if not self.cutoff > 0:
-            raise ValueError(f"cutoff must be positive, got {self.cutoff}")
+            raise UserError(f"cutoff must be positive, got {self.cutoff}")
         if self.bin_value not in get_args(BinValue):
-            raise ValueError(f"bin_value must be density or integral, got {self.bin_value!r}")
+            raise UserError(f"bin_value must be density or integral, got {self.bin_value!r}")
         if self.normalization not in get_args(Normalization):
-            raise ValueError(f"normalization must be softmax or sum, got {self.normalization!r}")
+            raise UserError(f"normalization must be softmax or sum, got {self.normalization!r}")
 
     @property
     def width(self) -> float:
@@ -320,11 +321,11 @@ def _parts(logits: Tensor) -> Iterator[tuple[slice, slice, slice]]:
 
 def _check_logits(logits: Tensor) -> None:
     if logits.ndim != 4:
-        raise ValueError(f"logits over bins must have shape (N, bins, H, W), got {tuple(logits.shape)}")
+        raise UserError(f"logits over bins must have shape (N, bins, H, W), got {tuple(logits.shape)}")
 
 
 def _check_range(bins: int, min_depth: float, max_depth: float) -> None:
     if bins < 1:
-        raise ValueError(f"there must be at least 1 bin, got {bins}")
+        raise UserError(f"there must be at least 1 bin, got {bins}")
     if not min_depth < max_depth:
-        raise ValueError(f"min_depth must be below max_depth, got {min_depth} and {max_depth}")
+        raise UserError(f"min_depth must be below max_depth, got {min_depth} and {max_depth}")

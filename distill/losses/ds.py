@@ -8,6 +8,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from distill.errors import UserError
 from distill.losses.parts.pairwise import by_rows, rows, squared_distances
 from distill.losses.parts.precision import without_autocast
 from distill.losses.parts.unit import unit_vectors
@@ -64,7 +65,7 @@ def sem_terms(student_z: Tensor, teacher_z: Tensor, *, center: bool = True) -> t
     """
     correlation = cross_correlation(student_z, teacher_z, center=center)
     if correlation.shape[0] != correlation.shape[1]:
-        raise ValueError(
+        raise UserError(
             "the embeddings of student and teacher must have the same number of dimensions, got "
             f"{tuple(student_z.shape)} and {tuple(teacher_z.shape)}"
         )
@@ -156,7 +157,7 @@ def dcm_terms(
     """
     _check_sigma(sigma)
     if cross not in get_args(Cross):
-        raise ValueError(f"cross must be printed or align, got {cross!r}")
+        raise UserError(f"cross must be printed or align, got {cross!r}")
     ours, theirs = rows(student, teacher.detach())
     _check_width(ours, theirs)
     if normalize:
@@ -211,11 +212,11 @@ def _centred(z: Tensor) -> Tensor:
 
 def _check_sigma(sigma: float) -> None:
     if not sigma > 0:
-        raise ValueError(f"sigma must be positive, got {sigma}")
+        raise UserError(f"sigma must be positive, got {sigma}")
 
 
 def _check_width(ours: Tensor, theirs: Tensor) -> None:
     if ours.shape[1] != theirs.shape[1]:
-        raise ValueError(
+        raise UserError(
             f"the features must have the same number of dimensions a sample, got {ours.shape[1]} and {theirs.shape[1]}"
         )

@@ -7,6 +7,7 @@ from typing import Literal, get_args
 import torch
 from torch import Tensor
 
+from distill.errors import UserError
 from distill.losses.parts.logits import (
     Reduction,
     at_least_float32,
@@ -70,9 +71,9 @@ def dwld_terms(
     check_logits(student, teacher, target)
     check_two_classes(student)
     if beta.shape != student.shape:
-        raise ValueError(f"beta must have the shape of the logits, {tuple(student.shape)}, got {tuple(beta.shape)}")
+        raise UserError(f"beta must have the shape of the logits, {tuple(student.shape)}, got {tuple(beta.shape)}")
     if form not in get_args(Form):
-        raise ValueError(f"form must be kl or bregman, got {form!r}")
+        raise UserError(f"form must be kl or bregman, got {form!r}")
 
     def terms(student: Tensor, teacher: Tensor, target: Tensor, beta: Tensor, counted: Tensor) -> Tensor:
         student = where_counted(at_least_float32(student), counted)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from distill.errors import UserError
 from distill.losses.parts.logits import Reduction, at_least_float32, check_reduction, reduce_means
 from distill.losses.parts.unit import unit_vectors
 
@@ -33,7 +34,7 @@ def factor_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mea
     """
     check_reduction(reduction)
     if student.shape != teacher.shape or student.ndim < 2:
-        raise ValueError(
+        raise UserError(
             "the factors of student and teacher must have the same shape (N, K, *), got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         )

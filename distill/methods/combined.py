@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.errors import UserError
 
 
 class Combined(DistillationModule):
@@ -42,14 +43,14 @@ class Combined(DistillationModule):
             **kwargs,
         )
         if not methods:
-            raise ValueError("Combined has no methods: give it one or more under model.init_args.methods")
+            raise UserError("Combined has no methods: give it one or more under model.init_args.methods")
         unknown = [name for name in weights or {} if name not in methods]
         if unknown:
-            raise ValueError(f"weights names {unknown[0]!r}, but the methods are {', '.join(map(repr, methods))}")
+            raise UserError(f"weights names {unknown[0]!r}, but the methods are {', '.join(map(repr, methods))}")
         for name, method in methods.items():
             own = [part for part in ("teacher", "student", "task", "optimizer") if getattr(method, part) is not None]
             if own:
-                raise ValueError(f"method {name!r} has a {own[0]} of its own: give it to Combined alone")
+                raise UserError(f"method {name!r} has a {own[0]} of its own: give it to Combined alone")
         self.weights = {name: (weights or {}).get(name, 1.0) for name in methods}
         self.methods = nn.ModuleDict(methods)
         for method in self._all_parts():

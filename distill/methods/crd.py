@@ -8,6 +8,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.errors import UserError
 from distill.internals.lightning import attached, loader_of
 from distill.losses import nce_log_normalizer, nce_loss
 from distill.losses.parts.unit import unit_vectors
@@ -69,15 +70,15 @@ class CRD(DistillationModule):
         super().__init__(*args, **kwargs)
         require_pairs(self)
         if len(self.student_layers) > 1:
-            raise ValueError(f"CRD compares one pair of layers, got {len(self.student_layers)}")
+            raise UserError(f"CRD compares one pair of layers, got {len(self.student_layers)}")
         if memory not in ("bank", "queue"):
-            raise ValueError(f"memory must be bank or queue, got {memory!r}")
+            raise UserError(f"memory must be bank or queue, got {memory!r}")
         if negatives < 1:
-            raise ValueError(f"negatives must be 1 or more, got {negatives}")
+            raise UserError(f"negatives must be 1 or more, got {negatives}")
         if not temperature > 0:
-            raise ValueError(f"temperature must be positive, got {temperature}")
+            raise UserError(f"temperature must be positive, got {temperature}")
         if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
+            raise UserError(f"momentum must lie in [0, 1), got {momentum}")
         self.num_samples = num_samples
         self.negatives = negatives
         self.temperature = temperature
@@ -136,6 +137,6 @@ class CRD(DistillationModule):
         try:
             return len(getattr(loader, "dataset", None))  # type: ignore[arg-type]
         except TypeError:
-            raise ValueError(
+            raise UserError(
                 "CRD does not know how many training samples there are: give num_samples, or memory='queue'"
             ) from None

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.errors import UserError
 from distill.losses import dwld_terms
 from distill.losses.dwld import Form
 from distill.methods.parts.adaptors import convolve_to
@@ -46,13 +47,13 @@ class DynamicWeightController(nn.Module):
     ) -> None:
         super().__init__()
         if layers < 1:
-            raise ValueError(f"layers must be at least 1, got {layers}")
+            raise UserError(f"layers must be at least 1, got {layers}")
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+            raise UserError(f"dropout must lie in [0, 1), got {dropout}")
         if source not in ("student", "teacher"):
-            raise ValueError(f"source must be student or teacher, got {source!r}")
+            raise UserError(f"source must be student or teacher, got {source!r}")
         if not 0 <= beta_min <= beta_max:
-            raise ValueError(f"the range of beta must be 0 <= beta_min <= beta_max, got [{beta_min}, {beta_max}]")
+            raise UserError(f"the range of beta must be 0 <= beta_min <= beta_max, got [{beta_min}, {beta_max}]")
         self.confidence = confidence
         self.source = source
         self.beta_min = beta_min

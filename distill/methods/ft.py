@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.base import Batch, NetworkOutput
+from distill.errors import UserError
 from distill.losses import factor_loss, hint_loss
 from distill.losses.parts.pooling import to_common_size
 from distill.methods.parts.adaptors import convolve_to
@@ -49,7 +50,7 @@ class FT(StagedDistillation):
         super().__init__(*args, stage_one_epochs=stage_one_epochs, **kwargs)
         require_pairs(self)
         if rate <= 0:
-            raise ValueError(f"rate must be positive, got {rate}")
+            raise UserError(f"rate must be positive, got {rate}")
         self.rate = rate
         self.weight = weight
         self.encoders = nn.ModuleList(_Convolutions() for _ in self.teacher_layers)

@@ -7,6 +7,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.errors import UserError
 from distill.losses import dkd_loss, kd_loss
 from distill.weighting import PerceptualSolutionSpaceMask
 
@@ -52,7 +53,7 @@ class PSSM(DistillationModule):
     ) -> None:
         super().__init__(*args, **kwargs)
         if loss not in ("kd", "dkd"):
-            raise ValueError(f"loss must be kd or dkd, got {loss!r}")
+            raise UserError(f"loss must be kd or dkd, got {loss!r}")
         self.loss = loss
         self.alpha = alpha
         self.beta = beta

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.errors import UserError
 from distill.losses import semckd_loss
 from distill.losses.parts.pooling import pooled_to_fit
 from distill.losses.parts.unit import unit_vectors
@@ -43,9 +44,9 @@ class SemCKD(DistillationModule):
     def __init__(self, *args: Any, embedding_dim: int = 128, weight: float = 400.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if not (self.teacher_layers and self.student_layers):
-            raise ValueError("SemCKD compares all layers with all: name one or more teacher_layers and student_layers")
+            raise UserError("SemCKD compares all layers with all: name one or more teacher_layers and student_layers")
         if embedding_dim < 1:
-            raise ValueError(f"embedding_dim must be positive, got {embedding_dim}")
+            raise UserError(f"embedding_dim must be positive, got {embedding_dim}")
         self.weight = weight
         self.queries = nn.ModuleList(_embedding(embedding_dim) for _ in self.student_layers)
         self.keys = nn.ModuleList(_embedding(embedding_dim) for _ in self.teacher_layers)

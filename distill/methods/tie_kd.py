@@ -9,6 +9,7 @@ from torch import Tensor
 
 from distill.base import Batch, NetworkOutput
 from distill.distributed import mean
+from distill.errors import UserError, UserKeyError
 from distill.losses import dpm_loss, ssim_loss
 from distill.losses.dpm import BinValue, Direction, Normalization
 from distill.methods.parts.depth import DepthDistillation
@@ -56,16 +57,14 @@ class TIEKD(DepthDistillation):
         try:
             super().__init__(*args, student_layers=student_layers, **kwargs)
         except KeyError as error:
-            raise KeyError(
+            raise UserKeyError(
                 f"{error.args[0]} TIEKD learns from logits over bins: take a student that has them, as "
                 "DepthUNet(bins=257), and name their layer in student_layers"
             ) from None
         if len(student_layers) != 1:
-            raise ValueError(
-                f"student_layers must name the one layer with logits over bins, got {list(student_layers)}"
-            )
+            raise UserError(f"student_layers must name the one layer with logits over bins, got {list(student_layers)}")
         if not 0 <= alpha <= 1:
-            raise ValueError(f"alpha must lie in [0, 1], got {alpha}")
+            raise UserError(f"alpha must lie in [0, 1], got {alpha}")
         self.alpha = alpha
         self.beta = beta
         self.sigma = sigma

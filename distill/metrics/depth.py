@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from distill.errors import UserError
+
 Crop = Literal["garg", "eigen", "nyu"]
 Average = Literal["image", "pixel"]
 
@@ -87,13 +89,13 @@ class DepthScores(Metric):
     ) -> None:
         super().__init__(**kwargs)
         if not 0 < min_depth < max_depth:
-            raise ValueError(f"min_depth must lie between 0 and max_depth, got {min_depth} and {max_depth}")
+            raise UserError(f"min_depth must lie between 0 and max_depth, got {min_depth} and {max_depth}")
         if crop is not None and crop not in CROPS:
-            raise ValueError(f"crop must be one of {', '.join(CROPS)} or None, got {crop!r}")
+            raise UserError(f"crop must be one of {', '.join(CROPS)} or None, got {crop!r}")
         if average not in get_args(Average):
-            raise ValueError(f"average must be image or pixel, got {average!r}")
+            raise UserError(f"average must be image or pixel, got {average!r}")
         if ignore_top_rows < 0:
-            raise ValueError(f"ignore_top_rows must not be negative, got {ignore_top_rows}")
+            raise UserError(f"ignore_top_rows must not be negative, got {ignore_top_rows}")
         self.min_depth = min_depth
         self.max_depth = max_depth
         self.crop = crop
@@ -106,7 +108,7 @@ class DepthScores(Metric):
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Adds a batch of depth maps in metres, ``(N, 1, H, W)``; targets outside the range do not count."""
         if prediction.shape != target.shape or prediction.ndim != 4 or prediction.shape[1] != 1:
-            raise ValueError(
+            raise UserError(
                 "prediction and target must have the same shape (N, 1, H, W), got "
                 f"{tuple(prediction.shape)} and {tuple(target.shape)}"
             )

@@ -10,6 +10,7 @@ import torch
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
+from distill.errors import UserError
 from distill.models.duplex import Add, check_x_channels, input_streams
 
 Fusion = Literal["add", "concat", "gate"]
@@ -62,7 +63,7 @@ class DuplexUNet(nn.Module):
         super().__init__()
         check_x_channels(x_channels)
         if fusion not in FUSIONS:
-            raise ValueError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}")
+            raise UserError(f"fusion must be one of {', '.join(FUSIONS)}, got {fusion!r}")
         self.x_channels = x_channels
         depth = len(decoder_channels)
         unet = smp.Unet(

@@ -10,6 +10,7 @@ import torch
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
+from distill.errors import UserError
 from distill.models.duplex import check_x_channels, input_streams, upsampled
 
 ENCODERS = ("mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5")
@@ -65,7 +66,7 @@ class OFFNet(nn.Module):
         super().__init__()
         check_x_channels(x_channels)
         if encoder_name not in ENCODERS:
-            raise ValueError(f"encoder_name must be one of {', '.join(ENCODERS)}, got {encoder_name!r}")
+            raise UserError(f"encoder_name must be one of {', '.join(ENCODERS)}, got {encoder_name!r}")
         self.x_channels = x_channels
         self.encoder, channels = _mix_transformer(encoder_name, pretrained)
         self.x_encoder = None if x_channels is None else _mix_transformer(encoder_name, pretrained, x_channels)[0]
@@ -82,7 +83,7 @@ class OFFNet(nn.Module):
         """Logits ``(N, C, H, W)`` for ``(N, 3, H, W)`` and X ``(N, c, H, W)``."""
         streams = input_streams(self.x_channels, image, x)
         if min(image.shape[-2:]) < SMALLEST:
-            raise ValueError(f"image must be at least {SMALLEST} x {SMALLEST} pixels, got {tuple(image.shape[-2:])}")
+            raise UserError(f"image must be at least {SMALLEST} x {SMALLEST} pixels, got {tuple(image.shape[-2:])}")
         encoders = [self.encoder] if self.x_encoder is None else [self.encoder, self.x_encoder]
         features = []
         for stage, fuse in enumerate(self.fuse.values()):

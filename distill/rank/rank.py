@@ -18,6 +18,7 @@ from rich.progress import Progress, SpinnerColumn, TimeElapsedColumn
 from distill.atomic import atomic_write
 from distill.checkpoint import load_network
 from distill.command.command_line import CLI
+from distill.errors import UserError, UserFileNotFoundError
 from distill.rank.bootstrap import Sums, joined, sums_of
 from distill.rank.table import Candidate, write_ranking
 from distill.study.plan_file import merged, read_plan
@@ -72,22 +73,22 @@ class Ranking:
 
     def __post_init__(self) -> None:
         if not self.candidates:
-            raise ValueError("a ranking needs candidates, got none")
+            raise UserError("a ranking needs candidates, got none")
         if STUDENT in self.candidates:
-            raise ValueError(f"a candidate cannot be named {STUDENT!r}: choose another name")
+            raise UserError(f"a candidate cannot be named {STUDENT!r}: choose another name")
         if not 0 < self.confidence < 1:
-            raise ValueError(f"confidence must lie between 0 and 1, got {self.confidence}")
+            raise UserError(f"confidence must lie between 0 and 1, got {self.confidence}")
         for name, value in (("resamples", self.resamples), ("max_samples", self.max_samples)):
             if value is not None and value < 1:
-                raise ValueError(f"{name} must be at least 1, got {value}")
+                raise UserError(f"{name} must be at least 1, got {value}")
         for name, path in self.given.items():
             if not Path(path).is_file():
-                raise FileNotFoundError(f"there is no checkpoint {path} of {name!r}")
+                raise UserFileNotFoundError(f"there is no checkpoint {path} of {name!r}")
         for name, part in {STUDENT: self.student, **self.candidates}.items():
             arguments = merged(self.base, part).get("model", {}).get("init_args", {})
             for argument in ("network", "inputs"):
                 if argument not in arguments:
-                    raise ValueError(f"{name!r} has no {argument}: give it, or base, model.init_args.{argument}")
+                    raise UserError(f"{name!r} has no {argument}: give it, or base, model.init_args.{argument}")
 
     @property
     def given(self) -> dict[str, str]:
@@ -244,7 +245,7 @@ def compare(pair: Pair) -> None:
         batch = {name: values.to(teacher.device) for name, values in batch.items()}
         theirs, ours, target = teacher.predict(batch), student.predict(batch), batch["target"]
         if target.is_floating_point():
-            raise ValueError(f"only logits of classes can be ranked, and {type(task).__name__} has none")
+            raise UserError(f"only logits of classes can be ranked, and {type(task).__name__} has none")
         for model, prediction in ((pair.candidate.row, theirs), (STUDENT, ours)):
             task.check(prediction, target, model=model, data=type(data).__name__)
         batches.append(sums_of(ours, theirs, target, task.ignore_index))

@@ -10,6 +10,8 @@ from typing import Any
 
 from jsonargparse import Namespace
 
+from distill.errors import UserError
+
 CACHES = re.compile(r"cache_(teacher|dir)")
 """Arguments of models and data that name a folder to write to."""
 
@@ -58,7 +60,7 @@ def check_confined(config: Namespace, folder: Path) -> None:
         else:
             out = part == "trainer" and LEADS_OUT.match(value) is not None
         if out:
-            raise ValueError(f"{key} must lie in the study's folder {folder}, got {value!r}")
+            raise UserError(f"{key} must lie in the study's folder {folder}, got {value!r}")
 
 
 def check_job_parameters(parameters: Mapping[str, Any]) -> None:
@@ -73,9 +75,9 @@ def check_job_parameters(parameters: Mapping[str, Any]) -> None:
     allowed = (*EVERY_CLUSTER, *(f"slurm_{name}" for name in (*EVERY_CLUSTER, *SLURM)))
     for name, value in parameters.items():
         if name not in allowed:
-            raise ValueError(f"slurm.{name} cannot be set by a study, only {', '.join(allowed)} can")
+            raise UserError(f"slurm.{name} cannot be set by a study, only {', '.join(allowed)} can")
         if not (value is None or isinstance(value, (int, float)) or (isinstance(value, str) and value.isprintable())):
-            raise ValueError(f"slurm.{name} must be a number or one line of text, got {value!r}")
+            raise UserError(f"slurm.{name} must be a number or one line of text, got {value!r}")
 
 
 def _strings(part: Any, key: str = "") -> Iterator[tuple[str, str]]:

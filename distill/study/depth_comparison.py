@@ -11,6 +11,7 @@ from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
 from callbacks.parts.depth_figures import CELL, depth_bar, depth_norm, painted_depth
+from distill.errors import UserError
 
 
 def depth_comparison(files: Mapping[str, Path]) -> Figure:
@@ -25,12 +26,12 @@ def depth_comparison(files: Mapping[str, Path]) -> Figure:
         ValueError: There is no file, or two files hold different scenes.
     """
     if not files:
-        raise ValueError("there is nothing to compare: give at least one depth_test.npz")
+        raise UserError("there is nothing to compare: give at least one depth_test.npz")
     runs = {name: _read(path) for name, path in files.items()}
     image, target = (next(iter(runs.values()))[key] for key in ("image", "target"))
     for name, run in runs.items():
         if not np.array_equal(run["target"], target):
-            raise ValueError(f"{files[name]} holds other scenes than {next(iter(files.values()))}")
+            raise UserError(f"{files[name]} holds other scenes than {next(iter(files.values()))}")
     rows = {"target": target} if target.any() else {}
     rows |= _teachers(runs) | {name: run["student"] for name, run in runs.items()}
     norm = depth_norm(rows.values())

@@ -13,6 +13,8 @@ from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, Generic, TypeVar
 
+from distill.errors import UserError
+
 Item = TypeVar("Item", bound=Hashable)
 
 ATTEMPTS = 2
@@ -59,7 +61,7 @@ def run_with_dependencies(
                     yield item, failed[item]
             ready = [item for item, others in waiting.items() if ended.issuperset(others)]
             if waiting and not ready and not crew.busy:
-                raise ValueError(f"{next(iter(waiting))!r} depends on itself, or on something that is no item")
+                raise UserError(f"{next(iter(waiting))!r} depends on itself, or on something that is no item")
             for item in ready[: workers - len(crew.busy)]:
                 del waiting[item]
                 attempts[item] += 1

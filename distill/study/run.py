@@ -19,6 +19,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from distill.atomic import atomic_write
 from distill.command.command_line import CLI
 from distill.command.errors import one_line
+from distill.errors import UserError
 from distill.study.side_by_side import fit_side_by_side, set_up
 
 _Scores = dict[str, float]
@@ -129,7 +130,7 @@ def _fit_and_test_alone(run: Run) -> _Scores:
     cli.trainer.callbacks.insert(0, kept)  # type: ignore[attr-defined]
     cli.trainer.fit(cli.model, cli.datamodule, ckpt_path=str(last) if last.is_file() else None)
     if not run.best.is_file():
-        raise ValueError("no epoch was validated, so there is no best one: check_val_every_n_epoch exceeds max_epochs")
+        raise UserError("no epoch was validated, so there is no best one: check_val_every_n_epoch exceeds max_epochs")
     fitted = kept.values | _metrics(cli.trainer)
     (scores,) = cli.trainer.test(datamodule=cli.datamodule, ckpt_path=str(run.best), verbose=False)
     return fitted | dict(scores)
@@ -160,7 +161,7 @@ def _fit_side_by_side_and_test(runs: Sequence[Run]) -> Iterator[_Scores | Except
         clis.append(cli)
     for run, cli, diverged in zip(runs, clis, fit_side_by_side(clis), strict=True):
         if diverged is not None:
-            yield ValueError(
+            yield UserError(
                 f"the loss of seed {run.seed} is NaN or infinite from step {diverged} on: lower the learning rate, or "
                 "leave side_by_side out to have the cause"
             )

@@ -16,6 +16,7 @@ from torchmetrics import Metric
 
 from distill.base import DistillationModule
 from distill.command.command_line import CLI
+from distill.errors import UserError
 from distill.internals.lightning import attach_data
 from distill.methods import Combined
 from distill.methods.parts.staged import StagedDistillation
@@ -108,12 +109,12 @@ class SideBySide(LightningModule):
         optimizer = chosen["optimizer"] if isinstance(chosen, dict) else chosen
         if type(optimizer) not in ELEMENTWISE:
             known = ", ".join(kind.__name__ for kind in ELEMENTWISE)
-            raise ValueError(
+            raise UserError(
                 f"{type(optimizer).__name__} may mix the seeds that train side by side; {known} do not: choose one of "
                 "them, or leave side_by_side out"
             )
         if isinstance(chosen, dict) and "monitor" in chosen["lr_scheduler"]:
-            raise ValueError(
+            raise UserError(
                 "a learning rate that waits for a plateau would be one for all seeds that train side by side: choose "
                 "another schedule, or leave side_by_side out"
             )
@@ -144,7 +145,7 @@ class SideBySide(LightningModule):
                 self._losses(self.batch)
         except RuntimeError as error:
             copy = self._steps[0].copy
-            raise ValueError(
+            raise UserError(
                 f"{type(copy).__name__} with {type(copy.network).__name__} cannot train side by side, name its row "
                 f"under alone: {str(error).splitlines()[0]}"
             ) from error
@@ -206,7 +207,7 @@ def set_up(cli: CLI) -> None:
 def _whole_split(loader: DataLoader[Batch]) -> Batch:
     dataset = loader.dataset
     if loader.batch_size != len(cast(Sized, dataset)) or type(loader.sampler) is not RandomSampler:
-        raise ValueError(
+        raise UserError(
             "seeds train side by side where a step sees the whole training split, but a batch has "
             f"{loader.batch_size} samples: set data.init_args.batch_size to null, or leave side_by_side out"
         )
@@ -216,24 +217,24 @@ def _whole_split(loader: DataLoader[Batch]) -> Batch:
 
 def _check_settings(trainer: Trainer, callbacks: Callback | list[Callback] | None) -> None:
     if trainer.max_epochs != 1:
-        raise ValueError(
+        raise UserError(
             f"seeds train side by side for one epoch, after which they are tested, but trainer.max_epochs is "
             f"{trainer.max_epochs}: set it to 1 and data.init_args.steps_per_epoch to the number of steps"
         )
     if trainer.gradient_clip_val and trainer.gradient_clip_algorithm != "value":
-        raise ValueError(
+        raise UserError(
             "the norm of the gradient would be one for all seeds that train side by side: set "
             "trainer.gradient_clip_algorithm to value, or leave side_by_side out"
         )
     if trainer.precision not in ("32-true", "bf16-mixed"):
-        raise ValueError(
+        raise UserError(
             f"seeds train side by side with trainer.precision 32-true or bf16-mixed, got {trainer.precision}"
         )
     if trainer.world_size > 1:
-        raise ValueError(f"seeds train side by side on one device, but the trainer has {trainer.world_size}")
+        raise UserError(f"seeds train side by side on one device, but the trainer has {trainer.world_size}")
     for callback in callbacks if isinstance(callbacks, list) else filter(None, [callbacks]):
         if type(callback).__module__.partition(".")[0] != "callbacks":
-            raise ValueError(
+            raise UserError(
                 f"{type(callback).__name__} may change a fit, and callbacks do not hear one of seeds that train side "
                 "by side: leave it out, or side_by_side"
             )
@@ -259,6 +260,6 @@ def _check_steps(module: Supervised) -> None:
 
 def _refuse(part: nn.Module, names: list[str], reason: str) -> None:
     if names:
-        raise ValueError(
+        raise UserError(
             f"{type(part).__name__} cannot train side by side, as it {reason} {names[0]}: name its row under alone"
         )

@@ -19,6 +19,7 @@ from distill.atomic import atomic_write
 from distill.command.command_line import Configuration
 from distill.command.errors import ConfigurationError
 from distill.command.run_folder import path_within
+from distill.errors import UserError
 from distill.study.confined import check_confined, check_job_parameters
 from distill.study.depth_comparison import depth_comparison
 from distill.study.figure import Panel, split_number, write_figure
@@ -87,20 +88,20 @@ class Study:
     def __post_init__(self) -> None:
         for part in ("rows", "columns", "scores", "seeds"):
             if not getattr(self, part):
-                raise ValueError(f"a study needs {part}, got {getattr(self, part)!r}")
+                raise UserError(f"a study needs {part}, got {getattr(self, part)!r}")
         if len(set(self.all_seeds)) < len(self.all_seeds):
-            raise ValueError(f"every seed must be named once, got {self.seeds}")
+            raise UserError(f"every seed must be named once, got {self.seeds}")
         if self.reference is not None and self.reference not in self.rows:
-            raise ValueError(f"reference {self.reference!r} is no row; the rows are {', '.join(map(repr, self.rows))}")
+            raise UserError(f"reference {self.reference!r} is no row; the rows are {', '.join(map(repr, self.rows))}")
         if self.teacher is not None and "teacher" in self.rows:
-            raise ValueError("a row cannot be named 'teacher' beside the study's teacher: choose another name")
+            raise UserError("a row cannot be named 'teacher' beside the study's teacher: choose another name")
         if self.side_by_side and self.cluster:
-            raise ValueError("seeds train side by side on this machine, not on a cluster: leave one of the two out")
+            raise UserError("seeds train side by side on this machine, not on a cluster: leave one of the two out")
         self._check_names()
         check_job_parameters(self.slurm)
         path_within(Path(self.logs_dir), self.name, "name")
         if self.workers < 1:
-            raise ValueError(f"workers must be 1 or more, got {self.workers}")
+            raise UserError(f"workers must be 1 or more, got {self.workers}")
 
     def _check_names(self) -> None:
         """Refuses what is said of a row, column or score that the study has not."""
@@ -118,15 +119,15 @@ class Study:
             asked += [(f"a column of the paper's {score.metric}", column, list(self.columns)) for column in places]
         for what, name, known in asked:
             if name not in known:
-                raise ValueError(f"{what} is {name!r}, but there are {', '.join(map(repr, known))}")
+                raise UserError(f"{what} is {name!r}, but there are {', '.join(map(repr, known))}")
         for panel in self.panels:
             drawn = [row for row in rows if panel.rows is None or {row, split_number(row)[0]} & set(panel.rows)]
             if panel.column and all(split_number(row)[1] is None for row in drawn):
-                raise ValueError(
+                raise UserError(
                     f"a panel of column {panel.column!r} draws over numbers, but no row that it draws ends with one"
                 )
         if self.reference is None and any(panel.difference for panel in self.panels):
-            raise ValueError("a panel draws differences, but the study names no reference")
+            raise UserError("a panel draws differences, but the study names no reference")
 
     @property
     def folder(self) -> Path:
@@ -187,7 +188,7 @@ def plan_runs(plan: Study) -> list[Run]:
     rows = ({"teacher": plan.teacher} if plan.teacher is not None else {}) | plan.rows
     for names in (rows, plan.columns):
         if len({_file_name(name) for name in names}) < len(names):
-            raise ValueError(f"of {', '.join(map(repr, names))} two differ only in special characters: rename one")
+            raise UserError(f"of {', '.join(map(repr, names))} two differ only in special characters: rename one")
     parts = {"base": plan.base}
     parts |= {f"columns/{_file_name(name)}": _of_rows(part) for name, part in plan.columns.items()}
     parts |= {f"teachers/{_file_name(name)}": _of_teacher(part) for name, part in plan.columns.items()}
@@ -242,7 +243,7 @@ def _used(part: dict, prefix: str = "") -> Iterator[tuple[str, str, str]]:
 def _run_used(runs: dict[tuple[str, str, int], Run], column: str, row: str, name: str, seed: int) -> Run:
     if (column, name, seed) not in runs:
         above = ", ".join(dict.fromkeys(repr(row) for _, row, _ in runs))
-        raise ValueError(f"row {row!r} uses a file of {name!r}, which is no row above it; those are {above or 'none'}")
+        raise UserError(f"row {row!r} uses a file of {name!r}, which is no row above it; those are {above or 'none'}")
     return runs[column, name, seed]
 
 
@@ -288,7 +289,7 @@ def _train_on_cluster(plan: Study, runs: list[Run]) -> Iterator[tuple[Run, str |
     try:
         import submitit
     except ImportError:
-        raise ValueError("cluster needs the extra slurm: pip install 'crossdistill[slurm]'") from None
+        raise UserError("cluster needs the extra slurm: pip install 'crossdistill[slurm]'") from None
     groups: dict[tuple[str, int], list[Run]] = {}
     for run in runs:
         groups.setdefault((run.column, run.seed), []).append(run)

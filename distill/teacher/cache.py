@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from distill.errors import UserError
 from distill.outputs import Batch, NetworkOutput
 from distill.teacher.fingerprint import network_fingerprint, sample_checksums
 from distill.teacher.row_store import Column, Positions, RowStore
@@ -169,7 +170,7 @@ class TeacherCache(Callback):
         seen = self._rows(batch, chosen)
         different = sample_checksums([seen[name] for name in self._inputs]) != sums[fresh]
         if different.any():
-            raise ValueError(
+            raise UserError(
                 f"sample {positions[chosen][different][0]} is not what it was when the teacher's response to it was "
                 f"stored in {store.folder}: its transforms are random, or the data have changed; leave cache_teacher "
                 "out, or remove that folder"
@@ -215,19 +216,19 @@ def _training_data(trainer: Trainer, inputs: Sequence[str]) -> tuple[Sized, Batc
     fixed = getattr(module, "fixed_modalities", ())
     drawn = [modality for modality in inputs if modality not in fixed]
     if drawn:
-        raise ValueError(
+        raise UserError(
             f"cache_teacher needs what is the same in every epoch, but {name} does not say that of {drawn[0]!r} "
             "(fixed_modalities): leave out random transforms, or cache_teacher"
         )
     loader = trainer.fit_loop._data_source.dataloader()
     dataset = getattr(loader, "dataset", None)
     if not isinstance(loader, DataLoader) or loader.batch_sampler is None or not isinstance(dataset, Sized):
-        raise ValueError(f"cache_teacher needs one data set of samples with positions, which {name} does not give")
+        raise UserError(f"cache_teacher needs one data set of samples with positions, which {name} does not give")
     positions = np.linspace(0, len(dataset) - 1, min(len(dataset), PROBES)).astype(np.int64).tolist()
     with isolate_rng():
         probes = next(iter(_loader_of(loader, positions)))
     if "index" not in probes or probes["index"].tolist() != positions:
-        raise ValueError(f"cache_teacher needs the position of each sample in its data set as 'index', from {name}")
+        raise UserError(f"cache_teacher needs the position of each sample in its data set as 'index', from {name}")
     return dataset, probes
 
 

@@ -8,6 +8,7 @@ from typing import Literal
 import torch
 from torch import Tensor, nn
 
+from distill.errors import UserError
 from distill.outputs import NetworkOutput, autocast_off, network_output
 from distill.taps import FeatureTaps
 
@@ -30,7 +31,7 @@ class FrozenTeacher:
 
     def __init__(self, network: nn.Module, layers: Iterable[str], precision: Precision | None = None) -> None:
         if precision is not None and precision not in DTYPES:
-            raise ValueError(f"teacher_precision must be one of {', '.join(DTYPES)}, got {precision!r}")
+            raise UserError(f"teacher_precision must be one of {', '.join(DTYPES)}, got {precision!r}")
         self.network = network.eval().requires_grad_(False)
         self.dtype = None if precision is None else DTYPES[precision]
         self.taps = FeatureTaps(network, layers)

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distill.atomic import atomic_write
+from distill.errors import UserError, UserOSError
 
 Positions = NDArray[np.int64]
 
@@ -65,7 +66,7 @@ class Column(NamedTuple):
         """
         packed = rows.permute(self.order) if rows.ndim == len(self.order) else rows
         if tuple(packed.shape[1:]) != self.shape or packed.dtype != self._torch_dtype:
-            raise ValueError(
+            raise UserError(
                 f"the rows of {self.file} are {self.dtype} {self.shape}, but some would be {packed.dtype} "
                 f"{tuple(packed.shape[1:])}: a teacher's outputs can be cached where all samples have one size"
             )
@@ -215,10 +216,10 @@ class RowStore:
             found = json.loads(path.read_text())
             different = [key for key, value in description.items() if found.get(key) != value]
         except (ValueError, AttributeError):
-            raise ValueError(f"{path} cannot be read: remove {self.folder}, it will be written anew") from None
+            raise UserError(f"{path} cannot be read: remove {self.folder}, it will be written anew") from None
         if different:
             key = different[0]
-            raise ValueError(
+            raise UserError(
                 f"{self.folder} was written for another {key}, {found.get(key)!r} where {description[key]!r} is "
                 "needed: give another folder, or remove it"
             )
@@ -226,7 +227,7 @@ class RowStore:
             file = self.folder / name
             if not file.is_file() or file.stat().st_size != size:
                 there = f"{file.stat().st_size} bytes" if file.is_file() else "no file"
-                raise ValueError(f"{file} should have {size} bytes, but there is {there}: remove {self.folder}")
+                raise UserError(f"{file} should have {size} bytes, but there is {there}: remove {self.folder}")
 
     def _mapped(self, name: str, row_bytes: int) -> NDArray[np.uint8]:
         return np.memmap(self.folder / name, np.uint8, "r", shape=(self.length, row_bytes))
@@ -246,7 +247,7 @@ class RowStore:
     def _refusal(self, error: OSError) -> OSError:
         if error.errno not in FULL:
             return error
-        return OSError(
+        return UserOSError(
             f"the disk has no room for the {_readable(self.size)} of {self.folder}: make room, or give another folder"
         )
 

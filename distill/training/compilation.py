@@ -6,6 +6,8 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from distill.errors import UserError
+
 
 def compile_in_place(networks: Iterable[nn.Module], backend: bool | str) -> None:
     """Compiles what calling these networks runs, their hooks as well; names and weights stay what they are.
@@ -25,4 +27,4 @@ def compile_in_place(networks: Iterable[nn.Module], backend: bool | str) -> None
         try:
             network.compile(backend="inductor" if backend is True else backend)
         except InvalidBackend:
-            raise ValueError(f"compile must be true, false or a backend of torch, got {backend!r}") from None
+            raise UserError(f"compile must be true, false or a backend of torch, got {backend!r}") from None

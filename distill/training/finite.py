@@ -8,6 +8,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor, nn
 
+from distill.errors import UserError
 from distill.outputs import Batch
 
 NAMED = 8
@@ -65,7 +66,7 @@ class LossWatch:
         if watched.copied is not None:
             watched.copied.synchronize()
         if not watched.finite:
-            raise ValueError(f"the loss is {float(watched.loss)} {when}: {_cause(watched, network)}")
+            raise UserError(f"the loss is {float(watched.loss)} {when}: {_cause(watched, network)}")
 
 
 def _cause(watched: _Watched, network: nn.Module) -> str:

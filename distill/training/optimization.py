@@ -11,6 +11,8 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
+from distill.errors import UserError
+
 ParameterSettings = tuple[nn.Parameter, dict[str, Any]]
 """A parameter, and what its optimiser does otherwise for it, as ``{"weight_decay": 0.0}``."""
 
@@ -46,7 +48,7 @@ def stepped_as_lightning_wants(scheduler: Any, rates: Sequence[float], trainer: 
     if isinstance(scheduler, (OneCycleLR, CyclicLR)):
         schedule["interval"] = "step"
         if rates:
-            raise ValueError(
+            raise UserError(
                 f"{type(scheduler).__name__} puts its own learning rates in the place of all others, also of the "
                 f"{rates[0]} that a part of the parameters has for itself: leave that out, or choose another schedule"
             )
@@ -60,6 +62,6 @@ def _check_length(scheduler: OneCycleLR, steps: float) -> None:
     total = scheduler.total_steps
     advice = f"OneCycleLR has total_steps={total}, but the fit takes {steps} steps: give --model.lr_scheduler.init_args"
     if steps > total:
-        raise ValueError(f"{advice}.total_steps {steps}")
+        raise UserError(f"{advice}.total_steps {steps}")
     if steps < total:
         rank_zero_warn(f"{advice}.total_steps {steps}, or the learning rate ends in the middle of its cycle")

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from rich.progress import track
 from torch.utils.data import DataLoader, Subset
 
+from distill.errors import UserError
 from distill.outputs import Batch
 
 
@@ -58,5 +59,5 @@ def no_samples(trainer: Trainer, device: torch.device, description: str) -> Batc
 def _loader(trainer: Trainer, description: str) -> Any:
     loader: Any = trainer.fit_loop._data_source.dataloader()
     if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__len__"):
-        raise ValueError(f"{description} needs one DataLoader over samples with a number, got {type(loader).__name__}")
+        raise UserError(f"{description} needs one DataLoader over samples with a number, got {type(loader).__name__}")
     return loader

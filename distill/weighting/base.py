@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
+from distill.errors import UserError
 from distill.outputs import Batch
 
 
@@ -75,10 +76,10 @@ class SampleWeighting(nn.Module, ABC):
 def check_option(name: str, value: str, known: tuple[str, ...]) -> None:
     """Raises a ValueError unless the value is one of those there are."""
     if value not in known:
-        raise ValueError(f"{name} must be one of {', '.join(known)}, got {value!r}")
+        raise UserError(f"{name} must be one of {', '.join(known)}, got {value!r}")
 
 
 def check_share(name: str, value: float) -> None:
     """Raises a ValueError unless the value lies in [0, 1]."""
     if not 0 <= value <= 1:
-        raise ValueError(f"{name} must lie in [0, 1], got {value}")
+        raise UserError(f"{name} must lie in [0, 1], got {value}")

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from distill.distributed import gather, own_rows, world_size
+from distill.errors import UserError, UserKeyError
 from distill.losses.parts.logits import at_least_float32, check_logits
 from distill.metrics.jsd import nontarget_jsd
 from distill.outputs import Batch
@@ -91,7 +92,7 @@ class NontargetSampleMask(SampleWeighting):
         self.ranking: Ranking = ranking or ("dynamic" if reference_checkpoint is None else "static")
         if (self.ranking == "static") != (reference_checkpoint is not None):
             needs, got = ("a", "none") if self.ranking == "static" else ("no", reference_checkpoint)
-            raise ValueError(f"ranking={self.ranking!r} takes {needs} reference_checkpoint, got {got}")
+            raise UserError(f"ranking={self.ranking!r} takes {needs} reference_checkpoint, got {got}")
         self.fraction = fraction
         self.mode = mode
         self.reference_checkpoint = reference_checkpoint
@@ -115,7 +116,7 @@ class NontargetSampleMask(SampleWeighting):
             self.current_fraction = self.fraction[min(epoch, len(self.fraction) - 1)]
             return
         if epochs < 1 and self.schedule != "constant":
-            raise ValueError(
+            raise UserError(
                 f"schedule={self.schedule!r} needs to know the trainer's max_epochs, got {epochs}: set it, also beside "
                 "max_steps, or schedule='constant'"
             )
@@ -143,7 +144,7 @@ class NontargetSampleMask(SampleWeighting):
             if batch["target"].ndim > 1:
                 return
             if "index" not in batch:
-                raise KeyError("the batch has no 'index', by which ranking='static' knows its samples")
+                raise UserKeyError("the batch has no 'index', by which ranking='static' knows its samples")
             positions.append(batch["index"])
             urgencies.append(self._urgency(self._reference_prediction(batch), method.teacher_prediction(batch), batch))
         index, urgency = gather(torch.cat(positions)), gather(torch.cat(urgencies))
@@ -248,8 +249,8 @@ def _check_fraction(fraction: float | Sequence[float], schedule: str) -> None:
         check_share("fraction", fraction)
         return
     if not fraction:
-        raise ValueError("fraction is an empty list: give it one number an epoch")
+        raise UserError("fraction is an empty list: give it one number an epoch")
     if schedule != "constant":
-        raise ValueError(f"schedule={schedule!r} takes one fraction, got the list {list(fraction)}")
+        raise UserError(f"schedule={schedule!r} takes one fraction, got the list {list(fraction)}")
     for share in fraction:
         check_share("each fraction", share)

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
+from distill.errors import UserError
 from distill.losses.parts.logits import at_least_float32
 from distill.losses.parts.precision import without_autocast
 
@@ -36,7 +37,7 @@ def rows(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         ValueError: The numbers of samples differ, or features have no dim beside them.
     """
     if len(student) != len(teacher) or min(student.ndim, teacher.ndim) < 2:
-        raise ValueError(
+        raise UserError(
             "student and teacher must hold features of the same samples, (N, C, *), got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         )

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from distill.distributed import SynchronizedBuffers, gather, own_rows
+from distill.errors import UserError, UserKeyError
 from distill.losses.parts.unit import unit_vectors
 from distill.outputs import Batch
 
@@ -111,7 +112,7 @@ class MemoryBank(EmbeddingMemory):
     def allocate(self, size: int) -> None:
         """See :meth:`EmbeddingMemory.allocate`."""
         if size < 2:
-            raise ValueError(f"CRD tells a sample from others: its bank needs 2 samples or more, got {size}")
+            raise UserError(f"CRD tells a sample from others: its bank needs 2 samples or more, got {size}")
         super().allocate(size)
 
     def similarities(self, student: Tensor, teacher: Tensor, batch: Batch) -> tuple[Similarities, Similarities]:
@@ -136,12 +137,12 @@ class MemoryBank(EmbeddingMemory):
 
     def _index(self, batch: Batch) -> Tensor:
         if "index" not in batch:
-            raise KeyError("the batch has no 'index', which CRD's bank needs; memory='queue' does without")
+            raise UserKeyError("the batch has no 'index', which CRD's bank needs; memory='queue' does without")
         index = batch["index"]
         # worth waiting for the GPU: reading beside the bank would be an error there that no process recovers from
         outside = index[(index < 0) | (index >= len(self))]
         if len(outside):
-            raise ValueError(
+            raise UserError(
                 f"the batch has index {int(outside[0])}, but CRD's bank has the samples 0 to {len(self) - 1}: "
                 "num_samples must be the number of training samples"
             )

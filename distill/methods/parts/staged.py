@@ -8,6 +8,7 @@ from typing import Any
 from lightning.pytorch.strategies import DDPStrategy
 
 from distill.base import Batch, DistillationModule
+from distill.errors import UserError
 from distill.internals.lightning import attached, finds_unused_parameters
 
 
@@ -33,7 +34,7 @@ class StagedDistillation(DistillationModule, ABC):
     def __init__(self, *args: Any, stage_one_epochs: int, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if stage_one_epochs < 1:
-            raise ValueError(f"stage_one_epochs must be 1 or more, got {stage_one_epochs}")
+            raise UserError(f"stage_one_epochs must be 1 or more, got {stage_one_epochs}")
         self.stage_one_epochs = stage_one_epochs
 
     @property
@@ -59,13 +60,13 @@ class StagedDistillation(DistillationModule, ABC):
             return
         name, epochs = type(self).__name__, self.trainer.max_epochs
         if epochs is not None and 0 <= epochs <= self.stage_one_epochs:
-            raise ValueError(
+            raise UserError(
                 f"{name} has stage_one_epochs={self.stage_one_epochs}, which leaves none of max_epochs={epochs} for "
                 "its second stage"
             )
         strategy = self.trainer.strategy
         if isinstance(strategy, DDPStrategy) and not finds_unused_parameters(strategy):
-            raise ValueError(
+            raise UserError(
                 f"{name} trains other parameters in each of its stages: give "
                 "--trainer.strategy ddp_find_unused_parameters_true"
             )
@@ -73,7 +74,7 @@ class StagedDistillation(DistillationModule, ABC):
     def _require_hard_loss(self) -> None:
         """Raises a ValueError where the hard loss, all that the second stage of some methods has, is left out."""
         if not self.hard_weight:
-            raise ValueError(
+            raise UserError(
                 f"{type(self).__name__} has hard_weight=0, but its second stage is the hard loss alone: give it a "
                 "hard_weight above 0"
             )
