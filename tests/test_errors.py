@@ -35,6 +35,7 @@ def test_each_is_the_class_that_python_has_for_it() -> None:
     assert set(BUILTINS) == set(USER_ERRORS)
     assert all(issubclass(error, builtin) for error, builtin in BUILTINS.items())
     assert distill.UserError is UserError
+    assert {str(error("no such 'thing'")) for error in USER_ERRORS} == {"no such 'thing'"}
 
 
 class Unreadable(Dataset[int]):
