@@ -11,6 +11,10 @@ class UserError(ValueError):
 class UserKeyError(KeyError):
     """A name that is not there, such as that of a modality or a layer."""
 
+    def __str__(self) -> str:
+        """The sentence, without the quotes that Python puts around a key."""
+        return "".join(map(str, self.args))
+
 
 class UserTypeError(TypeError):
     """An object of the wrong kind, such as what a network returns."""

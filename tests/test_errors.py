@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import ast
 from pathlib import Path
+from typing import Any
 
 import pytest
 from torch.utils.data import DataLoader, Dataset
@@ -52,3 +54,23 @@ class Unreadable(Dataset[int]):
 def test_each_comes_from_a_process_that_loads_data_as_what_it_is(kind: type[Exception]) -> None:
     with pytest.raises(kind, match="no such thing"):
         list(DataLoader(Unreadable(kind("no such thing")), num_workers=1))
+
+
+def raised_by_name(tree: ast.Module) -> list[tuple[int, str]]:
+    calls: list[Any] = [node.exc for node in ast.walk(tree) if isinstance(node, ast.Raise)]
+    calls = [call for call in calls if isinstance(call, ast.Call) and isinstance(call.func, ast.Name)]
+    # a system's number instead of a sentence is what a full disk has
+    return [(call.lineno, call.func.id) for call in calls if not isinstance(call.args[0], ast.Attribute)]
+
+
+def test_no_sentence_is_raised_as_a_bare_error_of_python() -> None:
+    """It would be printed with a traceback, as a bug."""
+    bare = {builtin.__name__ for builtin in BUILTINS.values()} | {"ModuleNotFoundError"}
+    found = [
+        f"{path.relative_to(ROOT)}:{line}: {name}"
+        for package in ("distill", "datamodules", "callbacks")
+        for path in (ROOT / package).rglob("*.py")
+        for line, name in raised_by_name(ast.parse(path.read_text()))
+        if name in bare
+    ]
+    assert found == []

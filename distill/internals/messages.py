@@ -9,7 +9,7 @@ from typing import NamedTuple
 # what an error in a process that loads data becomes in the main one; of its frames the last is followed by the message
 WORKER = re.compile(
     r"Caught \w+ in DataLoader worker process \d+\.\n.*"
-    r'File "(?P<file>[^"]+)", line \d+, in [^\n]+\n +(?P<line>[^\n]+)\n(?: [^\n]*\n)*[\w.]+: (?P<message>.*)',
+    r'File "[^"]+", line \d+, in [^\n]+\n(?: [^\n]*\n)*[\w.]+: (?P<message>.*)',
     re.DOTALL,
 )
 
@@ -23,18 +23,10 @@ NOISE = re.compile(
 UNKNOWN = re.compile(r"(?:Option '|Subcommand '\w+' does not accept option '|unrecognized arguments: --)([\w.]+)")
 
 
-class WorkerError(NamedTuple):
-    """An error in a process that loads data: where it was raised, by which line, and its message."""
-
-    file: str
-    line: str
-    message: str
-
-
-def worker_error(text: str) -> WorkerError | None:
-    """The error in a process that loads data, if the text is of one (torch 2.14.1)."""
+def worker_message(text: str) -> str | None:
+    """The message of an error in a process that loads data, if the text is of one (torch 2.14.1)."""
     found = WORKER.match(text)
-    return WorkerError(**found.groupdict()) if found else None
+    return found["message"] if found else None
 
 
 class WrongValue(NamedTuple):
