@@ -10,16 +10,16 @@ from lightning.fabric.utilities.exceptions import MisconfigurationException
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from distill.command.command_line import CLI
-from distill.command.errors import ConfigurationError, is_a_sentence, message, one_line
+from distill.command.errors import ConfigurationError, is_user_error, message, one_line
 
 
 def main(args: list[str] | None = None) -> None:
-    """Runs one command; what its user can mend ends it in one sentence, a fault of the code in a traceback.
+    """Runs one command. User errors print one line; bugs print a traceback.
 
     Args:
-        args: The command line; that of the process by default.
+        args: The command line; the arguments of the process by default.
     """
-    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # of Lightning, on newer torch
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")  # Lightning causes it on newer versions of torch
     command, *rest = [*(sys.argv[1:] if args is None else args), ""]
     try:
         if command == "study":
@@ -33,7 +33,7 @@ def main(args: list[str] | None = None) -> None:
         else:
             CLI(args)
     except SIGTERMException:
-        sys.stderr.write("stopped by SIGTERM: --ckpt_path last goes on from the last checkpoint\n")
+        sys.stderr.write("stopped by SIGTERM: --ckpt_path last resumes from the last checkpoint\n")
         sys.exit(128 + signal.SIGTERM)
     except KeyboardInterrupt:
         sys.stderr.write("stopped\n")
@@ -42,7 +42,7 @@ def main(args: list[str] | None = None) -> None:
         sys.stderr.write(f"error: {error}\n")
         sys.exit(2)
     except (ImportError, KeyError, MisconfigurationException, OSError, TypeError, ValueError) as error:
-        if not is_a_sentence(error):
+        if not is_user_error(error):
             raise
         sys.stderr.write(f"error: {one_line(message(error))}\n")
         sys.exit(1)

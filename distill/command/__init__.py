@@ -1,1 +1,1 @@
-"""What the command line is made of: parser, errors, and the files of a run."""
+"""Parts of the command line: the parser, the errors, and the files of a run."""

@@ -1,4 +1,4 @@
-"""The files of a run's checkpoints: the best weights, written whole and read without running code."""
+"""Checkpoint files: keeps the best weights, writes files whole, and reads them without running code."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from distill.checkpoint import read_content
 
 
 class BestCheckpoint(ModelCheckpoint):
-    """Keeps ``checkpoints/best.ckpt``: the weights of the epoch that is best by a metric.
+    """Keeps ``checkpoints/best.ckpt``: the weights of the epoch with the best value of a metric.
 
     Args:
         folder: The run's folder.
         monitor: The metric.
-        mode: ``max`` or ``min``.
+        mode: ``max`` if a higher value is better, else ``min``.
     """
 
     def __init__(self, folder: Path, monitor: str, mode: str) -> None:
@@ -36,25 +36,26 @@ class BestCheckpoint(ModelCheckpoint):
 class WholeFileCheckpointIO(TorchCheckpointIO):
     """Lightning's checkpoint files, but written whole or not at all, and read without running code from them.
 
-    Lightning writes to the system's temporary folder and moves the file, which copies it where that folder lies on
-    another disk.
+    Lightning writes to the system's temporary folder and then moves the file. If that folder is on another disk, the
+    move is a copy, and a kill during the copy leaves a part of the file.
     """
 
     def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
         """Writes the checkpoint beside ``path``, then renames it."""
-        if "://" in str(path):  # object stores write whole objects themselves
+        if "://" in str(path):  # an object store already writes an object whole or not at all
             super().save_checkpoint(checkpoint, path, storage_options)
             return
         try:
             with atomic_write(path) as draft:
                 torch.save(checkpoint, draft)
-        except (OSError, RuntimeError) as error:  # as torch reports a full disk
-            raise OSError(f"{path} cannot be written ({str(error).splitlines()[0]}): the one before is kept") from error
+        except (OSError, RuntimeError) as error:  # torch raises a RuntimeError when the disk is full
+            reason = str(error).splitlines()[0]
+            raise OSError(f"{path} cannot be written ({reason}): the previous checkpoint is kept") from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None
     ) -> dict[str, Any]:
-        """Reads plain data only, unless ``weights_only`` is false."""
+        """Reads a checkpoint; it may hold plain data only, unless ``weights_only`` is false."""
         if weights_only is False or "://" in str(path):
             return super().load_checkpoint(path, map_location, weights_only is not False)
         content: dict[str, Any] = read_content(Path(path))

@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_warn
 
-import datamodules  # noqa: F401  the command line finds a class by its bare name once its package is imported
+import datamodules  # noqa: F401  the command line finds a class by its bare name if its package is imported
 import distill.feature_mask
 import distill.methods
 import distill.models  # noqa: F401
@@ -27,7 +27,7 @@ from distill.internals.lightning import SeedingCLI
 from distill.resume.last_checkpoint import LastCheckpoint
 from distill.resume.metrics_table import MetricsCSV, version_of
 
-# commands that main() runs without LightningCLI
+# main() runs these commands without LightningCLI
 OTHER_COMMANDS = {
     "study": "Trains a grid of configurations and prints one table.",
     "rank": "Orders candidate teachers by their divergence from a student.",
@@ -37,18 +37,19 @@ OTHER_COMMANDS = {
 class CLI(SeedingCLI):
     """Fits, validates, tests and predicts from YAML.
 
-    Beside what the configuration asks for, every run has a progress bar, a summary of the model, CSV and TensorBoard
-    logs, a monitor of the learning rate, the checkpoints ``best.ckpt`` (weights, by the task's monitor) and
-    ``last.ckpt`` (all that a resumed run needs), and a table of predictions. ``trainer.callbacks`` add to these,
-    ``trainer.logger`` takes the place of TensorBoard, or with ``false`` of both loggers.
+    Every run has a progress bar, a summary of the model, CSV and TensorBoard logs, a monitor of the learning rate, the
+    checkpoints ``best.ckpt`` (weights, by the task's monitor) and ``last.ckpt`` (all that a resumed run needs), and a
+    table of predictions. ``trainer.callbacks`` are added to these. ``trainer.logger`` replaces TensorBoard; ``false``
+    switches both loggers off.
 
     Args:
-        args: The command line; that of the process by default.
-        run: Whether to run a subcommand; without, ``model``, ``datamodule`` and ``trainer`` are made only.
+        args: The command line; the arguments of the process by default.
+        run: Whether to run a subcommand; if false, only ``model``, ``datamodule`` and ``trainer`` are made.
     """
 
     def __init__(self, args: list[str] | None = None, *, run: bool = True) -> None:
-        self._asked: tuple[str, str | None] | None = None  # class and teacher of a configuration with a checkpoint
+        # the class and the teacher_checkpoint that the user gave together with a ckpt_path
+        self._given: tuple[str, str | None] | None = None
         super().__init__(
             Supervised,
             LightningDataModule,
@@ -63,40 +64,40 @@ class CLI(SeedingCLI):
         )
 
     def add_arguments_to_parser(self, parser: LightningArgumentParser) -> None:
-        """Adds where a run's folder lies."""
+        """Adds the arguments that name the run's folder."""
         parser.add_argument("--logs_dir", type=str, default="logs", help="The folder of all runs.")
         parser.add_argument("--name", type=str, default="run", help="The run's folder is LOGS_DIR/NAME/VERSION.")
         parser.add_argument("--version", type=str | None, default=None, help="The next free version_N by default.")
 
     def setup_parser(self, add_subcommands: bool, *args: Any) -> None:
-        """Makes the parser, whose help lists the other commands too."""
+        """Makes the parser; its help also lists the commands that LightningCLI does not know."""
         super().setup_parser(add_subcommands, *args)
         if add_subcommands:
             list_commands(self.parser, OTHER_COMMANDS)
 
     def parse_arguments(self, parser: LightningArgumentParser, args: Any) -> None:
-        """Parses, without Lightning's warning where a program rather than a shell gives the arguments.
+        """Parses the arguments, without Lightning's warning if a program passes them.
 
-        A checkpoint to start from is found here: Lightning then takes its hyper-parameters.
+        Replaces ``best`` and ``last`` by the path of a checkpoint before Lightning reads its hyper-parameters.
         """
         self.config = parser.parse_args(args)
         command = self.config.get("subcommand")
         if command and self.config[command].ckpt_path:
             config = self.config[command]
             config.ckpt_path = self._find_checkpoint(command, config)
-            self._asked = config.model.class_path, config.model.init_args.get("teacher_checkpoint")
+            self._given = config.model.class_path, config.model.init_args.get("teacher_checkpoint")
 
     def _check_hyperparameters(self) -> None:
-        """Compares what the checkpoint says of the model with what was asked for."""
-        if self._asked is None:
+        """Compares the checkpoint's class with the given one, and keeps the given teacher_checkpoint."""
+        if self._given is None:
             return
-        asked, teacher = self._asked
+        given, teacher = self._given
         config = self.config[self.subcommand]
-        if config.model.class_path != asked:
+        if config.model.class_path != given:
             raise ValueError(
-                f"{config.ckpt_path} is a run of {config.model.class_path}, but the configuration asks for {asked}"
+                f"{config.ckpt_path} is a run of {config.model.class_path}, but the configuration asks for {given}"
             )
-        if teacher:  # where the teacher lies now, which the checkpoint cannot know
+        if teacher:  # the teacher's file may have moved since the checkpoint was written
             config.model.init_args.teacher_checkpoint = teacher
 
     def _find_checkpoint(self, command: str, config: Any) -> str | None:
@@ -107,39 +108,39 @@ class CLI(SeedingCLI):
             if found is None and command != "fit":
                 raise FileNotFoundError(f"there is no run with a checkpoint {which}.ckpt under {runs}")
             if found is None:
-                rank_zero_warn(f"no run under {runs} has a checkpoint to continue from: training starts anew")
+                rank_zero_warn(f"no run under {runs} has a checkpoint: training starts from the beginning")
                 return None
             which = str(found)
         if "://" not in which:
-            check_checkpoint(Path(which), continues=command == "fit")
+            check_checkpoint(Path(which), resumes=command == "fit")
         return which
 
     def set_seed(self) -> None:
-        """As Lightning does, without a word: an error in a configuration stays the only line."""
+        """Sets the seed without Lightning's message, so that a configuration error prints one line only."""
         config = self.config[self.subcommand] if self.subcommand else self.config
         if config.seed_everything is not False:
             seed = None if config.seed_everything is True else config.seed_everything
             config.seed_everything = seed_everything(seed, workers=True, verbose=False)
 
     def before_instantiate_classes(self) -> None:
-        """Finds the folder to write to."""
+        """Chooses the run's folder and the name of the saved configuration."""
         self._check_hyperparameters()
         config = self.config[self.subcommand] if self.subcommand else self.config
         if self.subcommand == "predict":
-            config.return_predictions = False  # callbacks write them, and those of maps do not fit into memory
-        self._spare_files(config)
+            config.return_predictions = False  # callbacks write them, and predicted maps do not fit into memory
+        self._skip_unused_weights(config)
         runs = path_within(Path(config.logs_dir).absolute(), config.name, "name")
         self.folder = run_folder(runs, config.version, config.get("ckpt_path"))
         self.save_config_kwargs = {"config_filename": f"{self.subcommand or 'fit'}.yaml", "overwrite": True}
 
-    def _spare_files(self, config: Any) -> None:
-        """Asks for no weights that this command does without, or that a checkpoint replaces."""
+    def _skip_unused_weights(self, config: Any) -> None:
+        """Loads no weights that this command does not use, and none that a checkpoint replaces."""
         arguments = config.model.init_args
         teacher = arguments.get("teacher_checkpoint")
         if teacher and self.subcommand == "predict":  # the student predicts alone
             arguments.teacher_checkpoint = None
         elif teacher and self.subcommand in ("validate", "test") and not Path(teacher).is_file():
-            rank_zero_warn(f"the teacher_checkpoint {teacher} is not there: the student is scored alone")
+            rank_zero_warn(f"the teacher_checkpoint {teacher} does not exist: the student is scored alone")
             arguments.teacher = arguments.teacher_checkpoint = None
         replaced = [*(["network", "student"] if config.get("ckpt_path") else []), *(["teacher"] if teacher else [])]
         for name in replaced:
@@ -148,58 +149,58 @@ class CLI(SeedingCLI):
                 network["pretrained"] = False
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
-        """Adds the standing loggers, callbacks and the writer of whole checkpoints to what the configuration names."""
+        """Adds the default loggers and callbacks and the atomic checkpoint writer to those of the configuration."""
         config = (self.config_init[self.subcommand] if self.subcommand else self.config_init).trainer
         if self.subcommand == "fit":
-            self.config.fit.ckpt_path = None  # fit.yaml is to repeat the run, not to continue it
+            self.config.fit.ckpt_path = None  # fit.yaml repeats the run from its beginning
         loggers = self._loggers(config.logger)
         return super().instantiate_trainer(
-            callbacks=[*_as_list(config.callbacks), *self._standing_callbacks(config, logs=bool(loggers))],
+            callbacks=[*_as_list(config.callbacks), *self._default_callbacks(config, logs=bool(loggers))],
             logger=loggers,
             default_root_dir=config.default_root_dir or str(self.folder),
             plugins=[*_as_list(config.plugins), WholeFileCheckpointIO()],
             **kwargs,
         )
 
-    def _loggers(self, asked: Any) -> list[Logger]:
-        if asked is False:
+    def _loggers(self, configured: Any) -> list[Logger]:
+        if configured is False:
             return []
         if self.subcommand not in (None, "fit"):
             return [MetricsCSV(self.folder, f"{self.subcommand}.csv")]
-        table = MetricsCSV(self.folder, "metrics.csv")  # the first one, whose folder is the run's to all callbacks
-        if asked in (None, True):
+        table = MetricsCSV(self.folder, "metrics.csv")  # callbacks write to the folder of the first logger
+        if configured in (None, True):
             return [table, TensorBoardLogger(str(self.folder.parent), name="", version=version_of(self.folder))]
-        return [table, *_as_list(asked)]
+        return [table, *_as_list(configured)]
 
-    def _standing_callbacks(self, config: Any, *, logs: bool) -> list[Callback]:
-        standing: list[Callback] = []
+    def _default_callbacks(self, config: Any, *, logs: bool) -> list[Callback]:
+        callbacks: list[Callback] = []
         if config.enable_progress_bar is not False:
-            standing.append(RichProgressBar())
+            callbacks.append(RichProgressBar())
         if config.enable_model_summary is not False:
-            standing.append(RichModelSummary())
+            callbacks.append(RichModelSummary())
         if self.subcommand == "predict":
-            standing.append(PredictionWriter())
+            callbacks.append(PredictionWriter())
         if config.enable_checkpointing is not False:
             task = self.model.task
             if task is not None:
-                standing.append(BestCheckpoint(self.folder, task.monitor, task.mode))
-            standing.append(LastCheckpoint(self.folder))
+                callbacks.append(BestCheckpoint(self.folder, task.monitor, task.mode))
+            callbacks.append(LastCheckpoint(self.folder))
         if self.subcommand in (None, "fit") and logs:
-            standing.append(LearningRateMonitor())
-        return standing
+            callbacks.append(LearningRateMonitor())
+        return callbacks
 
 
 class Configuration(CLI):
-    """Parses and checks a configuration as :class:`CLI` does and makes nothing of it; see ``config``."""
+    """Parses and checks a configuration as :class:`CLI` does, but creates no object; see ``config``."""
 
     def before_instantiate_classes(self) -> None:
-        """Looks for no folder."""
+        """Chooses no folder."""
 
     def instantiate_classes(self) -> None:
-        """Makes nothing."""
+        """Creates nothing."""
 
     def set_seed(self) -> None:
-        """Leaves the random state alone."""
+        """Leaves the random state unchanged."""
 
 
 class _Unparsed(Configuration):

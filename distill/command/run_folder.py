@@ -9,39 +9,39 @@ from distill.resume.metrics_table import is_first_rank, version_of
 
 
 def latest_checkpoint(runs: Path, version: str | None, which: str) -> Path | None:
-    """The checkpoint ``best`` or ``last`` of the newest run in a folder of runs, or of the one version named."""
+    """The newest checkpoint ``best`` or ``last`` in a folder of runs, or the one of the given version."""
     found = runs.glob(f"{version or 'version_*'}/checkpoints/{which}.ckpt")
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
-def check_checkpoint(path: Path, *, continues: bool) -> None:
-    """Refuses what is no checkpoint of a run.
+def check_checkpoint(path: Path, *, resumes: bool) -> None:
+    """Raises an error unless a file is a checkpoint of a run.
 
     Args:
         path: The file.
-        continues: Whether a fit is to go on from it, which takes more than weights.
+        resumes: Whether a fit resumes from it; then it must hold more than weights.
 
     Raises:
-        FileNotFoundError: There is no such file.
-        ValueError: It is something else, or is damaged, or holds too little.
+        FileNotFoundError: The file does not exist.
+        ValueError: The file is not a checkpoint, is damaged, or holds weights only although a fit resumes.
     """
     content = read_content(path, mmap=True)
     if not isinstance(content, dict) or "pytorch-lightning_version" not in content:
-        raise ValueError(f"{path} is no checkpoint of a run")
-    if continues and "optimizer_states" not in content:
-        raise ValueError(f"{path} holds weights only, but a fit goes on from all that last.ckpt holds")
+        raise ValueError(f"{path} is not a checkpoint of a run")
+    if resumes and "optimizer_states" not in content:
+        raise ValueError(f"{path} holds weights only; a fit resumes from last.ckpt")
 
 
 def path_within(folder: Path, name: str, argument: str) -> Path:
-    """The path of that name below a folder, which it cannot leave.
+    """The path with this name inside a folder.
 
     Args:
         folder: The folder.
-        name: A relative path, mostly one name.
-        argument: What the name was given as, for the error.
+        name: A relative path, usually one name.
+        argument: The argument that holds the name, for the message.
 
     Raises:
-        ValueError: The name is that of the folder itself or of something outside.
+        ValueError: The path is the folder itself, or lies outside it.
     """
     if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).parts:
         raise ValueError(f"{argument} must be the name of a folder in {folder}, got {name!r}")
@@ -53,15 +53,15 @@ def run_folder(runs: Path, version: str | None, ckpt_path: str | Path | None) ->
 
     Args:
         runs: The folder of all runs of one name.
-        version: The run's own folder in it, if it is named.
-        ckpt_path: The checkpoint that is continued or evaluated, if any.
+        version: The name of the run's folder in it, if given.
+        ckpt_path: The checkpoint that is resumed or evaluated, if any.
 
     Returns:
-        ``runs/version``; or the folder of the run to which the checkpoint belongs; or a fresh ``runs/version_N``,
-        which is made here, so that two runs that start at once do not share one.
+        ``runs/version``; or the folder of the run that wrote the checkpoint; or a new ``runs/version_N``. The new
+        folder is created here, so that two runs that start at the same time get two folders.
 
     Raises:
-        ValueError: The version leads out of the folder.
+        ValueError: The version lies outside the folder.
     """
     if version is not None:
         return path_within(runs, version, "version")

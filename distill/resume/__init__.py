@@ -1,1 +1,1 @@
-"""What lets a stopped fit go on as if it had never stopped."""
+"""Lets a stopped fit resume as if it had never stopped."""

@@ -1,4 +1,4 @@
-"""What a fit has gathered in the epoch so far that no ``state_dict`` holds: logged values and the module's metrics."""
+"""The state of an unfinished epoch that no ``state_dict`` holds: logged values and the module's metrics."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ EpochState = dict[str, Any]
 MetricState = tuple[int, dict[str, Tensor | list[Tensor]]]
 
 
-def gathered(trainer: Trainer, module: LightningModule, before: EpochState | None = None) -> EpochState:
-    """What ``log`` averages over the epoch, what callbacks see of it, and what the module's metrics have; on the CPU.
+def epoch_state(trainer: Trainer, module: LightningModule, before: EpochState | None = None) -> EpochState:
+    """The values that ``log`` averages over the epoch, those that callbacks see, and the metrics' states; on the CPU.
 
     Args:
         trainer: The trainer.
-        module: What it trains.
-        before: What the epoch went on with; values that were not logged since are kept.
+        module: The module in training.
+        before: The state that the epoch was resumed with; values that were not logged since then are kept.
     """
-    waiting = before["logged"] if before else {}
+    earlier = before["logged"] if before else {}
     logged = {
         key: {name: value.cpu() for name, value in result.metric_state.items()}
         for key, result in epoch_results(trainer).items()
@@ -36,11 +36,11 @@ def gathered(trainer: Trainer, module: LightningModule, before: EpochState | Non
         if isinstance(part, Metric) and part.update_called
     }
     seen = {name: value.cpu() for name, value in trainer.callback_metrics.items()}
-    return {"logged": waiting | logged, "metrics": metrics, "seen": seen}
+    return {"logged": earlier | logged, "metrics": metrics, "seen": seen}
 
 
 def restore_metrics(state: EpochState, trainer: Trainer, module: LightningModule) -> None:
-    """Gives the module's metrics what they had, and callbacks what they saw."""
+    """Restores the states of the module's metrics and the values that callbacks see."""
     seen = {name: value.to(module.device) for name, value in state["seen"].items()}
     trainer.callback_metrics.update(seen)
     for name, seen in state["metrics"].items():
@@ -48,7 +48,10 @@ def restore_metrics(state: EpochState, trainer: Trainer, module: LightningModule
 
 
 def add_logged(state: EpochState, trainer: Trainer) -> None:
-    """Adds what had been logged to what has been logged since, once; Lightning knows of a value when it is logged."""
+    """Adds the logged values of a state to those logged since, each once.
+
+    This waits until a value is logged again, because Lightning creates its record of a value only then.
+    """
     results = epoch_results(trainer)
     for key in state["logged"].keys() & results.keys():
         result = results[key]
@@ -59,12 +62,12 @@ def add_logged(state: EpochState, trainer: Trainer) -> None:
 
 
 def metric_state(metric: Metric) -> MetricState:
-    """How often a metric was updated, and what it has gathered, on the CPU."""
+    """The number of updates of a metric and its accumulated values, on the CPU."""
     return metric.update_count, {name: _moved(value, "cpu") for name, value in metric.metric_state.items()}
 
 
 def set_metric_state(metric: Metric, state: MetricState) -> None:
-    """Gives a metric what :func:`metric_state` returned."""
+    """Restores the state that :func:`metric_state` returned."""
     count, values = state
     set_update_count(metric, count)
     for name, value in values.items():

@@ -1,4 +1,4 @@
-"""The checkpoint from which a fit goes on."""
+"""The checkpoint from which a fit resumes."""
 
 from __future__ import annotations
 
@@ -14,21 +14,22 @@ from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 from distill.distributed import all_gather_objects, rank_part, world_size
 from distill.internals import lightning as internals
-from distill.resume.epoch_state import EpochState, add_logged, gathered, restore_metrics
+from distill.resume.epoch_state import EpochState, add_logged, epoch_state, restore_metrics
 from distill.resume.metrics_table import MetricsCSV
 from distill.resume.signals import Signals
 
 
 class LastCheckpoint(ModelCheckpoint):
-    """Keeps ``checkpoints/last.ckpt``, from which a fit goes on as if it had never stopped.
+    """Keeps ``checkpoints/last.ckpt``, from which a fit resumes as if it had never stopped.
 
-    It is written when an epoch ends, and when a signal asks for it: ``SIGUSR1``, after which the fit goes on, or
-    ``SIGTERM``, after which it ends. It then holds the step in which the signal came, or the next one that leaves no
-    gradients half gathered, with the validation that follows it; in the last step of an epoch its end is waited for. In
-    the middle of an epoch this takes loaders of the training data that have a ``state_dict``.
+    The checkpoint is written when an epoch ends and when a signal requests it. After ``SIGUSR1`` the fit continues;
+    after ``SIGTERM`` it ends. On a signal, the checkpoint is written after the current step and after the validation
+    that follows this step. If gradients are being accumulated, it is written after the step that completes them. In
+    the last step of an epoch it is written at the end of the epoch. In the middle of an epoch the loaders of the
+    training data must have a ``state_dict``.
 
-    Some things that Lightning does only after that, and not when the fit goes on, are done here: the row in
-    ``metrics.csv``, and the step of a schedule that waits for a plateau.
+    Lightning does two things only after it writes the checkpoint, and does not repeat them when the fit resumes. They
+    are done here: the row in ``metrics.csv``, and the step of a ``ReduceLROnPlateau`` schedule.
 
     Args:
         folder: The run's folder.
@@ -37,130 +38,130 @@ class LastCheckpoint(ModelCheckpoint):
     def __init__(self, folder: Path) -> None:
         super().__init__(folder / "checkpoints", "last", save_on_train_epoch_end=True, enable_version_counter=False)
         self._signals = Signals()
-        self._plateaus: list[float | None] = []
-        self._so_far: EpochState | None = None
+        self._plateau_values: list[float | None] = []
+        self._epoch_state: EpochState | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forgets a former fit or test; a checkpoint is loaded after this."""
+        """Forgets an earlier fit or test; a checkpoint is loaded after this."""
         super().setup(trainer, pl_module, stage)
-        self._plateaus, self._so_far = [], None
+        self._plateau_values, self._epoch_state = [], None
 
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Goes on with what the epoch has gathered, makes up for the step on a plateau, and listens to signals."""
+        """Restores the state of the epoch, makes up for a missed step of a plateau schedule, and handles signals."""
         super().on_train_start(trainer, pl_module)
         if trainer.fit_loop.restarted_on_epoch_end:
             internals.begin_next_epoch(trainer)
-        if self._so_far is not None:
-            restore_metrics(self._so_far, trainer, pl_module)
+        if self._epoch_state is not None:
+            restore_metrics(self._epoch_state, trainer, pl_module)
         self._step_on_plateaus(trainer, pl_module)
-        self._signals.listen(trainer)
+        self._signals.install(trainer)
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Forgets the plateau, on which Lightning has stepped."""
-        self._plateaus = []
+        """Forgets the values of the plateau schedules, because Lightning has made these steps."""
+        self._plateau_values = []
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        """Writes the checkpoint if a signal has asked for it."""
-        if self._so_far is not None:
-            add_logged(self._so_far, trainer)
+        """Writes the checkpoint if a signal requested it."""
+        if self._epoch_state is not None:
+            add_logged(self._epoch_state, trainer)
         super().on_train_batch_end(trainer, pl_module, outputs, batch, batch_idx)
-        if not self._may_answer(trainer):
+        if not self._checkpoint_is_due(trainer):
             return
-        # asked of all processes, as each has its own clock for a val_check_interval in time
+        # all processes decide together, because each has its own clock for a val_check_interval in time
         if trainer.strategy.reduce_boolean_decision(internals.validates_after_batch(trainer), all=False):
             return
-        self._answer(trainer, pl_module, "on_train_batch_end")
+        self._handle_signal(trainer, pl_module, "on_train_batch_end")
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Writes the checkpoint if a signal has asked for it in the step before or since."""
+        """Writes the checkpoint if a signal requested it during the last step or the validation."""
         super().on_validation_end(trainer, pl_module)
         if trainer.state.fn != TrainerFn.FITTING or trainer.sanity_checking:
             return
-        # Lightning finds its place behind a validation only where the step tells that there was one
-        if not internals.validates_by_time(trainer) and self._may_answer(trainer):
-            self._answer(trainer, pl_module, "on_validation_end")
+        # a resumed Lightning skips this validation only if it can tell from the step number that it took place
+        if not internals.validates_by_time(trainer) and self._checkpoint_is_due(trainer):
+            self._handle_signal(trainer, pl_module, "on_validation_end")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Writes the row, then the checkpoint."""
-        seen = trainer.callback_metrics
-        self._plateaus = [
-            float(seen[config.monitor]) if config.reduce_on_plateau and config.monitor in seen else None
+        metrics = trainer.callback_metrics
+        self._plateau_values = [
+            float(metrics[config.monitor]) if config.reduce_on_plateau and config.monitor in metrics else None
             for config in trainer.lr_scheduler_configs
         ]
-        self._so_far = None
+        self._epoch_state = None
         _log(trainer, internals.steps_logged(trainer) - 1)
         _save_tables(trainer)
         super().on_train_epoch_end(trainer, pl_module)
-        if trainer.fit_loop.restarting:  # Lightning does not step in an epoch that has gone on in its middle
+        if trainer.fit_loop.restarting:  # Lightning makes no step at the end of an epoch that was resumed in its middle
             self._step_on_plateaus(trainer, pl_module)
-        self._signals.answered()
-        self._stop_if_asked(trainer)
+        self._signals.clear_request()
+        self._stop_if_requested(trainer)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Adds what the epoch has gathered, if it is one that has not ended; else the loaders begin a new one."""
+        """Adds the state of an unfinished epoch; after a finished one, removes the position of the loaders."""
         epochs: Any = trainer.fit_loop.epoch_progress.current
         if epochs.processed < epochs.ready:
-            checkpoint["epoch_so_far"] = all_gather_objects(gathered(trainer, pl_module, self._so_far))
+            checkpoint["epoch_so_far"] = all_gather_objects(epoch_state(trainer, pl_module, self._epoch_state))
         else:
             checkpoint["loops"]["fit_loop"]["state_dict"].pop("combined_loader", None)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Remembers it for :meth:`on_train_start`."""
+        """Keeps the state of the epoch for :meth:`on_train_start`."""
         states = checkpoint.get("epoch_so_far", [])
-        self._so_far = rank_part(states, None) if states else None
+        self._epoch_state = rank_part(states, None) if states else None
         if states and len(states) != world_size():
             rank_zero_warn(
-                f"the checkpoint was written in the middle of an epoch by {len(states)} processes, and {world_size()} "
-                "go on from it: in this epoch some samples are seen twice and some not at all, in its losses and "
-                "training metrics as well"
+                f"{len(states)} processes wrote the checkpoint in the middle of an epoch, and {world_size()} processes "
+                "resume from it: in this epoch some samples are seen twice and others never, and the losses and "
+                "training metrics of the epoch are affected too"
             )
 
     def state_dict(self) -> dict[str, Any]:
-        """As of Lightning, and what the plateau is told by."""
-        return super().state_dict() | {"plateaus": self._plateaus}
+        """Lightning's state and the values of the plateau schedules."""
+        return super().state_dict() | {"plateaus": self._plateau_values}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        """As of Lightning, and what the plateau is told by."""
+        """Restores Lightning's state and the values of the plateau schedules."""
         super().load_state_dict(state_dict)
-        self._plateaus = state_dict["plateaus"]
+        self._plateau_values = state_dict["plateaus"]
 
-    def _may_answer(self, trainer: Trainer) -> bool:
-        """Whether a checkpoint is asked for in the middle of an epoch, where no gradients are half gathered."""
-        inside = not internals.epoch_ends(trainer) and not internals.accumulates(trainer)
-        return self._signals.ask_for_checkpoint(trainer) and inside
+    def _checkpoint_is_due(self, trainer: Trainer) -> bool:
+        """Whether a signal requested a checkpoint, the epoch goes on, and no gradients are being accumulated."""
+        possible = not internals.epoch_ends(trainer) and not internals.accumulates(trainer)
+        return self._signals.checkpoint_requested(trainer) and possible
 
-    def _answer(self, trainer: Trainer, pl_module: LightningModule, hook: str) -> None:
-        self._signals.answered()
+    def _handle_signal(self, trainer: Trainer, pl_module: LightningModule, hook: str) -> None:
+        self._signals.clear_request()
         obstacle = _obstacle_in_an_epoch(trainer, pl_module, hook)
         if obstacle is not None:
-            rank_zero_warn(f"no checkpoint is written in the middle of an epoch, as {obstacle}")
+            rank_zero_warn(f"no checkpoint is written in the middle of an epoch, because {obstacle}")
         elif internals.may_save(self, trainer):
             if hook == "on_train_batch_end" and internals.logs_this_step(trainer):
                 _log(trainer, internals.steps_logged(trainer))
             _save_tables(trainer)
             internals.save_now(self, trainer)
-            behind = f"batch {trainer.fit_loop.batch_idx} of epoch {trainer.current_epoch}"
-            rank_zero_info(f"{self.best_model_path} goes on behind {behind}")
-        self._stop_if_asked(trainer)
+            batch = f"batch {trainer.fit_loop.batch_idx} of epoch {trainer.current_epoch}"
+            rank_zero_info(f"{self.best_model_path} resumes after {batch}")
+        self._stop_if_requested(trainer)
 
     def _step_on_plateaus(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        for config, value in zip(trainer.lr_scheduler_configs, self._plateaus, strict=False):
+        for config, value in zip(trainer.lr_scheduler_configs, self._plateau_values, strict=False):
             if value is not None:
                 pl_module.lr_scheduler_step(config.scheduler, value)
-        self._plateaus = []
+        self._plateau_values = []
 
-    def _stop_if_asked(self, trainer: Trainer) -> None:
-        if self._signals.ask_to_stop(trainer):
+    def _stop_if_requested(self, trainer: Trainer) -> None:
+        if self._signals.stop_requested(trainer):
             internals.stop_as_by_sigterm(trainer)
 
 
 def _obstacle_in_an_epoch(trainer: Trainer, module: LightningModule, hook: str) -> str | None:
-    """Why a checkpoint in the middle of an epoch would not go on as if the fit had never stopped, if so."""
+    """The reason why a fit could not resume exactly from a checkpoint in the middle of an epoch; None if it can."""
     for loader in internals.training_loaders(trainer):
         if not internals.is_stateful(loader):
-            return f"the {type(loader).__name__} of the training data has no state_dict to go on from"
+            return f"the {type(loader).__name__} of the training data has no state_dict to resume from"
     if is_overridden(hook, module):
         return f"Lightning calls {hook} of {type(module).__name__} after that"
     return None

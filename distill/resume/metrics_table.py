@@ -1,4 +1,4 @@
-"""``metrics.csv``: a table that survives a kill and a second start."""
+"""``metrics.csv``: a table that a resumed run continues."""
 
 from __future__ import annotations
 
@@ -15,18 +15,18 @@ from distill.atomic import atomic_write
 
 
 def version_of(folder: Path) -> int | str:
-    """What a logger takes as the version of a run: N for ``version_N``, else the folder's name."""
+    """The version of a run for a logger: N for ``version_N``, otherwise the folder's name."""
     number = folder.name.removeprefix("version_")
     return int(number) if number.isdigit() and folder.name == f"version_{int(number)}" else folder.name
 
 
 def is_first_rank() -> bool:
-    """Whether this process is the one that writes."""
+    """Whether this process has rank 0, the rank that writes files."""
     return getattr(rank_zero_only, "rank", 0) == 0
 
 
 class MetricsCSV(CSVLogger):
-    """Lightning's CSV logger, but a run that is continued keeps the rows before the step at which it goes on.
+    """Lightning's CSV logger, but a resumed run keeps the rows of the steps before it.
 
     Args:
         folder: The run's folder.
@@ -40,7 +40,7 @@ class MetricsCSV(CSVLogger):
 
     @property
     def experiment(self) -> Any:
-        """The writer behind the logger, made when it is first needed; on other ranks than 0 one that does nothing."""
+        """The writer of the table, created on first use; on ranks other than 0 a dummy."""
         if not is_first_rank():
             return super().experiment
         if self._table is None:
@@ -48,13 +48,13 @@ class MetricsCSV(CSVLogger):
         return self._table
 
     def finalize(self, status: str) -> None:
-        """Writes the rows that wait."""
+        """Writes the pending rows."""
         if self._table is not None:
             self.save()
 
 
 class _Table:
-    """What CSVLogger takes for its own ``ExperimentWriter``, which deletes the file that it finds.
+    """Replaces CSVLogger's ``ExperimentWriter``, which deletes an existing file.
 
     Args:
         path: The file.
@@ -74,17 +74,17 @@ class _Table:
         save_hparams_to_yaml(str(self.path.with_name("hparams.yaml")), self._hparams)
 
     def log_metrics(self, metrics: dict[str, Any], step: int) -> None:
-        """Adds a row that waits for :meth:`save`, unless the row before is the same."""
+        """Adds a row that :meth:`save` writes later, unless it equals the previous row."""
         if self._latest is None:
             self._keep_rows_before(step)
-        row = repr((sorted(metrics.items()), step))  # as text, for NaN does not equal itself
-        if row != self._latest:  # LastCheckpoint has logged the end of the epoch already
+        row = repr((sorted(metrics.items()), step))  # compared as text, because NaN does not equal itself
+        if row != self._latest:  # at the end of an epoch LastCheckpoint may have logged the row already
             values = {name: value.item() if isinstance(value, Tensor) else value for name, value in metrics.items()}
             self.metrics.append({**values, "step": step})
         self._latest = row
 
     def save(self) -> None:
-        """Writes the rows that wait; the table is written whole where it gets another column."""
+        """Writes the pending rows; rewrites the whole table if there is a new column."""
         if not self.metrics:
             return
         columns = sorted({*self._columns}.union(*self.metrics))

@@ -1,4 +1,4 @@
-"""The signals by which a cluster asks a fit for a checkpoint, or to stop."""
+"""The signals by which a cluster requests a checkpoint from a fit, or its end."""
 
 from __future__ import annotations
 
@@ -15,43 +15,43 @@ from distill.internals.lightning import handlers_before, requeues
 
 
 class Signals:
-    """Notes ``SIGUSR1``, which asks for a checkpoint, and ``SIGTERM``, which asks for one and to stop.
+    """Records ``SIGUSR1``, which requests a checkpoint, and ``SIGTERM``, which requests a checkpoint and the end.
 
-    Nothing else is done in a handler. Lightning's own handler of ``SIGTERM`` talks to the other processes, which may be
-    in the middle of talking of something else. However often a signal comes, as launchers pass on what the processes of
-    a job get anyway, it asks once.
+    A handler does nothing else. Lightning's handler of ``SIGTERM`` communicates with the other processes, which may
+    be in the middle of another collective. A process may receive the same signal several times, because launchers
+    forward the signals that the processes of a job receive directly. They count as one request.
     """
 
     def __init__(self) -> None:
         self._save = self._stop = False
 
-    def listen(self, trainer: Trainer) -> None:
-        """Listens until the trainer puts back the handlers that it found.
+    def install(self, trainer: Trainer) -> None:
+        """Handles signals until the trainer restores the previous handlers.
 
-        Where Lightning puts a job of SLURM back into the queue, which its own handlers do, these stay.
+        Lightning's handlers stay if they put a SLURM job back into the queue.
         """
         self._save, self._stop = False, trainer.received_sigterm
         if requeues(trainer) or threading.current_thread() is not threading.main_thread():
             return
-        found = handlers_before(trainer)
+        previous = handlers_before(trainer)
         for name in ("SIGTERM", "SIGUSR1"):
-            if number := getattr(signal, name, None):  # Windows lacks the second
-                signal.signal(number, partial(self._note, found.get(number)))
+            if number := getattr(signal, name, None):  # Windows has no SIGUSR1
+                signal.signal(number, partial(self._handle, previous.get(number)))
 
-    def ask_for_checkpoint(self, trainer: Trainer) -> bool:
-        """Whether a process was asked for a checkpoint since :meth:`answered`; all processes must ask."""
+    def checkpoint_requested(self, trainer: Trainer) -> bool:
+        """Whether any process got a request since :meth:`clear_request`; all processes must call this."""
         return trainer.strategy.reduce_boolean_decision(self._save or self._stop, all=False)
 
-    def ask_to_stop(self, trainer: Trainer) -> bool:
-        """Whether a process was asked to stop; all processes must ask."""
+    def stop_requested(self, trainer: Trainer) -> bool:
+        """Whether any process got a request to stop; all processes must call this."""
         return trainer.strategy.reduce_boolean_decision(self._stop, all=False)
 
-    def answered(self) -> None:
-        """Forgets who asked for a checkpoint."""
+    def clear_request(self) -> None:
+        """Forgets the requests for a checkpoint."""
         self._save = False
 
-    def _note(self, then: Callable[..., Any] | Any, number: int, frame: FrameType | None) -> None:
+    def _handle(self, previous: Callable[..., Any] | Any, number: int, frame: FrameType | None) -> None:
         self._save = True
         self._stop = self._stop or number == signal.SIGTERM
-        if callable(then):
-            then(number, frame)
+        if callable(previous):
+            previous(number, frame)

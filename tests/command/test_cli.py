@@ -143,7 +143,7 @@ def test_test_takes_the_teacher_from_where_it_lies_now_or_scores_the_student_alo
 
     moved = test("moved", "--model.teacher_checkpoint", str(runs / "mnistm/teacher/version_0/checkpoints/best.ckpt"))
     assert moved["test/ncjsd"].equals(expected["test/ncjsd"])
-    with pytest.warns(UserWarning, match=r"teacher_checkpoint gone\.ckpt is not there: the student is scored alone"):
+    with pytest.warns(UserWarning, match=r"teacher_checkpoint gone\.ckpt does not exist: the student is scored alone"):
         alone = test("alone")
     assert alone["test/accuracy"].equals(expected["test/accuracy"])
     assert "test/ncjsd" not in alone
@@ -429,9 +429,9 @@ def test_without_a_logger_all_else_is_in_the_runs_folder(tmp_path: Path, monkeyp
     assert {path.name for path in run.iterdir()} == {"fit.yaml", "checkpoints"}
 
 
-def test_nothing_to_continue_starts_anew_with_a_warning(tmp_path: Path) -> None:
+def test_a_fit_without_a_checkpoint_to_resume_starts_from_the_beginning_with_a_warning(tmp_path: Path) -> None:
     steps = ["--trainer.max_steps", "1", "--trainer.limit_val_batches", "1"]
-    with pytest.warns(UserWarning, match="training starts anew"):
+    with pytest.warns(UserWarning, match="training starts from the beginning"):
         main(["fit", "--config", TEACHER, "--logs_dir", str(tmp_path), "--ckpt_path", "last", *steps, *QUIET])
     assert len(list(tmp_path.rglob("last.ckpt"))) == 1
 

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distill import DistillationModule, NetworkOutput, UserError
 from distill.cli import main
-from distill.command.errors import OURS, is_a_sentence
+from distill.command.errors import OURS, is_user_error
 from distill.errors import USER_ERRORS
 from distill.outputs import Batch
 
@@ -105,17 +105,17 @@ def caught(function: Callable[[], Any]) -> Exception:
 
 
 @pytest.mark.parametrize("kind", USER_ERRORS)
-def test_every_kind_of_user_error_is_a_sentence(kind: type[Exception]) -> None:
-    assert is_a_sentence(caught(lambda: fail(kind("no such thing"))))
+def test_every_kind_of_user_error_is_user_error(kind: type[Exception]) -> None:
+    assert is_user_error(caught(lambda: fail(kind("no such thing"))))
 
 
-def test_what_other_code_raises_on_purpose_is_a_sentence_only_while_classes_are_made() -> None:
+def test_what_other_code_raises_on_purpose_is_user_error_only_while_classes_are_made() -> None:
     def instantiate_classes() -> None:
         fail(TypeError("a value that is refused"))
 
     def configure_optimizers() -> None:
         len(3)  # type: ignore[arg-type]
 
-    assert is_a_sentence(caught(instantiate_classes))
-    assert not is_a_sentence(caught(configure_optimizers))
-    assert not is_a_sentence(caught(lambda: fail(TypeError("a value that is refused"))))
+    assert is_user_error(caught(instantiate_classes))
+    assert not is_user_error(caught(configure_optimizers))
+    assert not is_user_error(caught(lambda: fail(TypeError("a value that is refused"))))

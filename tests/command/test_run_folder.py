@@ -218,28 +218,32 @@ def test_checkpoints_of_strangers_run_no_code(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="loading anything else could run its code"):
         WholeFileCheckpointIO().load_checkpoint(path)
     with pytest.raises(ValueError, match=r"trap.ckpt is not a file of plain weights"):
-        check_checkpoint(path, continues=False)
+        check_checkpoint(path, resumes=False)
     assert not (tmp_path / "sprung").exists()
 
 
 def test_what_is_no_checkpoint_of_a_run_is_refused(tmp_path: Path) -> None:
     fit(tmp_path, None)
     best, last = (tmp_path / "checkpoints" / f"{name}.ckpt" for name in ("best", "last"))
-    check_checkpoint(best, continues=False)
-    check_checkpoint(last, continues=True)
-    with pytest.raises(ValueError, match=r"best.ckpt holds weights only, but a fit goes on from .* last.ckpt"):
-        check_checkpoint(best, continues=True)
+    check_checkpoint(best, resumes=False)
+    check_checkpoint(last, resumes=True)
+    with pytest.raises(ValueError, match=r"best.ckpt holds weights only; a fit resumes from last\.ckpt"):
+        check_checkpoint(best, resumes=True)
     half = tmp_path / "half.ckpt"
     half.write_bytes(last.read_bytes()[:5000])
     empty = tmp_path / "empty.ckpt"
     empty.touch()
     weights = tmp_path / "weights.pt"
     torch.save({"weight": torch.ones(2)}, weights)
-    for path, sentence in {half: "not a whole checkpoint", empty: "not a whole", weights: "no checkpoint of"}.items():
+    for path, sentence in {
+        half: "not a whole checkpoint",
+        empty: "not a whole",
+        weights: "not a checkpoint of",
+    }.items():
         with pytest.raises(ValueError, match=f"{path.name} is {sentence}"):
-            check_checkpoint(path, continues=False)
+            check_checkpoint(path, resumes=False)
     with pytest.raises(FileNotFoundError, match=r"there is no checkpoint .*none.ckpt"):
-        check_checkpoint(tmp_path / "none.ckpt", continues=False)
+        check_checkpoint(tmp_path / "none.ckpt", resumes=False)
 
 
 def test_a_full_disk_leaves_the_checkpoint_before_and_the_fit_goes_on_from_it(tmp_path: Path) -> None:
@@ -251,7 +255,7 @@ def test_a_full_disk_leaves_the_checkpoint_before_and_the_fit_goes_on_from_it(tm
     before = last.read_bytes()
     with (
         small_files(4000),
-        pytest.raises(OSError, match=r"last\.ckpt cannot be written \(.*\): the one before is kept"),
+        pytest.raises(OSError, match=r"last\.ckpt cannot be written \(.*\): the previous checkpoint is kept"),
     ):
         fit(parts, None, goes_on=True)
     assert last.read_bytes() == before

@@ -1,4 +1,4 @@
-"""The checkpoint in the middle of an epoch, and what a fit that goes on from it has."""
+"""The checkpoint in the middle of an epoch, and what a fit that resumes from it has."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ TERM, USR1 = signal.SIGTERM, signal.SIGUSR1
 
 
 class KilledError(RuntimeError):
-    """Stands for a kill."""
+    """Simulates a kill."""
 
 
 class Send(Callback):
@@ -87,7 +87,7 @@ def fit(
     tested: Path | None = None,
     **settings: Any,
 ) -> dict[str, Tensor]:
-    """A fit of three epochs of five steps, which goes on where ``last.ckpt`` is there."""
+    """A fit of three epochs of five steps; it resumes from ``last.ckpt`` if there is one."""
     last = folder / "checkpoints/last.ckpt"
     pl.seed_everything(5, verbose=False)
     schedule = partial(ReduceLROnPlateau, monitor="val/hard", patience=0)
@@ -128,7 +128,7 @@ def step_of(folder: Path) -> int:
 
 @pytest.fixture(scope="module")
 def whole(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Tensor]]:
-    """The folder and the weights of a fit that was never stopped."""
+    """The folder and the weights of a fit that never stopped."""
     folder = tmp_path_factory.mktemp("whole")
     return folder, fit(folder)
 
@@ -137,7 +137,7 @@ pytestmark = pytest.mark.filterwarnings("ignore:Checkpoint directory .* exists a
 
 
 @pytest.mark.parametrize(("epoch", "batch", "steps"), [(0, 0, 1), (0, 2, 3), (1, 3, 9), (2, 0, 11)])
-def test_a_fit_stopped_in_the_middle_of_an_epoch_ends_as_one_that_was_never_stopped(
+def test_a_fit_stopped_in_the_middle_of_an_epoch_ends_as_a_fit_that_never_stopped(
     epoch: int, batch: int, steps: int, whole: tuple[Path, dict[str, Tensor]], tmp_path: Path
 ) -> None:
     with pytest.raises(SIGTERMException):
@@ -146,7 +146,7 @@ def test_a_fit_stopped_in_the_middle_of_an_epoch_ends_as_one_that_was_never_stop
     assert_as_one_never_stopped(tmp_path, *whole)
 
 
-def test_a_checkpoint_that_a_signal_asks_for_does_not_stop_the_fit_and_is_gone_on_from_after_a_kill(
+def test_a_checkpoint_on_a_signal_does_not_stop_the_fit_and_a_killed_fit_resumes_from_it(
     whole: tuple[Path, dict[str, Tensor]], tmp_path: Path
 ) -> None:
     with pytest.raises(KilledError):
@@ -158,7 +158,7 @@ def test_a_checkpoint_that_a_signal_asks_for_does_not_stop_the_fit_and_is_gone_o
     assert_as_one_never_stopped(tmp_path, *whole)
 
 
-def test_a_fit_that_is_to_stop_early_later_on_still_answers(
+def test_a_fit_that_stops_early_later_still_writes_the_requested_checkpoint(
     whole: tuple[Path, dict[str, Tensor]], tmp_path: Path
 ) -> None:
     with pytest.raises(SIGTERMException):
@@ -167,7 +167,7 @@ def test_a_fit_that_is_to_stop_early_later_on_still_answers(
     assert_as_one_never_stopped(tmp_path, *whole)
 
 
-def test_a_checkpoint_without_what_older_ones_did_not_hold_is_gone_on_from(
+def test_a_fit_resumes_from_an_older_checkpoint_without_the_state_of_the_epoch(
     whole: tuple[Path, dict[str, Tensor]], tmp_path: Path
 ) -> None:
     with pytest.raises(KilledError):
@@ -181,7 +181,7 @@ def test_a_checkpoint_without_what_older_ones_did_not_hold_is_gone_on_from(
 
 
 @pytest.mark.filterwarnings("ignore:The dirpath has changed")
-def test_a_fit_after_a_test_of_a_checkpoint_takes_nothing_from_the_epoch_in_which_that_was_written(
+def test_a_fit_after_a_test_of_a_checkpoint_takes_nothing_from_the_epoch_of_the_checkpoint(
     tmp_path: Path,
 ) -> None:
     with pytest.raises(SIGTERMException):
@@ -195,7 +195,7 @@ def test_a_fit_after_a_test_of_a_checkpoint_takes_nothing_from_the_epoch_in_whic
     assert (tmp_path / "one/metrics.csv").read_text() == (tmp_path / "other/metrics.csv").read_text()
 
 
-def test_a_process_that_was_not_there_has_gathered_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_process_without_a_part_in_the_checkpoint_starts_without_a_state(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr("distill.distributed.world_size", lambda: 3)
     monkeypatch.setattr("torch.distributed.get_rank", lambda: 2)
     losses = TrainingLosses()
@@ -212,7 +212,7 @@ class SendInValidation(Callback):
 
 
 @pytest.mark.parametrize("send", [Send(1, {4: TERM}), SendInValidation()], ids=["last step", "validation"])
-def test_the_end_of_an_epoch_that_is_near_is_waited_for(
+def test_a_signal_in_the_last_step_writes_the_checkpoint_at_the_end_of_the_epoch(
     send: Callback, whole: tuple[Path, dict[str, Tensor]], tmp_path: Path
 ) -> None:
     with pytest.raises(SIGTERMException):
@@ -237,7 +237,7 @@ def test_the_end_of_an_epoch_that_is_near_is_waited_for(
     ],
     ids=lambda case: str(case),
 )
-def test_it_waits_for_whole_gradients_and_the_end_of_a_validation(
+def test_the_checkpoint_waits_for_accumulated_gradients_and_the_end_of_a_validation(
     settings: dict[str, Any], batch: int, steps: int, tmp_path: Path
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -258,7 +258,7 @@ def test_it_waits_for_whole_gradients_and_the_end_of_a_validation(
     ],
     ids=str,
 )
-def test_a_fit_of_so_many_steps_goes_on_from_the_end_of_an_epoch_with_the_next(
+def test_a_fit_with_max_steps_resumes_from_the_end_of_an_epoch_with_the_next_epoch(
     settings: dict[str, Any], steps: int, epoch: int, index: int, sent: Any, tmp_path: Path
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
@@ -287,13 +287,13 @@ class Counting(LIX):
     ],
     ids=["loader", "module"],
 )
-def test_what_cannot_go_on_in_the_middle_of_an_epoch_goes_on_from_the_last_whole_one(
+def test_a_fit_that_cannot_resume_in_an_epoch_resumes_from_the_last_whole_epoch(
     settings: dict[str, Any], reason: str, tmp_path: Path
 ) -> None:
     whole, parts = tmp_path / "whole", tmp_path / "parts"
     expected = fit(whole, **settings)
     with (
-        pytest.warns(UserWarning, match=f"no checkpoint is written in the middle of an epoch, as {reason}"),
+        pytest.warns(UserWarning, match=f"no checkpoint is written in the middle of an epoch, because {reason}"),
         pytest.raises(SIGTERMException),
     ):
         fit(parts, send=Send(1, {0: USR1, 2: TERM}), **settings)
@@ -301,7 +301,7 @@ def test_what_cannot_go_on_in_the_middle_of_an_epoch_goes_on_from_the_last_whole
     assert_as_one_never_stopped(parts, whole, expected, **settings)
 
 
-def test_a_handler_that_was_there_is_called_and_is_back_after_the_fit(tmp_path: Path) -> None:
+def test_a_previous_handler_is_called_and_restored_after_the_fit(tmp_path: Path) -> None:
     heard = []
     before = {number: signal.signal(number, lambda number, _: heard.append(number)) for number in (TERM, USR1)}
     try:
@@ -315,7 +315,7 @@ def test_a_handler_that_was_there_is_called_and_is_back_after_the_fit(tmp_path: 
             signal.signal(number, handler)
 
 
-def test_a_fit_after_one_that_was_stopped_is_not_stopped(tmp_path: Path) -> None:
+def test_a_fit_after_a_stopped_fit_runs_to_its_end(tmp_path: Path) -> None:
     with pytest.raises(SIGTERMException):
         fit(tmp_path, send=Send(0, {0: TERM}))
     fit(tmp_path)
@@ -336,7 +336,7 @@ def fits_of_a_rank(rank: int, size: int, folder: str) -> dict[str, Any]:
 
 
 @pytest.mark.ddp
-def test_processes_stop_at_one_step_when_one_is_asked_and_go_on_together(tmp_path: Path) -> None:
+def test_all_processes_stop_at_the_same_step_if_one_gets_a_signal_and_resume_together(tmp_path: Path) -> None:
     for rank in run_in_processes(fits_of_a_rank, 2, str(tmp_path)):
         assert rank["stopped"] == 3 + 2
         for name, value in rank["whole"].items():

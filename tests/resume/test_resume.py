@@ -1,4 +1,4 @@
-"""A fit that is killed, or gets a signal, goes on as if nothing had happened."""
+"""A fit that is killed or gets a signal resumes as if it had never stopped."""
 
 from __future__ import annotations
 
@@ -105,8 +105,8 @@ def test_a_fit_that_gets_a_signal_and_goes_on_ends_as_one_that_was_never_stopped
     said = (tmp_path / "stderr").read_bytes()
     assert process.exitcode == (128 + sent if sent == signal.SIGTERM else -signal.SIGKILL), said.decode()
     if sent == signal.SIGTERM:
-        assert b"last.ckpt goes on behind batch 50 of epoch 1" in said
-        assert said.endswith(b"stopped by SIGTERM: --ckpt_path last goes on from the last checkpoint\n")
+        assert b"last.ckpt resumes after batch 50 of epoch 1" in said
+        assert said.endswith(b"stopped by SIGTERM: --ckpt_path last resumes from the last checkpoint\n")
     assert torch.load(last, weights_only=True)["global_step"] == steps
 
     main([*command, "--ckpt_path", "last"])
