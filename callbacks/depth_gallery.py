@@ -17,6 +17,7 @@ from callbacks.parts.figures import as_picture
 from callbacks.parts.gallery import Gallery, input_images
 from distill.atomic import atomic_write
 from distill.checks import check_positive
+from distill.errors import UserError
 from distill.losses.dpm import BinValue, Normalization, depth_probability_map
 
 
@@ -70,9 +71,9 @@ class DepthGallery(Gallery[DepthViews]):
         super().__init__(every_n_epochs, samples)
         check_positive(min_depth=min_depth, max_depth=max_depth, sigma=sigma)
         if not min_depth < max_depth:
-            raise ValueError(f"min_depth must be below max_depth, got {min_depth} and {max_depth}")
+            raise UserError(f"min_depth must be below max_depth, got {min_depth} and {max_depth}")
         if row is not None and not 0 <= row < 1:
-            raise ValueError(f"row must be at least 0 and below 1, or None, got {row}")
+            raise UserError(f"row must be at least 0 and below 1, or None, got {row}")
         self.min_depth = min_depth
         self.max_depth = max_depth
         self.sigma = sigma

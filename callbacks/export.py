@@ -23,6 +23,7 @@ from distill.atomic import atomic_write
 from distill.base import Supervised
 from distill.checkpoint import load_network, save_network
 from distill.checks import check_positive
+from distill.errors import UserError, UserTypeError
 
 ONNX_PACKAGES = ("onnx", "onnxruntime", "onnxscript")
 
@@ -58,10 +59,12 @@ class StudentExport(Callback):
         if stage != "fit":
             return
         if not isinstance(pl_module, Supervised):
-            raise TypeError(f"StudentExport exports the network of a Supervised module, got {type(pl_module).__name__}")
+            raise UserTypeError(
+                f"StudentExport exports the network of a Supervised module, got {type(pl_module).__name__}"
+            )
         missing = _missing_packages()
         if self.onnx and missing:
-            raise ValueError(
+            raise UserError(
                 f"StudentExport(onnx=True) needs {' and '.join(missing)}: pip install 'crossdistill[onnx]', or leave "
                 "onnx out"
             )
@@ -128,7 +131,7 @@ class StudentExport(Callback):
             return
         for difference in differences:
             if not difference <= self.tolerance:  # a NaN is no agreement
-                raise ValueError(
+                raise UserError(
                     f"student.onnx is not written: on a real batch it differs from PyTorch by {difference:.3g}, where "
                     f"the tolerance is {self.tolerance:.3g}"
                 )

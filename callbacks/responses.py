@@ -18,6 +18,7 @@ from datamodules import FrameDataModule
 from datamodules.reading.responses import DESCRIPTION, ResponseFormat, read_description, response_path
 from distill.atomic import atomic_write
 from distill.checks import check_option, check_positive
+from distill.errors import UserError
 from distill.teacher.fingerprint import network_fingerprint
 
 LARGEST_UINT16 = 65535
@@ -59,7 +60,7 @@ class ResponseWriter(Callback):
         check_option("format", format, get_args(ResponseFormat))
         check_positive(metres_per_unit=metres_per_unit)
         if metres_per_unit is not None and format == "npz":
-            raise ValueError(f"metres_per_unit {metres_per_unit} is for png files: npz files hold metres")
+            raise UserError(f"metres_per_unit {metres_per_unit} is for png files: npz files hold metres")
         self.folder = Path(folder)
         self.format: ResponseFormat = format
         self.metres_per_unit = metres_per_unit
@@ -70,7 +71,7 @@ class ResponseWriter(Callback):
             return
         data = _named_data(trainer)
         if read_description(self.folder) is None and _holds_files(self.folder):
-            raise ValueError(
+            raise UserError(
                 f"{self.folder} holds files, but no {DESCRIPTION} to say which network wrote them: give another folder"
             )
         done: list[int] = []
@@ -99,7 +100,7 @@ class ResponseWriter(Callback):
             return
         for key, value in description.items():
             if earlier.get(key) != value:
-                raise ValueError(
+                raise UserError(
                     f"{self.folder / DESCRIPTION} says {key} {earlier.get(key)!r}, but this run would write {value!r}: "
                     "give another folder, or the network and the arguments that wrote these responses"
                 )
@@ -139,7 +140,7 @@ class ResponseWriter(Callback):
 
     def _write(self, name: str, depth: NDArray[np.float32], unit: float) -> None:
         if not (np.isfinite(depth).all() and (depth >= 0).all()):
-            raise ValueError(f"the prediction for {name} is no depth: it has values that are negative or not finite")
+            raise UserError(f"the prediction for {name} is no depth: it has values that are negative or not finite")
         path = response_path(self.folder, name, self.format)
         if self.format == "npz":
             with atomic_write(path) as draft:
@@ -147,7 +148,7 @@ class ResponseWriter(Callback):
             return
         counts = np.rint(depth / np.float64(unit))
         if counts.max() > LARGEST_UINT16:
-            raise ValueError(
+            raise UserError(
                 f"the prediction for {name} reaches {depth.max():.3f} m, but 16 bits of {unit} m end at "
                 f"{LARGEST_UINT16 * unit:.3f} m: give a larger metres_per_unit, or format npz"
             )
@@ -158,7 +159,7 @@ class ResponseWriter(Callback):
 def _named_data(trainer: Trainer) -> FrameDataModule:
     data = trainer.datamodule  # type: ignore[attr-defined]
     if not isinstance(data, FrameDataModule) or not data.predict_names:
-        raise ValueError(
+        raise UserError(
             f"the samples of {type(data).__name__} have no names to store responses under: ResponseWriter needs a data "
             "module of frames on disk or DrivingScenes"
         )
@@ -172,7 +173,7 @@ def _holds_files(folder: Path) -> bool:
 def _depths(prediction: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:
     """The predicted depth in metres, ``(N, H, W)``, in the size of the images."""
     if prediction.ndim != 4 or prediction.shape[1] != 1:
-        raise ValueError(
+        raise UserError(
             f"responses are depth of the shape (N, 1, H, W), but the prediction has {tuple(prediction.shape)}"
         )
     prediction = prediction.float()

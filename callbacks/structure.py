@@ -18,6 +18,7 @@ from callbacks.parts.layer_structure import LayerStructure, Structure
 from callbacks.parts.structure_figures import NO_CLASS, embedding_figure, similarity_figure
 from distill.checks import check_at_least
 from distill.distributed import gather, world_size
+from distill.errors import UserError, UserKeyError
 
 NETWORKS = ("teacher", "student")
 Pair = tuple[str, str]
@@ -67,7 +68,7 @@ class FeatureStructure(DrawingCallback):
         every_n_epochs: int = 5,
     ) -> None:
         if len(teacher_layers) != len(student_layers):
-            raise ValueError(
+            raise UserError(
                 "teacher_layers and student_layers must be pairs, got "
                 f"{len(teacher_layers)} and {len(student_layers)} layers"
             )
@@ -176,7 +177,7 @@ def _check_tapped(pairs: Sequence[Pair], features: Sequence[Mapping[str, Tensor]
     for pair in pairs:
         for network, layer, tapped in zip(NETWORKS, pair, features, strict=True):
             if layer not in tapped:
-                raise KeyError(
+                raise UserKeyError(
                     f"FeatureStructure cannot find the layer {layer} among the tapped ones of the {network}: "
                     f"{', '.join(tapped)}"
                 )

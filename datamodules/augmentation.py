@@ -15,6 +15,7 @@ from datamodules.reading.arrays import Floats
 from datamodules.reading.frame import IGNORED
 from datamodules.serving.geometry import Geometry
 from distill.checks import check_at_least, check_share, check_within
+from distill.errors import UserError
 
 # albumentations reads this when it is imported; without it, it asks the network for a newer version
 os.environ.setdefault("NO_ALBUMENTATIONS_UPDATE", "1")
@@ -70,7 +71,7 @@ class PairedAugmentation:
         check_within(0, 180, rotation=rotation)
         low, high = scale
         if not 0 < low <= high < float("inf"):
-            raise ValueError(f"scale must be two zooms above 0, the smaller one first, got {low} and {high}")
+            raise UserError(f"scale must be two zooms above 0, the smaller one first, got {low} and {high}")
         if crop is not None:
             check_at_least(1, crop_height=crop[0], crop_width=crop[1])
         self.crop = None if crop is None else (crop[0], crop[1])
@@ -104,7 +105,7 @@ class PairedAugmentation:
         """
         height, width = image.shape[:2]
         if self.crop is not None and (self.crop[0] > height or self.crop[1] > width):
-            raise ValueError(f"a crop of {self.crop[0]} x {self.crop[1]} does not fit into {height} x {width} pixels")
+            raise UserError(f"a crop of {self.crop[0]} x {self.crop[1]} does not fit into {height} x {width} pixels")
         self._all.set_random_seed(seed)
         # albumentations fills masks with 0, so the ignored label must become 0
         changed = self._all(image=image, mask=IGNORED - target, **maps)

@@ -14,6 +14,7 @@ from torch.utils.data import DataLoader, Dataset, RandomSampler, Sampler, Subset
 from datamodules.serving.datasets import SplitName, Splits, TensorPairs, collate
 from datamodules.serving.loading import Loader, ResumableLoader
 from distill.checks import check_at_least, check_option, check_within
+from distill.errors import UserError
 from distill.internals.lightning import shares_samples
 from distill.outputs import Batch
 
@@ -146,7 +147,7 @@ class PairedDataModule(LightningDataModule, ABC):
         if share["num_replicas"] == 1:
             return None
         if 0 < len(dataset) < share["num_replicas"]:
-            raise ValueError(
+            raise UserError(
                 f"the {len(dataset)} samples to {split} on cannot be shared by {share['num_replicas']} processes: "
                 "each process needs one, so use fewer devices or a larger split"
             )

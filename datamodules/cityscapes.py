@@ -19,6 +19,7 @@ from datamodules.reading.image_files import check_paired, find_folder, list_file
 from datamodules.serving.geometry import disparity_to_depth
 from datamodules.serving.splitting import held_out_groups
 from distill.checks import check_at_least
+from distill.errors import UserError, UserFileNotFoundError
 
 
 class Cityscapes(FrameDataModule):
@@ -83,7 +84,7 @@ class Cityscapes(FrameDataModule):
         disparity_folder, disparities = self._find("disparity", split, "_disparity.png")
         camera_folder, cameras = self._find("camera", split, "_camera.json")
         if not images:
-            raise FileNotFoundError(f"{image_folder} holds no images, which are named like */*_leftImg8bit.png")
+            raise UserFileNotFoundError(f"{image_folder} holds no images, which are named like */*_leftImg8bit.png")
         check_paired(images, "images", labels, "label", label_folder)
         check_paired(images, "images", disparities, "disparity", disparity_folder)
         check_paired(images, "images", cameras, "camera", camera_folder)
@@ -110,7 +111,7 @@ def _read_camera(path: Path) -> Camera:
             *(float(extrinsic[name]) for name in ("baseline", "z", "pitch")),
         )
     except (KeyError, TypeError, ValueError):
-        raise ValueError(
+        raise UserError(
             f"{path} should be JSON with intrinsic: fx, fy, u0, v0 and extrinsic: baseline, z, pitch"
         ) from None
 

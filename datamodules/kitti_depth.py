@@ -16,6 +16,7 @@ from datamodules.reading.kitti_calibration import KITTI_CAMERA
 from datamodules.serving.geometry import Geometry
 from datamodules.serving.splitting import held_out_groups
 from distill.checks import check_at_least
+from distill.errors import UserError, UserFileNotFoundError
 
 KB_CROP = (352, 1216)
 """Height and width of the benchmark's crop, which fits into the images of all drives."""
@@ -99,14 +100,14 @@ class KITTIDepth(FrameDataModule):
         """Finds the files of both lists and draws the training drives to validate on."""
         for name, folder in {"raw_dir": self.raw_dir, "depth_dir": self.depth_dir}.items():
             if not folder.is_dir():
-                raise FileNotFoundError(f"{name} {folder} is not a folder")
+                raise UserFileNotFoundError(f"{name} {folder} is not a folder")
         train = self._listed(self.train_list, "train")
         test = [line for line in self._listed(self.test_list, "val") if line.depth is not None]
         if not self.train_without_depth:
             train = [line for line in train if line.depth is not None]
         for name, lines in {"train": train, "test": test}.items():
             if not lines:
-                raise ValueError(f"there is no ground truth for any image to {name} on")
+                raise UserError(f"there is no ground truth for any image to {name} on")
         train, val = self._split_by_drive(train)
         test_frames = self._frames(test)
         return self._frames(train), self._frames(val) if val else test_frames, test_frames

@@ -16,6 +16,7 @@ from datamodules.reading.image_files import check_paired, find_folder, list_file
 from datamodules.reading.kitti_calibration import KITTI_CAMERA, read_matrices, stereo_camera
 from datamodules.serving.geometry import disparity_to_depth
 from datamodules.serving.splitting import split_by_shares
+from distill.errors import UserFileNotFoundError
 
 
 class KITTISemantics(FrameDataModule):
@@ -74,7 +75,7 @@ class KITTISemantics(FrameDataModule):
         images = list_files(image_folder, "", "_10.png")
         labels = list_files(label_folder, "", "_10.png")
         if not images:
-            raise FileNotFoundError(f"{image_folder} holds no images, which are named like 000000_10.png")
+            raise UserFileNotFoundError(f"{image_folder} holds no images, which are named like 000000_10.png")
         check_paired(images, "images", labels, "label", label_folder)
         check_paired(labels, "labels", images, "image", image_folder)
 
@@ -85,7 +86,7 @@ class KITTISemantics(FrameDataModule):
         elif self.disparity_dir.is_dir():
             disparity_folder = self.disparity_dir
         else:
-            raise FileNotFoundError(f"disparity_dir {self.disparity_dir} is not a folder")
+            raise UserFileNotFoundError(f"disparity_dir {self.disparity_dir} is not a folder")
         disparities = list_files(disparity_folder, "", "_10.png") | list_files(disparity_folder, "", "_10.npy")
         check_paired(images, "images", disparities, "disparity", disparity_folder)
 

@@ -17,6 +17,7 @@ from torch.utils.data import DataLoader
 from datamodules.base import PairedDataModule
 from datamodules.serving.datasets import Splits
 from distill.checks import check_option, check_share
+from distill.errors import UserError, UserFileNotFoundError
 from distill.outputs import Batch
 
 MaskMode = Literal["true", "false", "random"]
@@ -60,7 +61,7 @@ class MaskedFeatures(PairedDataModule):
         check_share(ratio=ratio)
         check_option("mode", mode, get_args(MaskMode))
         if ratio and salience is None:
-            raise ValueError(f"ratio={ratio} needs the salience of the features, a file that FeatureMask writes")
+            raise UserError(f"ratio={ratio} needs the salience of the features, a file that FeatureMask writes")
         self.data = data
         self.salience = None if salience is None else Path(salience)
         self.ratio = ratio
@@ -135,13 +136,13 @@ class MaskedFeatures(PairedDataModule):
     def _check(self, salience: Mapping[str, NDArray[np.floating]], sample: Batch) -> None:
         for name, values in salience.items():
             if name not in sample:
-                raise ValueError(
+                raise UserError(
                     f"{self.salience} has the salience of {name!r}, but {type(self.data).__name__} has the modalities "
                     f"{', '.join(map(repr, self.modalities))}"
                 )
             size = tuple(sample[name].shape if sample[name].ndim == 1 else sample[name].shape[1:])
             if size != values.shape:
-                raise ValueError(
+                raise UserError(
                     f"{self.salience} is for features of shape {values.shape} of {name!r}, but those of "
                     f"{type(self.data).__name__} have the shape {size}"
                 )
@@ -191,15 +192,15 @@ def read_salience(path: Path, modalities: Sequence[str] | None = None) -> dict[s
         ValueError: The file is damaged, or lacks a modality.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"there is no salience file {path}: a fit of FeatureMask writes it")
+        raise UserFileNotFoundError(f"there is no salience file {path}: a fit of FeatureMask writes it")
     try:
         with np.load(path, allow_pickle=False) as file:
             salience = {name: file[name] for name in file.files}
     except (BadZipFile, EOFError, OSError, ValueError, AttributeError):
         salience = {}
     if not salience:
-        raise ValueError(f"{path} is no whole salience file, an npz with one array for each modality")
+        raise UserError(f"{path} is no whole salience file, an npz with one array for each modality")
     lacking = [name for name in modalities or () if name not in salience]
     if lacking:
-        raise ValueError(f"{path} has no salience of {lacking[0]!r}; it has {', '.join(map(repr, salience))}")
+        raise UserError(f"{path} has no salience of {lacking[0]!r}; it has {', '.join(map(repr, salience))}")
     return {name: salience[name] for name in modalities or salience}

@@ -16,6 +16,7 @@ from datamodules.reading.photographs import bundled_photographs, find_photograph
 from datamodules.serving.datasets import Splits, TensorPairs
 from datamodules.serving.splitting import stratified_splits
 from distill.checks import check_at_least
+from distill.errors import UserError
 
 NOISE_PER_LEVEL = 0.36
 """The noise's standard deviation at level 1, where ink is 1. Neither paper says what a level is; with this constant a
@@ -74,7 +75,7 @@ class MNISTM(PairedDataModule):
         check_at_least(0, noise_level=noise_level)
         check_at_least(1, val_size=val_size, test_size=test_size)
         if data_dir is not None and test_size is not None:
-            raise ValueError(f"test_size {test_size} cannot be chosen with data_dir, which has a test set of its own")
+            raise UserError(f"test_size {test_size} cannot be chosen with data_dir, which has a test set of its own")
         self.noise_level = noise_level
         self.data_dir = None if data_dir is None else Path(data_dir)
         self.patches_dir = None if patches_dir is None else Path(patches_dir)

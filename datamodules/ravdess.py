@@ -20,6 +20,7 @@ from datamodules.serving.sampling import SeededDataset, flip_where, uniform_numb
 from datamodules.serving.splitting import check_disjoint, check_groups
 from distill.atomic import atomic_write
 from distill.checks import check_at_least, check_option
+from distill.errors import UserError, UserFileNotFoundError
 from distill.outputs import Batch
 
 CLASS_NAMES = ("neutral", "calm", "happy", "sad", "angry", "fearful", "disgust", "surprised")
@@ -122,7 +123,7 @@ class RAVDESS(SeededDataModule):
         held_out = (self.val_actors, self.test_actors)
         train = sorted({recording.actor for recording in recordings} - {actor for part in held_out for actor in part})
         if not train:
-            raise ValueError(f"val_actors and test_actors leave no actor of {self.root} to train on")
+            raise UserError(f"val_actors and test_actors leave no actor of {self.root} to train on")
         parts = {"train_actors": train, "val_actors": self.val_actors, "test_actors": self.test_actors}
         return Splits(*(Recordings(_by_actors(name, part, recordings), self.decoder) for name, part in parts.items()))
 
@@ -231,15 +232,15 @@ def find_recordings(root: Path, vocal: Vocal = "speech") -> list[Recording]:
         FileNotFoundError: There is no recording, or one has no partner.
     """
     if not root.is_dir():
-        raise FileNotFoundError(f"root {root} is not a folder")
+        raise UserFileNotFoundError(f"root {root} is not a folder")
     sounds, videos_only, videos_with_sound = (_find(root, modality, vocal) for modality in ("03", "02", "01"))
     videos = videos_with_sound | videos_only
     if not sounds and not videos:
-        raise FileNotFoundError(f"{root} holds no recordings of {vocal}, such as 03-01-06-01-02-01-12.wav")
+        raise UserFileNotFoundError(f"{root} holds no recordings of {vocal}, such as 03-01-06-01-02-01-12.wav")
     for files, partners, partner in ((videos, sounds, "sound (03-*.wav)"), (sounds, videos, "video (02-*.mp4)")):
         alone = sorted(files.keys() - partners.keys())
         if alone:
-            raise FileNotFoundError(
+            raise UserFileNotFoundError(
                 f"{root} holds no {partner} for {len(alone)} of {len(files)} recordings, the first is {files[alone[0]]}"
             )
     return [
@@ -255,7 +256,7 @@ def _find(root: Path, modality: str, vocal: Vocal) -> dict[str, Path]:
         if path.name.startswith("."):
             continue
         if not NAME_PATTERN.fullmatch(path.stem):
-            raise ValueError(
+            raise UserError(
                 f"{path} is not named by modality, channel, emotion, intensity, statement, repetition and actor, as "
                 "03-01-06-01-02-01-12.wav"
             )
@@ -263,7 +264,7 @@ def _find(root: Path, modality: str, vocal: Vocal) -> dict[str, Path]:
         if path.stem[:2] != modality or (vocal != "all" and key[:2] != {"speech": "01", "song": "02"}[vocal]):
             continue
         if key in found:
-            raise ValueError(f"{path} and {found[key]} are one recording")
+            raise UserError(f"{path} and {found[key]} are one recording")
         found[key] = path
     return found
 
@@ -272,5 +273,5 @@ def _by_actors(name: str, actors: Sequence[int], recordings: Sequence[Recording]
     recorded = {recording.actor for recording in recordings}
     for actor in actors:
         if actor not in recorded:
-            raise ValueError(f"{name} has actor {actor}, but there is no recording of this actor")
+            raise UserError(f"{name} has actor {actor}, but there is no recording of this actor")
     return [recording for recording in recordings if recording.actor in actors]

@@ -19,6 +19,7 @@ from datamodules.reading.semantic_kitti_classes import CLASS_NAMES, PALETTE, rea
 from datamodules.serving.geometry import Geometry
 from datamodules.serving.splitting import check_disjoint, check_groups
 from distill.checks import check_at_least
+from distill.errors import UserFileNotFoundError
 
 TRAIN_SEQUENCES = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10)
 VAL_SEQUENCES = (8,)
@@ -126,13 +127,13 @@ class SemanticKITTI(FrameDataModule):
         folders = {kind: find_folder(self.root, f"{folder}/{kind}", advice) for kind, (_, advice) in kinds.items()}
         images, scans, labels = (list_files(folders[kind], "", suffix) for kind, (suffix, _) in kinds.items())
         if not scans:
-            raise FileNotFoundError(f"{folders['velodyne']} holds no scans, which are named like 000000.bin")
+            raise UserFileNotFoundError(f"{folders['velodyne']} holds no scans, which are named like 000000.bin")
         check_paired(scans, "scans", labels, "labels", folders["labels"])
         check_paired(labels, "labels", scans, "scan", folders["velodyne"])
         check_paired(scans, "scans", images, "image", folders["image_2"])
         calibration = self.root / folder / "calib.txt"
         if not calibration.is_file():
-            raise FileNotFoundError(f"{calibration} is not there: unpack data_odometry_calib.zip")
+            raise UserFileNotFoundError(f"{calibration} is not there: unpack data_odometry_calib.zip")
         projection, camera = read_calibration(calibration)
         return [ScanFiles(images[key], scans[key], labels[key], projection, camera) for key in scans]
 

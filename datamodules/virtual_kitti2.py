@@ -16,6 +16,7 @@ from datamodules.reading.frame_files import FileFrames, FrameFiles, read_scaled_
 from datamodules.reading.image_files import check_paired, find_folder, list_files, read_color
 from datamodules.serving.splitting import split_by_shares
 from distill.checks import check_at_least, check_option
+from distill.errors import UserError, UserFileNotFoundError
 
 SCENES = ("Scene01", "Scene02", "Scene06", "Scene18", "Scene20")
 VARIATIONS = (
@@ -107,7 +108,7 @@ class VirtualKITTI2(FrameDataModule):
         for variation in variations:
             check_option("variations", variation, VARIATIONS)
         if not variations or len(set(variations)) < len(variations):
-            raise ValueError(f"variations must name at least one, and each once, got {list(variations)}")
+            raise UserError(f"variations must name at least one, and each once, got {list(variations)}")
         check_at_least(1, n_images=n_images)
         self.root = Path(root)
         self.variations = tuple(variations)
@@ -134,7 +135,7 @@ class VirtualKITTI2(FrameDataModule):
         label_folder, labels = find("classSegmentation", "classgt_", ".png")
         depth_folder, depths = find("depth", "depth_", ".png")
         if not images:
-            raise FileNotFoundError(f"{image_folder} holds no images, which are named like rgb_00000.jpg")
+            raise UserFileNotFoundError(f"{image_folder} holds no images, which are named like rgb_00000.jpg")
         check_paired(images, "images", labels, "label", label_folder)
         check_paired(images, "images", depths, "depth", depth_folder)
         check_paired(labels, "labels", images, "image", image_folder)
@@ -151,7 +152,7 @@ def _check_colors(path: Path) -> None:
     for line in path.read_text().splitlines()[1:]:
         name, *color = line.split() or [""]
         if name and [str(value) for value in CLASS_COLORS.get(name, ())] != color:
-            raise ValueError(f"{path} says {line.strip()!r}, which is no class of version 2.0.3 or has another colour")
+            raise UserError(f"{path} says {line.strip()!r}, which is no class of version 2.0.3 or has another colour")
 
 
 def _read_cameras(path: Path, images: dict[str, Path]) -> dict[str, Camera]:
@@ -165,12 +166,12 @@ def _read_cameras(path: Path, images: dict[str, Path]) -> dict[str, Camera]:
             if camera == 0
         }
     except ValueError:
-        raise ValueError(
+        raise UserError(
             f"{path} should hold a heading and lines of six numbers: frame, camera, fx, fy, cx, cy"
         ) from None
     for key, image in images.items():
         if key not in cameras:
-            raise ValueError(f"{path} has no line for camera 0 and the frame of {image}")
+            raise UserError(f"{path} has no line for camera 0 and the frame of {image}")
     return cameras
 
 
@@ -181,6 +182,6 @@ def _read_classes(path: Path) -> NDArray[np.uint8]:
     unknown = codes[_SORTED_CODES[position] != codes]
     if unknown.size:
         color = tuple(int(unknown[0]) >> shift & 255 for shift in (16, 8, 0))
-        raise ValueError(f"{path} holds the colour {color} in {unknown.size} pixels, which belongs to no class")
+        raise UserError(f"{path} holds the colour {color} in {unknown.size} pixels, which belongs to no class")
     classes: NDArray[np.uint8] = _CODE_ORDER[position]
     return classes

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 from distill.checkpoint import load_network
 from distill.checks import check_at_least
+from distill.errors import UserError
 from distill.internals.lightning import attached
 from distill.outputs import Batch, NetworkOutput, autocast_off, full_precision, modalities, network_output, step_output
 from distill.supervised import Supervised
@@ -171,7 +172,7 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         with autocast_off(student.prediction):
             terms = self.distillation_step(teacher, student, batch)
             if not terms:
-                raise ValueError(f"{type(self).__name__}.distillation_step returns no term to train on")
+                raise UserError(f"{type(self).__name__}.distillation_step returns no term to train on")
             return {name: counted_mean(full_precision(term), batch, self.known_task) for name, term in terms.items()}
 
     def training_losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Any]]:
@@ -193,8 +194,7 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
     def check_batch(self, batch: Batch) -> None:
         """As in :class:`Supervised`, but also checks the teacher and ``distillation_step``."""
         trainer = attached(self)
-        fitting = trainer is None or trainer.training
-        if self.teacher is None or (not fitting and self._runs_alone(batch)):
+        if self.teacher is None or (trainer is not None and not trainer.training and self._runs_alone(batch)):
             super().check_batch(batch)
         else:
             check_pair(self, batch)

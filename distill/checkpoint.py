@@ -15,6 +15,7 @@ from safetensors.torch import load_file, save
 from torch import Tensor, nn
 
 from distill.atomic import atomic_write
+from distill.errors import UserError, UserFileNotFoundError
 
 NETWORK_PREFIX = "network."
 
@@ -45,22 +46,22 @@ def read_content(path: Path, *, mmap: bool = False) -> Any:
         ValueError: The file is truncated, or holds more than plain data.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"there is no checkpoint {path}")
+        raise UserFileNotFoundError(f"there is no checkpoint {path}")
     if path.suffix == ".safetensors":
         try:
             return load_file(path)
         except SafetensorError as error:
-            raise ValueError(f"{path} is not a whole safetensors file: {error}") from None
+            raise UserError(f"{path} is not a whole safetensors file: {error}") from None
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zipfile(path))
     except UnpicklingError:
-        raise ValueError(
+        raise UserError(
             f"{path} is not a file of plain weights, and loading anything else could run its code; "
             "save its state_dict with torch.save or as .safetensors"
         ) from None
     except Exception as error:  # a truncated or foreign file makes torch's reader raise errors of many classes
         reason = "".join(str(error).splitlines()[:1])
-        raise ValueError(f"{path} is not a whole checkpoint: {type(error).__name__}: {reason}") from None
+        raise UserError(f"{path} is not a whole checkpoint: {type(error).__name__}: {reason}") from None
 
 
 def load_network(network: nn.Module, path: str | Path) -> Sequence[str]:
@@ -86,10 +87,10 @@ def load_network(network: nn.Module, path: str | Path) -> Sequence[str]:
     unexpected = [name for name in weights if name not in expected]
     if missing or unexpected:
         differences = [_first_of("lacks", missing), _first_of("has the unexpected", unexpected)]
-        raise ValueError(f"{path} does not fit {type(network).__name__}: it {' and '.join(filter(None, differences))}")
+        raise UserError(f"{path} does not fit {type(network).__name__}: it {' and '.join(filter(None, differences))}")
     for name, tensor in expected.items():
         if tensor.shape != weights[name].shape:
-            raise ValueError(
+            raise UserError(
                 f"{path} does not fit {type(network).__name__}: {name} has shape {tuple(weights[name].shape)} in the "
                 f"file and {tuple(tensor.shape)} in the network"
             )
@@ -116,7 +117,7 @@ def check_class_names(network: Sequence[str], data: Sequence[str], *, model: str
     else:
         difference = f"it knows {len(network)} and the data have {len(data)}"
     if sorted(network) == sorted(data):
-        raise ValueError(f"the {model} was trained on the same classes in another order: {difference}")
+        raise UserError(f"the {model} was trained on the same classes in another order: {difference}")
     rank_zero_warn(f"the {model} was trained on other classes: {difference}")
 
 
@@ -147,10 +148,10 @@ def _network_weights(content: Any, path: Path) -> dict[str, Tensor]:
         }
         if weights:
             return weights
-        raise ValueError(f"{path} is a Lightning checkpoint, but not of a Supervised or a distillation module")
+        raise UserError(f"{path} is a Lightning checkpoint, but not of a Supervised or a distillation module")
     if isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values()):
         return content
-    raise ValueError(f"{path} holds neither a state_dict nor a Lightning checkpoint")
+    raise UserError(f"{path} holds neither a state_dict nor a Lightning checkpoint")
 
 
 def _first_of(verb: str, names: list[str]) -> str:

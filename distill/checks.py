@@ -8,6 +8,8 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable
 
+from distill.errors import UserError
+
 
 def check_option(name: str, value: object, known: Iterable[object]) -> None:
     """Checks that a value is one of the allowed values.
@@ -22,7 +24,7 @@ def check_option(name: str, value: object, known: Iterable[object]) -> None:
     """
     options = list(known)
     if value not in options:
-        raise ValueError(f"{name} must be one of {', '.join(map(str, options))}, got {value!r}")
+        raise UserError(f"{name} must be one of {', '.join(map(str, options))}, got {value!r}")
 
 
 def check_at_least(least: float, /, **values: float | None) -> None:
@@ -34,7 +36,7 @@ def check_at_least(least: float, /, **values: float | None) -> None:
     check_finite(**values)
     for name, value in values.items():
         if value is not None and value < least:
-            raise ValueError(f"{name} must be at least {least}, got {value}")
+            raise UserError(f"{name} must be at least {least}, got {value}")
 
 
 def check_positive(**values: float | None) -> None:
@@ -46,7 +48,7 @@ def check_positive(**values: float | None) -> None:
     check_finite(**values)
     for name, value in values.items():
         if value is not None and value <= 0:
-            raise ValueError(f"{name} must be positive, got {value}")
+            raise UserError(f"{name} must be positive, got {value}")
 
 
 def check_share(**values: float | None) -> None:
@@ -66,7 +68,7 @@ def check_within(least: float, most: float, /, **values: float | None) -> None:
     """
     for name, value in values.items():
         if value is not None and not least <= value <= most:
-            raise ValueError(f"{name} must lie in [{least}, {most}], got {value}")
+            raise UserError(f"{name} must lie in [{least}, {most}], got {value}")
 
 
 def check_finite(**values: float | None) -> None:
@@ -77,4 +79,4 @@ def check_finite(**values: float | None) -> None:
     """
     for name, value in values.items():
         if value is not None and not math.isfinite(value):
-            raise ValueError(f"{name} must be finite, got {value}")
+            raise UserError(f"{name} must be finite, got {value}")

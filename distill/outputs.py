@@ -9,6 +9,7 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
+from distill.errors import UserKeyError, UserTypeError
 from distill.taps import FeatureTaps
 
 Batch = dict[str, Tensor]
@@ -41,7 +42,7 @@ def prediction_of(output: Any) -> Tensor:
         for key in ("logits", "out"):
             if key in output:
                 return cast(Tensor, output[key])
-    raise TypeError(f"a network must return a tensor, or a mapping with logits or out, got {type(output).__name__}")
+    raise UserTypeError(f"a network must return a tensor, or a mapping with logits or out, got {type(output).__name__}")
 
 
 def modalities(batch: Batch, names: Sequence[str]) -> tuple[Tensor, ...]:
@@ -52,7 +53,7 @@ def modalities(batch: Batch, names: Sequence[str]) -> tuple[Tensor, ...]:
     """
     missing = [name for name in names if name not in batch]
     if missing:
-        raise KeyError(f"the batch has no modality {missing[0]!r}; it has {', '.join(map(repr, batch))}")
+        raise UserKeyError(f"the batch has no modality {missing[0]!r}; it has {', '.join(map(repr, batch))}")
     return tuple(batch[name] for name in names)
 
 

@@ -8,6 +8,8 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from distill.errors import UserKeyError, UserTypeError
+
 
 class FeatureTaps:
     """Runs a network and returns its output and the outputs of the named layers.
@@ -31,7 +33,7 @@ class FeatureTaps:
         modules = dict(network.named_modules(remove_duplicate=False))
         for layer in self.layers:
             if layer not in modules:
-                raise KeyError(_unknown_layer(layer, network, modules))
+                raise UserKeyError(_unknown_layer(layer, network, modules))
         for layer in self.layers:
             modules[layer].register_forward_hook(_Tap(self, layer))
 
@@ -47,7 +49,7 @@ class FeatureTaps:
             output = self.network(*inputs)
             missing = [layer for layer in self.layers if layer not in self._features]
             if missing:
-                raise KeyError(f"layer {missing[0]!r} took no part in the forward pass, so it has no features")
+                raise UserKeyError(f"layer {missing[0]!r} took no part in the forward pass, so it has no features")
             return output, {layer: self._features[layer] for layer in self.layers}
         finally:
             self._recording = False
@@ -60,7 +62,7 @@ class FeatureTaps:
         feature = output[0] if isinstance(output, tuple) and output else output
         if not isinstance(feature, Tensor):
             # the first item of a list is no feature: in the list that an smp encoder returns it is the input image
-            raise TypeError(
+            raise UserTypeError(
                 f"layer {layer!r} returns {type(output).__name__}, but only tensors can be tapped: name a layer in it"
             )
         self._features[layer] = feature

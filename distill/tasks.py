@@ -14,6 +14,7 @@ from torchmetrics import MetricCollection
 from torchmetrics.classification import MulticlassAccuracy
 
 from distill.checks import check_at_least, check_share
+from distill.errors import UserError
 from distill.losses import silog_loss
 from distill.losses.parts.logits import where_counted
 from distill.metrics import DepthScores, SegmentationScores
@@ -83,7 +84,7 @@ class ClassTask(Task):
         super().__init__()
         check_at_least(2, num_classes=num_classes)
         if 0 <= ignore_index < num_classes:
-            raise ValueError(f"ignore_index {ignore_index} is one of the {num_classes} classes: use another, as -100")
+            raise UserError(f"ignore_index {ignore_index} is one of the {num_classes} classes: use another, as -100")
         self.num_classes = num_classes
         self.ignore_index = ignore_index
 
@@ -102,7 +103,7 @@ class ClassTask(Task):
         if outside.any():
             first = outside.nonzero()[0, 0]
             sample = "" if index is None else f"; the sample has the index {int(index[first])}"
-            raise ValueError(
+            raise UserError(
                 f"{data}: target holds label {int(target[outside][0])}, but the task has the classes 0 to "
                 f"{self.num_classes - 1} (and {self.ignore_index} for ignored positions){sample}"
             )
@@ -151,12 +152,12 @@ class Classification(ClassTask):
     def check(self, prediction: Tensor, target: Tensor, *, model: str, data: str) -> None:
         """Raises a ValueError unless each sample has ``num_classes`` logits and every label is a class or ignored."""
         if prediction.ndim != 2 or prediction.shape[1] != self.num_classes:
-            raise ValueError(
+            raise UserError(
                 f"{model} returns a prediction of shape {tuple(prediction.shape)}, but Classification(num_classes="
                 f"{self.num_classes}) takes logits of shape (N, {self.num_classes})"
             )
         if target.shape != prediction.shape[:1] or target.dtype != torch.int64:
-            raise ValueError(
+            raise UserError(
                 f"{data}: target must hold one class index per sample, int64 of shape ({len(prediction)},), got "
                 f"{target.dtype} of shape {tuple(target.shape)}"
             )
@@ -194,7 +195,7 @@ class SemanticSegmentation(ClassTask):
         if class_weights is not None and (
             len(class_weights) != num_classes or not all(0 <= weight < math.inf for weight in class_weights)
         ):
-            raise ValueError(f"class_weights must be {num_classes} numbers of 0 or more, got {list(class_weights)}")
+            raise UserError(f"class_weights must be {num_classes} numbers of 0 or more, got {list(class_weights)}")
         self.class_names = class_names
         weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
         self.register_buffer("class_weights", weights, persistent=False)
@@ -219,17 +220,17 @@ class SemanticSegmentation(ClassTask):
     def check(self, prediction: Tensor, target: Tensor, *, model: str, data: str) -> None:
         """Raises a ValueError unless each pixel has ``num_classes`` logits and every label is a class or ignored."""
         if prediction.ndim != 4 or prediction.shape[1] != self.num_classes:
-            raise ValueError(
+            raise UserError(
                 f"{model} returns a prediction of shape {tuple(prediction.shape)}, but SemanticSegmentation("
                 f"num_classes={self.num_classes}) takes logits of shape (N, {self.num_classes}, H, W)"
             )
         if target.ndim != 3 or len(target) != len(prediction) or target.dtype != torch.int64:
-            raise ValueError(
+            raise UserError(
                 f"{data}: target must hold one class index per pixel, int64 of shape ({len(prediction)}, H, W), got "
                 f"{target.dtype} of shape {tuple(target.shape)}"
             )
         if prediction.shape[2:] != target.shape[1:]:
-            raise ValueError(
+            raise UserError(
                 f"{model} returns logits of {tuple(prediction.shape[2:])} pixels, more than the target's "
                 f"{tuple(target.shape[1:])}: only smaller maps are resized"
             )
@@ -284,7 +285,7 @@ class DepthEstimation(Task):
             for name in ("min_depth", "max_depth"):
                 expected, found = getattr(self, name), getattr(part, name, None)
                 if found is not None and found != expected:
-                    raise ValueError(f"the {model} has {name}={found}, but the task has {name}={expected}")
+                    raise UserError(f"the {model} has {name}={found}, but the task has {name}={expected}")
 
     def at_targets(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Depth ``(N, 1, h, w)`` as ``(N, 1, H, W)``, enlarged bilinearly if it is smaller than the target."""
@@ -315,26 +316,26 @@ class DepthEstimation(Task):
     def check(self, prediction: Tensor, target: Tensor, *, model: str, data: str) -> None:
         """Raises a ValueError unless both hold one depth per pixel and the target's depths are 0 or more."""
         if prediction.ndim != 4 or prediction.shape[1] != 1:
-            raise ValueError(
+            raise UserError(
                 f"{model} returns a prediction of shape {tuple(prediction.shape)}, but DepthEstimation() takes depth "
                 "of shape (N, 1, H, W)"
             )
         if not prediction.isfinite().all():
-            raise ValueError(f"{model} returns depth that is NaN or infinite")
+            raise UserError(f"{model} returns depth that is NaN or infinite")
         if target.ndim != 4 or target.shape[:2] != (len(prediction), 1) or not target.is_floating_point():
-            raise ValueError(
+            raise UserError(
                 f"{data}: target must hold one depth in metres per pixel, floats of shape ({len(prediction)}, 1, H, W)"
                 f", got {target.dtype} of shape {tuple(target.shape)}"
             )
         if prediction.shape[2:] != target.shape[2:]:
-            raise ValueError(
+            raise UserError(
                 f"{model} returns depth of {tuple(prediction.shape[2:])} pixels, more than the target's "
                 f"{tuple(target.shape[2:])}: only smaller maps are resized"
             )
         if not (target >= 0).all():
-            raise ValueError(f"{data}: target must hold metres, and 0 for no ground truth, got negative or NaN values")
+            raise UserError(f"{data}: target must hold metres, and 0 for no ground truth, got negative or NaN values")
         if self.ignore_top_rows >= target.shape[2]:
-            raise ValueError(f"ignore_top_rows={self.ignore_top_rows} leaves none of the {target.shape[2]} rows")
+            raise UserError(f"ignore_top_rows={self.ignore_top_rows} leaves none of the {target.shape[2]} rows")
 
 
 def _is_smaller(size: Sequence[int], target: Sequence[int]) -> bool:

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from datamodules.reading.frame import IGNORED
 from datamodules.reading.image_files import read_labels
+from distill.errors import UserError
 
 LABEL_IDS = 34  # 0 to 33, of evaluated and other classes
 
@@ -66,7 +67,7 @@ def read_train_ids(path: Path) -> NDArray[np.uint8]:
     labels = read_labels(path)
     unknown = labels[(labels >= LABEL_IDS) & (labels != IGNORED)]
     if unknown.size:
-        raise ValueError(
+        raise UserError(
             f"{path} holds the label {unknown[0]} in {unknown.size} pixels, Cityscapes' label ids are 0 to 33 and 255"
         )
     return _TRAIN_IDS[labels]

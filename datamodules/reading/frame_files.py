@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from datamodules.reading.arrays import Floats
 from datamodules.reading.frame import IGNORED, Camera, Frame
 from datamodules.reading.image_files import image_size, read_color, read_uint16
+from distill.errors import UserError
 
 
 class FrameFiles(NamedTuple):
@@ -92,4 +93,4 @@ def _check_sizes(files: FrameFiles) -> None:
     for other in filter(None, (files.target, files.depth)):
         size = image_size(other)
         if size != (height, width):
-            raise ValueError(f"{other} is {size[1]} x {size[0]} pixels, its image {files.image} is {width} x {height}")
+            raise UserError(f"{other} is {size[1]} x {size[0]} pixels, its image {files.image} is {width} x {height}")

@@ -11,6 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
 
+from distill.errors import UserError, UserFileNotFoundError
+
 # Pillow's modes; before version 10.3 it read 16-bit PNG files as 32-bit integers, "I", with the same values
 _MODES = {
     "colour": ("RGB", "RGBA", "P"),
@@ -19,7 +21,7 @@ _MODES = {
 }
 
 
-class UnreadableError(ValueError):
+class UnreadableError(UserError):
     """A file is damaged or holds something else."""
 
 
@@ -37,11 +39,11 @@ def find_folder(root: Path, name: str, advice: str) -> Path:
     if (root / name).is_dir():
         return root / name
     if not root.is_dir():
-        raise FileNotFoundError(f"root {root} is not a folder")
+        raise UserFileNotFoundError(f"root {root} is not a folder")
     for candidate in (root.absolute().parent, *subfolders(root)):
         if (candidate / name).is_dir():
-            raise FileNotFoundError(f"{root} holds no {name}, but {candidate} does: give that as root")
-    raise FileNotFoundError(f"{root} holds no {name}: {advice}")
+            raise UserFileNotFoundError(f"{root} holds no {name}, but {candidate} does: give that as root")
+    raise UserFileNotFoundError(f"{root} holds no {name}: {advice}")
 
 
 def subfolders(folder: Path) -> list[Path]:
@@ -72,7 +74,7 @@ def check_paired(files: Mapping[str, Path], kind: str, partners: Mapping[str, Pa
     """
     alone = [path for key, path in files.items() if key not in partners]
     if alone:
-        raise FileNotFoundError(
+        raise UserFileNotFoundError(
             f"{place} holds no {partner} for {len(alone)} of {len(files)} {kind}, the first is {alone[0]}"
         )
 
@@ -144,7 +146,7 @@ def open_image(path: Path, kind: str | None = None) -> Iterator[Image.Image]:
     try:
         with Image.open(path) as image:
             if kind is not None and image.mode not in _MODES[kind]:
-                raise ValueError(f"its pixels are of mode {image.mode}, not {kind}")
+                raise UserError(f"its pixels are of mode {image.mode}, not {kind}")
             yield image
     # Pillow reports damage by all of these, also in the body of the with statement, which decodes the pixels
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.reading.frame import Camera
+from distill.errors import UserError
 
 # the drives of 26 September 2011, which most images come from; the height is that of the sensor setup
 KITTI_CAMERA = Camera(fx=721.5377, fy=721.5377, cx=609.5593, cy=172.854, baseline=0.532725, height=1.65)
@@ -29,7 +30,7 @@ def read_matrices(path: Path, names: Sequence[str]) -> list[NDArray[np.float64]]
         return [np.array(lines[name].split(), float).reshape(3, 4) for name in names]
     except (KeyError, ValueError):
         listed = f"{', '.join(names[:-1])} and {names[-1]}"
-        raise ValueError(f"{path} should hold the lines {listed} with 12 numbers each") from None
+        raise UserError(f"{path} should hold the lines {listed} with 12 numbers each") from None
 
 
 def stereo_camera(left: NDArray[np.float64], right: NDArray[np.float64]) -> Camera:

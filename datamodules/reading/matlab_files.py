@@ -9,6 +9,8 @@ from numpy.typing import NDArray
 from scipy.io import loadmat
 from scipy.io.matlab import MatReadError
 
+from distill.errors import UserError
+
 # SciPy reports damage by all of these
 DAMAGE = (OSError, ValueError, KeyError, TypeError, NotImplementedError, MatReadError)
 
@@ -27,4 +29,4 @@ def read_integers(path: Path, *names: str) -> list[NDArray[np.int64]]:
         arrays = loadmat(path)
         return [arrays[name].ravel().astype(np.int64) for name in names]
     except DAMAGE as error:
-        raise ValueError(f"{path} should hold {' and '.join(names)} and cannot be read ({error})") from None
+        raise UserError(f"{path} should hold {' and '.join(names)} and cannot be read ({error})") from None

@@ -9,6 +9,7 @@ from numpy.typing import NDArray
 
 from datamodules.reading.frame import IGNORED
 from datamodules.reading.matlab_files import read_integers
+from distill.errors import UserError
 
 MAPPING = "classMapping40.mat"
 
@@ -42,5 +43,5 @@ def read_mapping(path: Path) -> NDArray[np.uint8]:
     """
     (classes,) = read_integers(path, "mapClass")
     if not classes.size or classes.min() < 1 or classes.max() > len(CLASS_NAMES):
-        raise ValueError(f"{path} should hold mapClass with classes from 1 to {len(CLASS_NAMES)}")
+        raise UserError(f"{path} should hold mapClass with classes from 1 to {len(CLASS_NAMES)}")
     return np.concatenate([[IGNORED], classes - 1]).astype(np.uint8)

@@ -11,6 +11,8 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 from PIL import Image
 
+from distill.errors import UserError, UserFileNotFoundError
+
 PHOTOGRAPH_SUFFIXES = (".jpg", ".jpeg", ".png")
 # files of the wheels; skimage.data would look into its download cache and ask the network
 BUNDLED_PHOTOGRAPHS = {
@@ -30,7 +32,7 @@ def bundled_photographs() -> list[Path]:
     paths = [Path(str(files(package))) / name for package, names in BUNDLED_PHOTOGRAPHS.items() for name in names]
     for path in paths:
         if not path.is_file():
-            raise FileNotFoundError(
+            raise UserFileNotFoundError(
                 f"the photograph {path} is not installed: give a folder of photographs as patches_dir"
             )
     return paths
@@ -43,14 +45,14 @@ def find_photographs(folder: Path) -> list[Path]:
         FileNotFoundError: The folder does not exist, or holds no photograph.
     """
     if not folder.is_dir():
-        raise FileNotFoundError(f"patches_dir {folder} is not a folder")
+        raise UserFileNotFoundError(f"patches_dir {folder} is not a folder")
     found = [
         path
         for path in folder.rglob("*")
         if path.suffix.lower() in PHOTOGRAPH_SUFFIXES and path.is_file() and not path.name.startswith(".")
     ]
     if not found:
-        raise FileNotFoundError(f"patches_dir {folder} holds no photographs ({', '.join(PHOTOGRAPH_SUFFIXES)})")
+        raise UserFileNotFoundError(f"patches_dir {folder} holds no photographs ({', '.join(PHOTOGRAPH_SUFFIXES)})")
     return sorted(found)
 
 
@@ -91,9 +93,9 @@ def _size(path: Path, side: int) -> tuple[int, int]:
         with Image.open(path) as image:
             width, height = image.size
     except (OSError, Image.DecompressionBombError) as error:
-        raise ValueError(f"the photograph {path} cannot be read ({error}): replace or remove it") from None
+        raise UserError(f"the photograph {path} cannot be read ({error}): replace or remove it") from None
     if min(width, height) < side:
-        raise ValueError(f"the photograph {path} is {width} x {height} pixels, crops need at least {side} x {side}")
+        raise UserError(f"the photograph {path} is {width} x {height} pixels, crops need at least {side} x {side}")
     return height, width
 
 
@@ -102,4 +104,4 @@ def _pixels(path: Path) -> NDArray[np.uint8]:
         with Image.open(path) as image:
             return np.asarray(image.convert("RGB"))
     except (OSError, ValueError, SyntaxError) as error:
-        raise ValueError(f"the photograph {path} cannot be read ({error}): replace or remove it") from None
+        raise UserError(f"the photograph {path} cannot be read ({error}): replace or remove it") from None

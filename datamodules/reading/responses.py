@@ -13,6 +13,7 @@ import numpy as np
 
 from datamodules.reading.arrays import Floats
 from datamodules.reading.image_files import UnreadableError, read_uint16
+from distill.errors import UserError, UserFileNotFoundError
 
 ResponseFormat = Literal["png", "npz"]
 
@@ -38,14 +39,14 @@ class StoredResponses:
 
     def __init__(self, folder: Path) -> None:
         if not folder.is_dir():
-            raise FileNotFoundError(f"responses {folder} is not a folder")
+            raise UserFileNotFoundError(f"responses {folder} is not a folder")
         self.folder = folder
         self.metres_per_unit = None
         description = read_description(folder)
         if description is not None:
             unit = description.get("metres_per_unit")
             if not isinstance(unit, (int, float)) or not 0 < unit < float("inf"):
-                raise ValueError(
+                raise UserError(
                     f"{folder / DESCRIPTION} should give metres_per_unit, a number above 0, as 0.001 for millimetres"
                 )
             self.metres_per_unit = float(unit)
@@ -60,12 +61,12 @@ class StoredResponses:
         paths = {name: self._find(name) for name in names}
         missing = [name for name, path in paths.items() if path is None]
         if missing:
-            raise FileNotFoundError(
+            raise UserFileNotFoundError(
                 f"{self.folder} holds no response for {len(missing)} of {len(paths)} frames, the first is "
                 f"{missing[0]}.png or .npz"
             )
         if self.metres_per_unit is None and any(path is not None and path.suffix == ".png" for path in paths.values()):
-            raise FileNotFoundError(
+            raise UserFileNotFoundError(
                 f"{self.folder} holds no {DESCRIPTION} to give the unit of its PNG files: write one that holds "
                 f'{{"metres_per_unit": 0.001}} for millimetres, or {80 / 65535!r} for the 80/65535 m of the maps that '
                 "TIE-KD's released code writes"
@@ -88,13 +89,13 @@ class StoredResponses:
         """
         path = self._find(name)
         if path is None:
-            raise FileNotFoundError(f"{self.folder} holds no response {name}.png or .npz")
+            raise UserFileNotFoundError(f"{self.folder} holds no response {name}.png or .npz")
         depth = _read_npz(path) if path.suffix == ".npz" else self._read_png(path)
         if depth.shape not in sizes:
             fitting = " or ".join(f"{height} x {width}" for height, width in dict.fromkeys(sizes))
-            raise ValueError(f"{path} is {depth.shape[0]} x {depth.shape[1]}, but its frame {fitting}")
+            raise UserError(f"{path} is {depth.shape[0]} x {depth.shape[1]}, but its frame {fitting}")
         if not (np.isfinite(depth).all() and (depth >= 0).all()):
-            raise ValueError(f"{path} should hold metres, and 0 where there is no response, but holds other values")
+            raise UserError(f"{path} should hold metres, and 0 where there is no response, but holds other values")
         return depth
 
     def _find(self, name: str) -> Path | None:
@@ -103,7 +104,7 @@ class StoredResponses:
 
     def _read_png(self, path: Path) -> Floats:
         if self.metres_per_unit is None:
-            raise ValueError(f"{path} has no unit: there is no {self.folder / DESCRIPTION}")
+            raise UserError(f"{path} has no unit: there is no {self.folder / DESCRIPTION}")
         return (read_uint16(path) * self.metres_per_unit).astype(np.float32)
 
 
@@ -126,7 +127,7 @@ def read_description(folder: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise UnreadableError(f"{path} cannot be read ({error})") from None
     if not isinstance(description, dict):
-        raise ValueError(f'{path} should hold a JSON object as {{"metres_per_unit": 0.001}}')
+        raise UserError(f'{path} should hold a JSON object as {{"metres_per_unit": 0.001}}')
     return description
 
 

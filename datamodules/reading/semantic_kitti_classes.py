@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from datamodules.reading.frame import IGNORED
 from datamodules.reading.lidar import read_semantics
+from distill.errors import UserError
 
 
 class ScanClass(NamedTuple):
@@ -73,5 +74,5 @@ def read_classes(path: Path, points: int) -> NDArray[np.uint8]:
     classes = _CLASSES[labels]
     unknown = labels[classes == _UNKNOWN]
     if unknown.size:
-        raise ValueError(f"{path} holds the label {unknown[0]} of {unknown.size} points, which is not SemanticKITTI's")
+        raise UserError(f"{path} holds the label {unknown[0]} of {unknown.size} points, which is not SemanticKITTI's")
     return classes

@@ -16,6 +16,7 @@ from scipy.signal import resample_poly
 
 from datamodules.reading.arrays import Floats
 from datamodules.reading.image_files import UnreadableError
+from distill.errors import UserError
 
 SAMPLE_RATE = 16000  # Hz; speech has hardly any power above 8 kHz
 WINDOW_LENGTH = 400  # samples, 25 ms
@@ -86,7 +87,7 @@ def mel_filterbank(bands: int, sample_rate: int = SAMPLE_RATE, n_fft: int = N_FF
     left, peak, right = corners[:-2, None], corners[1:-1, None], corners[2:, None]
     filters = np.minimum((frequencies - left) / (peak - left), (right - frequencies) / (right - peak)).clip(0)
     if not filters.any(axis=1).all():
-        raise ValueError(f"{bands} mel bands are too many for a Fourier transform of {n_fft} samples: one is empty")
+        raise UserError(f"{bands} mel bands are too many for a Fourier transform of {n_fft} samples: one is empty")
     return filters.astype(np.float32)
 
 

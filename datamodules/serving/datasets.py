@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import Dataset, default_collate
 
+from distill.errors import UserError
 from distill.outputs import Batch
 
 SplitName = Literal["train", "val", "test"]
@@ -45,9 +46,9 @@ class TensorPairs(BatchedDataset):
     def __init__(self, tensors: Mapping[str, Tensor]) -> None:
         lengths = {name: len(tensor) for name, tensor in tensors.items()}
         if len(set(lengths.values())) != 1:
-            raise ValueError(f"paired tensors must have one length, got {lengths}")
+            raise UserError(f"paired tensors must have one length, got {lengths}")
         if "index" in tensors:
-            raise ValueError("'index' is the position in the data set and cannot be given")
+            raise UserError("'index' is the position in the data set and cannot be given")
         self.tensors = dict(tensors)
 
     def __len__(self) -> int:

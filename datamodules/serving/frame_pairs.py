@@ -19,6 +19,7 @@ from datamodules.reading.responses import StoredResponses
 from datamodules.serving.datasets import collate
 from datamodules.serving.geometry import Geometry, depth_to_hha, depth_to_normals, relative_disparity
 from datamodules.serving.sampling import SeededIndex, position_of
+from distill.errors import UserError
 from distill.outputs import Batch
 
 Target = Literal["classes", "depth"]
@@ -89,7 +90,7 @@ class FramePairs(Dataset[Batch]):
         if self.responses is None:
             return
         if not self.names:
-            raise ValueError(f"{self.responses.folder} cannot be used: the frames have no names to find responses by")
+            raise UserError(f"{self.responses.folder} cannot be used: the frames have no names to find responses by")
         if required or self.responses.holds_any(self.names):
             self.responses.check(self.names)
         else:
@@ -140,7 +141,7 @@ class FramePairs(Dataset[Batch]):
         first = samples[0]
         for other in samples:
             if other["image"].shape != first["image"].shape:
-                raise ValueError(
+                raise UserError(
                     f"frame {first['index']} has {_extent(first['image'].shape[1:])} pixels, but frame "
                     f"{other['index']} of the same batch {_extent(other['image'].shape[1:])}: give the size to resize "
                     "all frames to"
@@ -151,12 +152,12 @@ class FramePairs(Dataset[Batch]):
         shapes = [values.shape[:2] for values in (frame.image, frame.depth, frame.target)]
         if len(set(shapes)) > 1:
             image, depth, target = map(_extent, shapes)
-            raise ValueError(
+            raise UserError(
                 f"{self._described(position)} has an image of {image}, a depth of {depth} and a target of {target} "
                 "pixels, which must have one size"
             )
         if self.crop is not None and (self.crop[0] > shapes[0][0] or self.crop[1] > shapes[0][1]):
-            raise ValueError(
+            raise UserError(
                 f"{self._described(position)} has {_extent(shapes[0])} pixels, too few for a crop of "
                 f"{_extent(self.crop)}"
             )
@@ -164,7 +165,7 @@ class FramePairs(Dataset[Batch]):
             return
         strange = (frame.target >= self.num_classes) & (frame.target != IGNORED)
         if strange.any():
-            raise ValueError(
+            raise UserError(
                 f"{self._described(position)} has the label {frame.target[strange][0]}, but labels are 0 to "
                 f"{self.num_classes - 1}, or {IGNORED} where ignored"
             )

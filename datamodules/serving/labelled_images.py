@@ -17,6 +17,7 @@ from datamodules.reading.arrays import Bytes, Floats
 from datamodules.reading.digits import bundled_digits
 from datamodules.reading.image_files import find_folder, open_image
 from datamodules.serving.sampling import flip_where
+from distill.errors import UserError, UserFileNotFoundError
 
 DatasetName = Literal["digits", "cifar10", "cifar100", "stl10", "tiny_imagenet", "image_folder"]
 
@@ -217,7 +218,7 @@ def _torchvision_images(dataset: DatasetName, root: Path) -> LabelledImages:
     try:
         train, test = (part(root, download=False) for part in _parts(dataset))
     except RuntimeError:
-        raise FileNotFoundError(
+        raise UserFileNotFoundError(
             f"root {root} holds no {dataset}, or not all of it as it was published: download=True fetches it"
         ) from None
     labels = "labels" if dataset == "stl10" else "targets"
@@ -235,18 +236,18 @@ def _tiny_imagenet(root: Path) -> LabelledImages:
     train = ImageFolder(find_folder(folder, "train", "unpack tiny-imagenet-200.zip again"))
     annotations = folder / "val" / "val_annotations.txt"
     if not annotations.is_file():
-        raise FileNotFoundError(
+        raise UserFileNotFoundError(
             f"{annotations} is not there: unpack tiny-imagenet-200.zip again, or choose image_folder if val has one "
             "folder for each class"
         )
     lines = [line.split("\t") for line in annotations.read_text().splitlines()]
     strange = sorted({line[1] for line in lines} - set(train.classes))
     if strange:
-        raise ValueError(f"{annotations} names the class {strange[0]}, which has no folder in {folder / 'train'}")
+        raise UserError(f"{annotations} names the class {strange[0]}, which has no folder in {folder / 'train'}")
     val = [(folder / "val" / "images" / line[0], train.class_to_idx[line[1]]) for line in lines]
     missing = [path for path, _ in val if not path.is_file()]
     if missing:
-        raise FileNotFoundError(
+        raise UserFileNotFoundError(
             f"{len(missing)} of the {len(val)} images that {annotations} names are not there, the first is {missing[0]}"
         )
     paths, labels = zip(*train.samples, *val, strict=True)
@@ -270,7 +271,7 @@ def _image_folder(root: Path, side: int) -> LabelledImages:
     )
     if train.classes != val.classes:
         alone = sorted(set(train.classes) ^ set(val.classes))
-        raise ValueError(
+        raise UserError(
             f"the folders of {root / 'train'} and {root / 'val'} must be the same classes, but {len(alone)} are in one "
             f"only, the first is {alone[0]}"
         )

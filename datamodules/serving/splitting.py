@@ -10,6 +10,7 @@ from numpy.random import Generator
 from numpy.typing import NDArray
 
 from distill.checks import check_within
+from distill.errors import UserError
 
 T = TypeVar("T")
 
@@ -56,7 +57,7 @@ def stratified_splits(
         ValueError: A test size is given where there is a test set, or no sample is left to train on.
     """
     if own_test and test_size is not None:
-        raise ValueError(f"test_size {test_size} cannot be chosen where the data have a test set of their own")
+        raise UserError(f"test_size {test_size} cannot be chosen where the data have a test set of their own")
     count = len(labels) - own_test
     order = stratified_order(labels[:count], rng)
     val_size = max(1, count // 10) if val_size is None else val_size
@@ -67,7 +68,7 @@ def stratified_splits(
         test, rest = order[:test_size], order[test_size:]
         taken = f"val_size {val_size} and test_size {test_size}"
     if len(rest) <= val_size:
-        raise ValueError(f"{taken} must be less than the {count} images there are, or none is left to train on")
+        raise UserError(f"{taken} must be less than the {count} images there are, or none is left to train on")
     return SplitPositions(rest[val_size:], rest[:val_size], test)
 
 
@@ -84,13 +85,13 @@ def split_by_shares(items: Sequence[T], shares: Sequence[int], seed: int, count:
         ValueError: There are fewer than ``count`` items, or a part would be empty.
     """
     if count is not None and count > len(items):
-        raise ValueError(f"{count} images cannot be drawn from the {len(items)} there are; None takes all")
+        raise UserError(f"{count} images cannot be drawn from the {len(items)} there are; None takes all")
     drawn = np.random.default_rng(seed).permutation(len(items))[:count]
     ends = len(drawn) * np.cumsum(shares)[:-1] // sum(shares)
     parts = np.split(drawn, ends)
     if not all(map(len, parts)):
         ratio = ":".join(map(str, shares))
-        raise ValueError(f"a split {ratio} leaves a part empty: there are too few images, {len(drawn)}")
+        raise UserError(f"a split {ratio} leaves a part empty: there are too few images, {len(drawn)}")
     return [[items[position] for position in sorted(part)] for part in parts]
 
 
@@ -109,7 +110,7 @@ def held_out_groups(groups: Iterable[str], count: int, seed: int, name: str, kin
     """
     ordered = sorted(groups)
     if len(ordered) <= count:
-        raise ValueError(f"{name} {count} must be less than the {len(ordered)} {kind}, or none is left to train on")
+        raise UserError(f"{name} {count} must be less than the {len(ordered)} {kind}, or none is left to train on")
     return set(np.random.default_rng(seed).permutation(ordered)[:count].tolist())
 
 
@@ -127,7 +128,7 @@ def check_groups(name: str, numbers: Sequence[int], kind: str, least: int, most:
         ValueError: There is no number, one is given twice, or one is out of range.
     """
     if not numbers or len(set(numbers)) < len(numbers):
-        raise ValueError(f"{name} must be one or more different {kind}, got {list(numbers)}")
+        raise UserError(f"{name} must be one or more different {kind}, got {list(numbers)}")
     for number in numbers:
         check_within(least, most, **{name: number})
 
@@ -145,4 +146,4 @@ def check_disjoint(kind: str, **splits: Sequence[int]) -> None:
     (first, numbers), (second, others) = splits.items()
     shared = set(numbers) & set(others)
     if shared:
-        raise ValueError(f"{kind} {min(shared)} is in {first} and in {second}")
+        raise UserError(f"{kind} {min(shared)} is in {first} and in {second}")

@@ -11,6 +11,7 @@ from lightning.pytorch.callbacks import ModelCheckpoint
 
 from distill.atomic import atomic_write
 from distill.checkpoint import read_content
+from distill.errors import UserOSError
 
 
 class BestCheckpoint(ModelCheckpoint):
@@ -50,7 +51,7 @@ class WholeFileCheckpointIO(TorchCheckpointIO):
                 torch.save(checkpoint, draft)
         except (OSError, RuntimeError) as error:  # torch raises a RuntimeError when the disk is full
             reason = str(error).splitlines()[0]
-            raise OSError(f"{path} cannot be written ({reason}): the previous checkpoint is kept") from error
+            raise UserOSError(f"{path} cannot be written ({reason}): the previous checkpoint is kept") from error
 
     def load_checkpoint(
         self, path: str | Path, map_location: Any = "cpu", weights_only: bool | None = None

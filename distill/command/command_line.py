@@ -22,6 +22,7 @@ from distill.base import Supervised
 from distill.command.checkpoints import BestCheckpoint, WholeFileCheckpointIO
 from distill.command.parser import Parser
 from distill.command.run_folder import check_checkpoint, latest_checkpoint, path_within, run_folder
+from distill.errors import UserError, UserFileNotFoundError
 from distill.internals.jsonargparse import list_commands
 from distill.internals.lightning import SeedingCLI
 from distill.resume.last_checkpoint import LastCheckpoint
@@ -94,7 +95,7 @@ class CLI(SeedingCLI):
         given, teacher = self._given
         config = self.config[self.subcommand]
         if config.model.class_path != given:
-            raise ValueError(
+            raise UserError(
                 f"{config.ckpt_path} is a run of {config.model.class_path}, but the configuration asks for {given}"
             )
         if teacher:  # the teacher's file may have moved since the checkpoint was written
@@ -106,7 +107,7 @@ class CLI(SeedingCLI):
             runs = Path(config.logs_dir, config.name).absolute()
             found = latest_checkpoint(runs, config.version, which)
             if found is None and command != "fit":
-                raise FileNotFoundError(f"there is no run with a checkpoint {which}.ckpt under {runs}")
+                raise UserFileNotFoundError(f"there is no run with a checkpoint {which}.ckpt under {runs}")
             if found is None:
                 rank_zero_warn(f"no run under {runs} has a checkpoint: training starts from the beginning")
                 return None

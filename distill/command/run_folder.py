@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from distill.checkpoint import read_content
+from distill.errors import UserError
 from distill.resume.metrics_table import is_first_rank, version_of
 
 
@@ -27,9 +28,9 @@ def check_checkpoint(path: Path, *, resumes: bool) -> None:
     """
     content = read_content(path, mmap=True)
     if not isinstance(content, dict) or "pytorch-lightning_version" not in content:
-        raise ValueError(f"{path} is not a checkpoint of a run")
+        raise UserError(f"{path} is not a checkpoint of a run")
     if resumes and "optimizer_states" not in content:
-        raise ValueError(f"{path} holds weights only; a fit resumes from last.ckpt")
+        raise UserError(f"{path} holds weights only; a fit resumes from last.ckpt")
 
 
 def path_within(folder: Path, name: str, argument: str) -> Path:
@@ -44,7 +45,7 @@ def path_within(folder: Path, name: str, argument: str) -> Path:
         ValueError: The path is the folder itself, or lies outside it.
     """
     if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).parts:
-        raise ValueError(f"{argument} must be the name of a folder in {folder}, got {name!r}")
+        raise UserError(f"{argument} must be the name of a folder in {folder}, got {name!r}")
     return folder / name
 
 

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from distill.atomic import atomic_write
 from distill.checks import check_at_least, check_option, check_positive
 from distill.distributed import gather, world_size
+from distill.errors import UserError
 from distill.feature_mask.salience import Salience, count_features, feature_divergence, feature_shape
 from distill.losses.parts.logits import kl_divergence
 from distill.outputs import Batch, NetworkOutput, autocast_off, full_precision, modalities, prediction_of, step_output
@@ -189,7 +190,7 @@ class FeatureMask(Supervised):
             teacher = self.predict_teacher(batch)
         self.known_task.check(teacher, batch["target"], model=described(self.teacher, "teacher"), data="data")
         if batch["target"].is_floating_point():
-            raise ValueError(f"FeatureMask compares logits of classes, but {type(self.task).__name__} has no classes")
+            raise UserError(f"FeatureMask compares logits of classes, but {type(self.task).__name__} has no classes")
 
     def evaluate(self, batch: Batch) -> dict[str, Any]:
         """As in :class:`~distill.supervised.Supervised`, with the teacher's prediction."""

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill.checks import check_option
+from distill.errors import UserError
 from distill.losses.parts.precision import at_least_float32
 from distill.losses.parts.reduction import Reduction, check_reduction, reduce_means
 
@@ -41,7 +42,7 @@ def discriminator_loss(
     """
     _check(form, reduction)
     if student.shape != teacher.shape:
-        raise ValueError(
+        raise UserError(
             "the scores of student and teacher must have the same shape, got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         )

@@ -10,6 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill.checks import check_option
+from distill.errors import UserError
 from distill.losses.parts.precision import at_least_float32
 
 Kernel = Literal["laplace", "laplace_l1", "gaussian", "linear", "none"]
@@ -99,7 +100,7 @@ def cka(student: Tensor, teacher: Tensor, *, centering: Centering = "hsic") -> T
     ICML 2019, eqs. 3 and 4.
     """
     if student.shape[:2] != teacher.shape[:2] or student.ndim < 2:
-        raise ValueError(
+        raise UserError(
             "student and teacher must have the same number of samples and channels, (N, C, *), got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         )
@@ -137,7 +138,7 @@ def consistency_loss(student: Tensor, teacher: Tensor, *, measure: Measure = "ck
     if measure in ("cka", "cka_printed"):
         return 1 - cka(student, teacher, centering="hsic" if measure == "cka" else "printed")
     if student.shape != teacher.shape:
-        raise ValueError(
+        raise UserError(
             f"student and teacher must have the same shape, got {tuple(student.shape)} and {tuple(teacher.shape)}"
         )
     student, teacher = at_least_float32(student).flatten(1), at_least_float32(teacher).flatten(1)

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill.checks import check_at_least
+from distill.errors import UserError
 from distill.losses.parts.precision import at_least_float32
 from distill.losses.parts.reduction import Reduction, check_reduction, reduce_losses
 
@@ -47,7 +48,7 @@ def nce_loss(
     """
     check_reduction(reduction)
     if positive.ndim != 1 or negatives.ndim != 2 or len(positive) != len(negatives) or negatives.shape[1] < 1:
-        raise ValueError(
+        raise UserError(
             "there must be one positive (N,) and K negatives (N, K) a sample, got "
             f"{tuple(positive.shape)} and {tuple(negatives.shape)}"
         )

@@ -6,6 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill.checks import check_positive
+from distill.errors import UserError
 from distill.losses.parts.logits import kl_divergence
 from distill.losses.parts.precision import at_least_float32
 from distill.losses.parts.recompute import in_chunks
@@ -41,7 +42,7 @@ def cwd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, redu
     check_positive(temperature=temperature)
     check_reduction(reduction)
     if student.shape != teacher.shape or student.ndim < 3:
-        raise ValueError(
+        raise UserError(
             "student and teacher must have the same shape (N, C, *) with positions after the channels, got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         )

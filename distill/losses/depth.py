@@ -7,6 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill.checks import check_positive, check_share
+from distill.errors import UserError
 from distill.losses.parts.precision import at_least_float32
 from distill.losses.parts.reduction import Reduction, check_reduction, reduce_losses
 
@@ -106,7 +107,7 @@ def ssim_loss(
     check_reduction(reduction)
     _check_maps(student, teacher, "teacher")
     if window < 1 or window % 2 == 0:
-        raise ValueError(f"window must be an odd number of pixels, got {window}")
+        raise UserError(f"window must be an odd number of pixels, got {window}")
     check_positive(data_range=data_range, sigma=sigma)
     student = at_least_float32(student)
     valid = teacher > 0
@@ -150,7 +151,7 @@ def _blurred(maps: Tensor, window: int, sigma: float) -> Tensor:
 
 def _check_maps(student: Tensor, other: Tensor, name: str) -> None:
     if student.shape != other.shape or student.ndim != 4 or student.shape[1] != 1:
-        raise ValueError(
+        raise UserError(
             f"student and {name} must have the same shape (N, 1, H, W), got {tuple(student.shape)} and "
             f"{tuple(other.shape)}"
         )

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.autograd.function import once_differentiable
 
 from distill.checks import check_at_least, check_option, check_positive
+from distill.errors import UserError
 from distill.losses.parts.precision import at_least_float32
 from distill.losses.parts.reduction import Reduction, check_reduction, reduce_losses
 
@@ -139,7 +140,7 @@ def depth_probability_map(
     """
     window = _Window(bins, min_depth, max_depth, sigma, bin_value, normalization, cutoff)
     if depth.ndim != 4 or depth.shape[1] != 1:
-        raise ValueError(f"depth must have shape (N, 1, H, W), got {tuple(depth.shape)}")
+        raise UserError(f"depth must have shape (N, 1, H, W), got {tuple(depth.shape)}")
     depth = at_least_float32(depth.detach())
     index, probability = window.around(depth)
     map_ = depth.new_zeros(depth.shape[0], bins, *depth.shape[2:])
@@ -204,7 +205,7 @@ def dpm_loss(
     check_option("direction", direction, get_args(Direction))
     samples, bins, *size = student_logits.shape
     if teacher_depth.shape != (samples, 1, *size):
-        raise ValueError(
+        raise UserError(
             f"teacher_depth must have shape {(samples, 1, *size)} for logits of shape {tuple(student_logits.shape)}, "
             f"got {tuple(teacher_depth.shape)}"
         )
@@ -335,10 +336,10 @@ def _parts(logits: Tensor) -> Iterator[tuple[slice, slice, slice]]:
 
 def _check_logits(logits: Tensor) -> None:
     if logits.ndim != 4:
-        raise ValueError(f"logits over bins must have shape (N, bins, H, W), got {tuple(logits.shape)}")
+        raise UserError(f"logits over bins must have shape (N, bins, H, W), got {tuple(logits.shape)}")
 
 
 def _check_range(bins: int, min_depth: float, max_depth: float) -> None:
     check_at_least(1, bins=bins)
     if not min_depth < max_depth:
-        raise ValueError(f"min_depth must be below max_depth, got {min_depth} and {max_depth}")
+        raise UserError(f"min_depth must be below max_depth, got {min_depth} and {max_depth}")

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from distill.checks import check_option, check_positive
+from distill.errors import UserError
 from distill.losses.parts.normalization import unit_vectors
 from distill.losses.parts.pairwise import rows, squared_distances
 from distill.losses.parts.precision import without_autocast
@@ -66,7 +67,7 @@ def sem_terms(student_z: Tensor, teacher_z: Tensor, *, center: bool = True) -> t
     """
     correlation = cross_correlation(student_z, teacher_z, center=center)
     if correlation.shape[0] != correlation.shape[1]:
-        raise ValueError(
+        raise UserError(
             "the embeddings of student and teacher must have the same number of dimensions, got "
             f"{tuple(student_z.shape)} and {tuple(teacher_z.shape)}"
         )
@@ -213,6 +214,6 @@ def _centred(z: Tensor) -> Tensor:
 
 def _check_width(first: Tensor, second: Tensor) -> None:
     if first.shape[1] != second.shape[1]:
-        raise ValueError(
+        raise UserError(
             f"the features must have the same number of dimensions a sample, got {first.shape[1]} and {second.shape[1]}"
         )

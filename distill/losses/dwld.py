@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from distill.checks import check_option, check_positive
+from distill.errors import UserError
 from distill.losses.parts.logits import check_logits, check_two_classes, kl_divergence, split_target, where_counted
 from distill.losses.parts.precision import at_least_float32
 from distill.losses.parts.recompute import in_chunks
@@ -62,7 +63,7 @@ def dwld_terms(
     check_logits(student, teacher, target)
     check_two_classes(student)
     if beta.shape != student.shape:
-        raise ValueError(f"beta must have the shape of the logits, {tuple(student.shape)}, got {tuple(beta.shape)}")
+        raise UserError(f"beta must have the shape of the logits, {tuple(student.shape)}, got {tuple(beta.shape)}")
     check_option("form", form, get_args(Form))
 
     def terms(student: Tensor, teacher: Tensor, target: Tensor, beta: Tensor, counted: Tensor) -> Tensor:

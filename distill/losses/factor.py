@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from distill.errors import UserError
 from distill.losses.parts.normalization import unit_vectors
 from distill.losses.parts.precision import at_least_float32
 from distill.losses.parts.reduction import Reduction, check_reduction, reduce_means
@@ -34,7 +35,7 @@ def factor_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mea
     """
     check_reduction(reduction)
     if student.shape != teacher.shape or student.ndim < 2:
-        raise ValueError(
+        raise UserError(
             "the factors of student and teacher must have the same shape (N, K, *), got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         )

@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill.errors import UserError
 from distill.losses.parts.pooling import check_positions, to_common_size
 from distill.losses.parts.precision import at_least_float32, without_autocast
 from distill.losses.parts.reduction import Reduction, check_reduction, reduce_means
@@ -59,7 +60,7 @@ def fsp_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean")
     """
     check_reduction(reduction)
     if student.shape != teacher.shape or student.ndim != 3:
-        raise ValueError(
+        raise UserError(
             "the FSP matrices of student and teacher must have the same shape (N, C, D), from layers with the same "
             f"numbers of channels, got {tuple(student.shape)} and {tuple(teacher.shape)}"
         )

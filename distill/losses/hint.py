@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill.errors import UserError
 from distill.losses.parts.pooling import to_common_size
 from distill.losses.parts.reduction import Reduction, check_reduction, reduce_means
 
@@ -35,7 +36,7 @@ def hint_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean"
     check_reduction(reduction)
     of_student, of_teacher = to_common_size(student, teacher.detach())
     if of_student.shape != of_teacher.shape:
-        raise ValueError(
+        raise UserError(
             "student and teacher must have the same number of channels, as a regressor gives, got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         )

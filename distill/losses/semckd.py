@@ -7,6 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from distill.errors import UserError
 from distill.losses.hint import hint_loss
 from distill.losses.parts.precision import at_least_float32
 from distill.losses.parts.reduction import Reduction, check_reduction, reduce_losses
@@ -45,7 +46,7 @@ def semckd_loss(
     check_reduction(reduction)
     expected = (len(teachers[0]), len(students), len(teachers))
     if attention.shape != expected or any(len(layer) != len(teachers) for layer in students):
-        raise ValueError(
+        raise UserError(
             f"attention must have shape (samples, student layers, teacher layers) = {expected}, and every layer of the "
             f"student one projection for each of the teacher's, got {tuple(attention.shape)} and "
             f"{[len(layer) for layer in students]}"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch import Tensor
 
+from distill.errors import UserError
 from distill.losses.parts.precision import at_least_float32
 from distill.losses.parts.reduction import Reduction, check_reduction, reduce_means
 
@@ -34,12 +35,12 @@ def vid_loss(predicted_mean: Tensor, teacher: Tensor, variance: Tensor, *, reduc
     """
     check_reduction(reduction)
     if predicted_mean.shape != teacher.shape or teacher.ndim < 2:
-        raise ValueError(
+        raise UserError(
             "the predicted mean must have the shape of the teacher's features (N, C, *), got "
             f"{tuple(predicted_mean.shape)} and {tuple(teacher.shape)}"
         )
     if variance.shape != teacher.shape[1:2]:
-        raise ValueError(
+        raise UserError(
             f"there must be one variance a channel, ({teacher.shape[1]},), got shape {tuple(variance.shape)}"
         )
     mean, features = at_least_float32(predicted_mean), at_least_float32(teacher.detach())

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.errors import UserError
 
 OF_THE_WHOLE = {
     **{name: name for name in ("teacher", "student", "task", "teacher_inputs", "student_inputs")},
@@ -53,14 +54,14 @@ class Combined(DistillationModule):
             **kwargs,
         )
         if not methods:
-            raise ValueError("Combined has no methods: give it one or more under model.init_args.methods")
+            raise UserError("Combined has no methods: give it one or more under model.init_args.methods")
         unknown = [name for name in weights or {} if name not in methods]
         if unknown:
-            raise ValueError(f"weights names {unknown[0]!r}, but the methods are {', '.join(map(repr, methods))}")
+            raise UserError(f"weights names {unknown[0]!r}, but the methods are {', '.join(map(repr, methods))}")
         for name, method in methods.items():
             own = [argument for argument, attribute in OF_THE_WHOLE.items() if getattr(method, attribute)]
             if own:
-                raise ValueError(f"method {name!r} has its own {own[0]}: give it to Combined alone")
+                raise UserError(f"method {name!r} has its own {own[0]}: give it to Combined alone")
         self.weights = {name: (weights or {}).get(name, 1.0) for name in methods}
         self.methods = nn.ModuleDict(methods)
         for method in self._all_parts():

@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.checks import check_at_least, check_option, check_positive
+from distill.errors import UserError
 from distill.internals.lightning import attached, loader_of
 from distill.losses import nce_log_normalizer, nce_loss
 from distill.losses.parts.normalization import unit_vectors
@@ -73,12 +74,12 @@ class CRD(DistillationModule):
         super().__init__(*args, **kwargs)
         require_pairs(self)
         if len(self.student_layers) > 1:
-            raise ValueError(f"CRD compares one pair of layers, got {len(self.student_layers)}")
+            raise UserError(f"CRD compares one pair of layers, got {len(self.student_layers)}")
         check_option("memory", memory, get_args(Memory))
         check_at_least(1, negatives=negatives)
         check_positive(temperature=temperature)
         if not 0 <= momentum < 1:
-            raise ValueError(f"momentum must lie in [0, 1), got {momentum}")
+            raise UserError(f"momentum must lie in [0, 1), got {momentum}")
         self.num_samples = num_samples
         self.negatives = negatives
         self.temperature = temperature
@@ -138,6 +139,6 @@ class CRD(DistillationModule):
         try:
             return len(getattr(loader, "dataset", None))  # type: ignore[arg-type]
         except TypeError:
-            raise ValueError(
+            raise UserError(
                 "CRD does not know how many training samples there are: give num_samples, or memory='queue'"
             ) from None

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.distributed import gather
+from distill.errors import UserError
 from distill.losses.ds import Cross, dcm_terms, sem_terms
 from distill.losses.parts.pooling import to_common_size
 from distill.methods.parts.pairs import as_vector, feature_pairs, require_pairs
@@ -78,10 +79,10 @@ class DimensionalStructure(DistillationModule):
         require_pairs(self)
         unknown = [term for term in terms if term not in get_args(Term)]
         if unknown or not terms:
-            raise ValueError(f"terms must be some of {', '.join(get_args(Term))}, got {list(terms)}")
+            raise UserError(f"terms must be some of {', '.join(get_args(Term))}, got {list(terms)}")
         self.terms = tuple(terms)
         if self._has("dcm") and len(self.student_layers) < 2:
-            raise ValueError(
+            raise UserError(
                 f"{type(self).__name__} has one pair of layers, which is the output's: name intermediate ones before "
                 "it, or leave dcm_1 and dcm_2 out of terms"
             )

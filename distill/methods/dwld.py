@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.checks import check_at_least, check_option
+from distill.errors import UserError
 from distill.losses import dwld_terms
 from distill.losses.dwld import Form
 from distill.methods.parts.adaptors import convolve_to
@@ -49,10 +50,10 @@ class DynamicWeightController(nn.Module):
         super().__init__()
         check_at_least(1, layers=layers)
         if not 0 <= dropout < 1:
-            raise ValueError(f"dropout must lie in [0, 1), got {dropout}")
+            raise UserError(f"dropout must lie in [0, 1), got {dropout}")
         check_option("source", source, ("student", "teacher"))
         if not 0 <= beta_min <= beta_max:
-            raise ValueError(f"the range of beta must be 0 <= beta_min <= beta_max, got [{beta_min}, {beta_max}]")
+            raise UserError(f"the range of beta must be 0 <= beta_min <= beta_max, got [{beta_min}, {beta_max}]")
         self.confidence = confidence
         self.source = source
         self.beta_min = beta_min

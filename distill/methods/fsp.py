@@ -11,6 +11,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter
 
 from distill.base import Batch, NetworkOutput
+from distill.errors import UserError
 from distill.losses import fsp_loss, fsp_matrix
 from distill.methods.parts.pairs import feature_pairs, require_pairs
 from distill.methods.parts.staged import StagedDistillation
@@ -50,7 +51,7 @@ class FSP(StagedDistillation):
         super().__init__(*args, stage_one_epochs=stage_one_epochs, **kwargs)
         require_pairs(self)
         if len(self.student_layers) % 2:
-            raise ValueError(
+            raise UserError(
                 f"FSP compares what lies between two layers, but there are {len(self.student_layers)} student_layers: "
                 "name a first and a second of each pair"
             )

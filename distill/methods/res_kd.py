@@ -10,6 +10,7 @@ from torch import Tensor
 
 from distill.base import Batch, NetworkOutput
 from distill.distributed import mean
+from distill.errors import UserError
 from distill.losses import silog_loss, ssim_loss
 from distill.methods.parts.depth import DepthDistillation
 
@@ -49,7 +50,7 @@ class ResKD(DepthDistillation):
         super().__init__(*args, **kwargs)
         known = get_args(DepthLoss)
         if not losses or any(name not in known for name in losses):
-            raise ValueError(f"losses must be one or more of {', '.join(known)}, got {list(losses)}")
+            raise UserError(f"losses must be one or more of {', '.join(known)}, got {list(losses)}")
         self.losses = tuple(dict.fromkeys(losses))
         self.weight = weight
         self.data_range = data_range

@@ -9,6 +9,7 @@ from torch import Tensor
 
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.distributed import gather
+from distill.errors import UserError
 from distill.losses import rkd_angle_loss, rkd_distance_loss
 from distill.methods.parts.pairs import feature_pairs, require_pairs
 
@@ -38,7 +39,7 @@ class RKD(DistillationModule):
         super().__init__(*args, **kwargs)
         require_pairs(self)
         if not (distance_weight or angle_weight):
-            raise ValueError("RKD has nothing to compare: distance_weight and angle_weight are both 0")
+            raise UserError("RKD has nothing to compare: distance_weight and angle_weight are both 0")
         self.distance_weight = distance_weight
         self.angle_weight = angle_weight
 

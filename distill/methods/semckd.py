@@ -9,6 +9,7 @@ from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.checks import check_at_least
+from distill.errors import UserError
 from distill.losses import semckd_loss
 from distill.losses.parts.normalization import unit_vectors
 from distill.losses.parts.pooling import pooled_to_fit
@@ -48,7 +49,7 @@ class SemCKD(DistillationModule):
     def __init__(self, *args: Any, embedding_dim: int = 128, weight: float = 400.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         if not (self.teacher_layers and self.student_layers):
-            raise ValueError("SemCKD compares all layers with all: name one or more teacher_layers and student_layers")
+            raise UserError("SemCKD compares all layers with all: name one or more teacher_layers and student_layers")
         check_at_least(1, embedding_dim=embedding_dim)
         self.weight = weight
         self.queries = nn.ModuleList(_embedding(embedding_dim) for _ in self.student_layers)

@@ -10,6 +10,7 @@ from torch import Tensor
 from distill.base import Batch, NetworkOutput
 from distill.checks import check_share
 from distill.distributed import mean
+from distill.errors import UserError, UserKeyError
 from distill.losses import dpm_loss, ssim_loss
 from distill.losses.dpm import BinValue, Direction, Normalization
 from distill.methods.parts.depth import DepthDistillation
@@ -59,14 +60,12 @@ class TIEKD(DepthDistillation):
         try:
             super().__init__(*args, student_layers=student_layers, **kwargs)
         except KeyError as error:
-            raise KeyError(
+            raise UserKeyError(
                 f"{error.args[0]} TIEKD learns from logits over bins: take a student that has them, as "
                 "DepthUNet(bins=257), and name their layer in student_layers"
             ) from None
         if len(student_layers) != 1:
-            raise ValueError(
-                f"student_layers must name the one layer with logits over bins, got {list(student_layers)}"
-            )
+            raise UserError(f"student_layers must name the one layer with logits over bins, got {list(student_layers)}")
         check_share(alpha=alpha)
         self.alpha = alpha
         self.beta = beta

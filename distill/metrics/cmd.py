@@ -12,6 +12,7 @@ from torchmetrics import Metric
 from torchmetrics.utilities.distributed import gather_all_tensors
 
 from distill.checks import check_at_least
+from distill.errors import UserError
 from distill.losses.parts.precision import at_least_float32
 
 
@@ -54,7 +55,7 @@ def central_moment_discrepancy(
     _check_options(moments, bounds)
     _check_samples(a, b)
     if len(a) == 0 or len(b) == 0:
-        raise ValueError(f"a and b must hold at least one row each, got {len(a)} and {len(b)}")
+        raise UserError(f"a and b must hold at least one row each, got {len(a)} and {len(b)}")
     return _discrepancy(
         _central_moments(at_least_float32(a), moments), _central_moments(at_least_float32(b), moments), bounds
     )
@@ -112,7 +113,7 @@ class CentralMomentDiscrepancy(Metric):
         _check_samples(a, b)
         seen, features = self.power_sums_a.shape[1], a.shape[1]
         if seen not in (0, features):
-            raise ValueError(f"a and b must have {seen} features as in the batches before, got {features}")
+            raise UserError(f"a and b must have {seen} features as in the batches before, got {features}")
         self.power_sums_a = self._add(self.power_sums_a, a)
         self.power_sums_b = self._add(self.power_sums_b, b)
 
@@ -166,7 +167,7 @@ def _gather_sums(local: Tensor, group: Any = None) -> list[Tensor]:
     gathered = gather_all_tensors(local, group)
     sizes = sorted({sums.shape[1] for sums in gathered} - {0})
     if len(sizes) > 1:
-        raise ValueError(f"a and b must have the same number of features in every process, got {sizes}")
+        raise UserError(f"a and b must have the same number of features in every process, got {sizes}")
     features = max(sums.shape[1] for sums in gathered)
     return [F.pad(sums, (0, features - sums.shape[1])) for sums in gathered]
 
@@ -174,11 +175,11 @@ def _gather_sums(local: Tensor, group: Any = None) -> list[Tensor]:
 def _check_options(moments: int, bounds: tuple[float, float]) -> None:
     check_at_least(1, moments=moments)
     if not bounds[0] < bounds[1]:
-        raise ValueError(f"bounds must be a lower and a higher number, got {tuple(bounds)}")
+        raise UserError(f"bounds must be a lower and a higher number, got {tuple(bounds)}")
 
 
 def _check_samples(a: Tensor, b: Tensor) -> None:
     if a.ndim != 2 or b.ndim != 2 or a.shape[1] != b.shape[1]:
-        raise ValueError(
+        raise UserError(
             f"a and b must have shapes (N, D) and (M, D) with the same D, got {tuple(a.shape)} and {tuple(b.shape)}"
         )

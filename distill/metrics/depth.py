@@ -10,6 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 
 from distill.checks import check_at_least, check_option
+from distill.errors import UserError
 
 Crop = Literal["garg", "eigen", "nyu"]
 Average = Literal["image", "pixel"]
@@ -89,7 +90,7 @@ class DepthScores(Metric):
     ) -> None:
         super().__init__(**kwargs)
         if not 0 < min_depth < max_depth:
-            raise ValueError(f"min_depth must lie between 0 and max_depth, got {min_depth} and {max_depth}")
+            raise UserError(f"min_depth must lie between 0 and max_depth, got {min_depth} and {max_depth}")
         check_option("crop", crop, [*CROPS, None])
         check_option("average", average, get_args(Average))
         check_at_least(0, ignore_top_rows=ignore_top_rows)
@@ -105,7 +106,7 @@ class DepthScores(Metric):
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Adds a batch of depth maps in metres, ``(N, 1, H, W)``; targets outside the range do not count."""
         if prediction.shape != target.shape or prediction.ndim != 4 or prediction.shape[1] != 1:
-            raise ValueError(
+            raise UserError(
                 "prediction and target must have the same shape (N, 1, H, W), got "
                 f"{tuple(prediction.shape)} and {tuple(target.shape)}"
             )

@@ -9,6 +9,8 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from distill.errors import UserError
+
 
 class SegmentationScores(MulticlassConfusionMatrix):
     r"""The scores of a semantic segmentation, in [0, 1], from one confusion matrix over all pixels.
@@ -50,7 +52,7 @@ class SegmentationScores(MulticlassConfusionMatrix):
     ) -> None:
         names = tuple(class_names or map(str, range(num_classes)))
         if len(set(names)) != num_classes or len(names) != num_classes:
-            raise ValueError(f"class_names must be {num_classes} different names, got {', '.join(names)}")
+            raise UserError(f"class_names must be {num_classes} different names, got {', '.join(names)}")
         # the task has checked shapes and labels; a check here would sort all pixels in every step
         super().__init__(num_classes, ignore_index=ignore_index, validate_args=False, **kwargs)
         self.class_names = names

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill.errors import UserError
 from distill.losses.dpm import expected_depth
 from distill.models.duplex import upsampled
 from distill.models.monocular import check_depths, check_image, encoder_pyramid
@@ -69,9 +70,9 @@ class AdaBins(nn.Module):
         super().__init__()
         check_depths(min_depth, max_depth)
         if decoder_channels < 16 or decoder_channels % 16:
-            raise ValueError(f"decoder_channels must be a multiple of 16, got {decoder_channels}")
+            raise UserError(f"decoder_channels must be a multiple of 16, got {decoder_channels}")
         if embedding_dim % HEADS:
-            raise ValueError(f"embedding_dim must be a multiple of the {HEADS} attention heads, got {embedding_dim}")
+            raise UserError(f"embedding_dim must be a multiple of the {HEADS} attention heads, got {embedding_dim}")
         self.min_depth = min_depth
         self.max_depth = max_depth
         self.encoder, channels = encoder_pyramid(encoder_name, pretrained)
@@ -121,7 +122,7 @@ class MiniViT(nn.Module):
         """
         patches = feature.shape[-2] // self.patch_size * (feature.shape[-1] // self.patch_size)
         if patches <= self.queries:
-            raise ValueError(
+            raise UserError(
                 f"the image must have at least {self.queries + 1} patches of {self.patch_size} x {self.patch_size} at "
                 f"half its size, and has {patches}: take a smaller patch_size, or fewer queries"
             )

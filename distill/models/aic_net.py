@@ -5,6 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from distill.errors import UserError
 from distill.models.duplex import upsampled
 
 KERNELS = (3, 5, 7)
@@ -47,7 +48,7 @@ class AICNet(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """Logits ``(N, C, H, W)`` for ``(N, in_channels, H, W)``."""
         if x.ndim != 4 or x.shape[1] != self.in_channels:
-            raise ValueError(f"input must be (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
+            raise UserError(f"input must be (N, {self.in_channels}, H, W), got {tuple(x.shape)}")
         feature, levels = self.stem(x), []
         for module in self.modules_4:
             levels.append(feature := module(feature))

@@ -11,6 +11,7 @@ from timm.models import FeatureListNet
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill.errors import UserError
 from distill.models.monocular import check_depths, check_image, encoder_pyramid
 
 DILATIONS = (3, 6, 12, 18, 24)
@@ -55,7 +56,7 @@ class BTS(nn.Module):
         super().__init__()
         check_depths(min_depth, max_depth)
         if decoder_channels < 16 or decoder_channels % 16:
-            raise ValueError(f"decoder_channels must be a multiple of 16, got {decoder_channels}")
+            raise UserError(f"decoder_channels must be a multiple of 16, got {decoder_channels}")
         self.min_depth = min_depth
         self.max_depth = max_depth
         build = _densenet if encoder_name.startswith("densenet") else encoder_pyramid
@@ -206,7 +207,7 @@ def local_planar_guidance(normal: Tensor, distance: Tensor, scale: int) -> Tenso
 def _densenet(name: str, pretrained: bool) -> tuple[nn.Module, list[int]]:
     """A DenseNet of timm that returns the features that BTS takes: those after the transitions, not before them."""
     if not timm.is_model(name):
-        raise ValueError(f"encoder_name must be a network of timm, as densenet161; there is no {name!r}")
+        raise UserError(f"encoder_name must be a network of timm, as densenet161; there is no {name!r}")
     network: Any = timm.create_model(name, pretrained=pretrained)
     stem, last = network.feature_info[0], network.feature_info[-1]
     widths = [stem["num_chs"], *(getattr(network.features, f"transition{i}").conv.out_channels for i in (1, 2))]

@@ -9,6 +9,7 @@ import torch
 from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
+from distill.errors import UserError
 from distill.losses import decode_depth
 from distill.models.duplex import upsampled
 from distill.models.monocular import check_depths, check_image
@@ -84,11 +85,11 @@ class DepthUNet(nn.Module):
         super().__init__()
         check_depths(min_depth, max_depth)
         if bins is not None and bins < 1:
-            raise ValueError(f"bins must be at least 1, or None to regress depth, got {bins}")
+            raise UserError(f"bins must be at least 1, or None to regress depth, got {bins}")
         recipe = RECIPES.get(backbone, OTHERS)
         widths = tuple(decoder_channels or recipe.decoder_channels)
         if not 2 <= len(widths) <= 5:
-            raise ValueError(f"decoder_channels must be two to five widths, got {widths}")
+            raise UserError(f"decoder_channels must be two to five widths, got {widths}")
         self.min_depth = min_depth
         self.max_depth = max_depth
         stride = output_stride or recipe.output_stride

@@ -8,6 +8,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill.errors import UserError, UserTypeError
+
 IMAGE_CHANNELS = 3
 
 
@@ -26,7 +28,7 @@ def check_x_channels(x_channels: int | None) -> None:
         ValueError: ``x_channels`` is neither ``None`` nor positive.
     """
     if x_channels is not None and x_channels < 1:
-        raise ValueError(f"x_channels must be at least 1, or None for a student without X, got {x_channels}")
+        raise UserError(f"x_channels must be at least 1, or None for a student without X, got {x_channels}")
 
 
 def input_streams(x_channels: int | None, image: Tensor, x: Sequence[Tensor]) -> list[Tensor]:
@@ -46,24 +48,24 @@ def input_streams(x_channels: int | None, image: Tensor, x: Sequence[Tensor]) ->
             not have the samples, height and width of the image.
     """
     if image.dim() != 4 or image.shape[1] != IMAGE_CHANNELS:
-        raise ValueError(f"image must be (N, {IMAGE_CHANNELS}, H, W), got {tuple(image.shape)}")
+        raise UserError(f"image must be (N, {IMAGE_CHANNELS}, H, W), got {tuple(image.shape)}")
     if x_channels is None:
         if x:
-            raise TypeError(
+            raise UserTypeError(
                 f"a student takes the image alone, got {len(x)} more: build a teacher with x_channels to use them"
             )
         return [image]
     if not x:
-        raise TypeError(f"a teacher takes the image and X of {x_channels} channels, got the image alone")
+        raise UserTypeError(f"a teacher takes the image and X of {x_channels} channels, got the image alone")
     samples, _, *size = image.shape
     for modality in x:
         if modality.dim() != 4 or [modality.shape[0], *modality.shape[2:]] != [samples, *size]:
-            raise ValueError(
+            raise UserError(
                 f"X must be (N, c, H, W) with N, H and W of the image {tuple(image.shape)}, got {tuple(modality.shape)}"
             )
     channels = sum(modality.shape[1] for modality in x)
     if channels != x_channels:
-        raise ValueError(f"X must have x_channels={x_channels} channels in all, got {channels}")
+        raise UserError(f"X must have x_channels={x_channels} channels in all, got {channels}")
     return [image, torch.cat(list(x), 1)]
 
 

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
+from distill.errors import UserError
+
 WIDTHS = (64, 128, 256, 512, 768, 1024)
 HIDDEN = 768
 
@@ -42,7 +44,7 @@ class EmotionNet(nn.Module):
     ) -> None:
         super().__init__()
         if len(kernel_sizes) != len(WIDTHS) or any(size < 1 or size % 2 == 0 for size in kernel_sizes):
-            raise ValueError(f"kernel_sizes must be {len(WIDTHS)} odd numbers, got {list(kernel_sizes)}")
+            raise UserError(f"kernel_sizes must be {len(WIDTHS)} odd numbers, got {list(kernel_sizes)}")
         self.in_channels = in_channels
         layers = zip((in_channels, *WIDTHS), WIDTHS, kernel_sizes, strict=False)
         self.blocks = nn.Sequential(
@@ -58,7 +60,7 @@ class EmotionNet(nn.Module):
         """Logits ``(N, C)`` for ``(N, in_channels, H, W)``, or for frames ``(N, 3, F, H, W)``."""
         images = x.flatten(1, 2) if x.ndim == 5 else x
         if images.ndim != 4 or images.shape[1] != self.in_channels or min(images.shape[2:]) < 32:
-            raise ValueError(
+            raise UserError(
                 f"input must be (N, {self.in_channels}, H, W), or frames (N, 3, F, H, W) with that number of channels, "
                 f"of at least 32 x 32, got {tuple(x.shape)}"
             )

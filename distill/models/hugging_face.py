@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor, nn
 from torch.nn import functional as F
 
+from distill.errors import UserError, UserImportError, UserOSError
 from distill.models.duplex import upsampled
 from distill.models.monocular import check_depths, check_image
 
@@ -74,11 +75,11 @@ class HuggingFaceDepth(nn.Module):
         super().__init__()
         check_depths(min_depth, max_depth)
         if (mean is None) != (std is None):
-            raise ValueError(f"mean and std must be given together, got {mean} and {std}")
+            raise UserError(f"mean and std must be given together, got {mean} and {std}")
         self.network = _network(name_or_config)
         config = self.network.config
         if getattr(config, "depth_estimation_type", "metric") == "relative" and not inverse:
-            raise ValueError(
+            raise UserError(
                 f"{name_or_config if isinstance(name_or_config, str) else 'the configuration'} is a network of "
                 "relative depth, which returns inverse depth: give inverse=True with scale and shift, or take a "
                 "metric network"
@@ -119,16 +120,16 @@ def _network(name_or_config: str | dict[str, Any]) -> Any:
     try:
         import transformers
     except ImportError:
-        raise ImportError("HuggingFaceDepth needs transformers: pip install 'crossdistill[hf]'") from None
+        raise UserImportError("HuggingFaceDepth needs transformers: pip install 'crossdistill[hf]'") from None
     models: Any = transformers.AutoModelForDepthEstimation
     if isinstance(name_or_config, str):
         try:
             return models.from_pretrained(name_or_config, use_safetensors=True)
         except OSError as error:
             reason = str(error).splitlines()[0]
-            raise OSError(f"{name_or_config} is no depth network with safetensors: {reason}") from None
+            raise UserOSError(f"{name_or_config} is no depth network with safetensors: {reason}") from None
     if "model_type" not in name_or_config:
-        raise ValueError(f"the configuration of a network needs its model_type, got {sorted(name_or_config)}")
+        raise UserError(f"the configuration of a network needs its model_type, got {sorted(name_or_config)}")
     return models.from_config(transformers.AutoConfig.for_model(**name_or_config)).train()
 
 

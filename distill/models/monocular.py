@@ -7,6 +7,8 @@ from typing import Any
 import timm
 from torch import Tensor, nn
 
+from distill.errors import UserError
+
 STRIDES = [2, 4, 8, 16, 32]
 
 
@@ -17,7 +19,7 @@ def check_image(image: Tensor) -> None:
         ValueError: ``image`` is not ``(N, 3, H, W)``.
     """
     if image.dim() != 4 or image.shape[1] != 3:
-        raise ValueError(f"image must be (N, 3, H, W), got {tuple(image.shape)}")
+        raise UserError(f"image must be (N, 3, H, W), got {tuple(image.shape)}")
 
 
 def check_depths(min_depth: float, max_depth: float) -> None:
@@ -27,7 +29,7 @@ def check_depths(min_depth: float, max_depth: float) -> None:
         ValueError: Not ``0 < min_depth < max_depth``.
     """
     if not 0 < min_depth < max_depth:
-        raise ValueError(f"depths must be 0 < min_depth < max_depth, got {min_depth} and {max_depth}")
+        raise UserError(f"depths must be 0 < min_depth < max_depth, got {min_depth} and {max_depth}")
 
 
 def encoder_pyramid(name: str, pretrained: bool) -> tuple[nn.Module, list[int]]:
@@ -37,9 +39,9 @@ def encoder_pyramid(name: str, pretrained: bool) -> tuple[nn.Module, list[int]]:
         ValueError: timm has no such network, or it has other strides.
     """
     if not timm.is_model(name):
-        raise ValueError(f"encoder_name must be a network of timm, as resnet18; there is no {name!r}")
+        raise UserError(f"encoder_name must be a network of timm, as resnet18; there is no {name!r}")
     network: Any = timm.create_model(name, pretrained=pretrained, features_only=True)
     strides = network.feature_info.reduction()
     if strides != STRIDES:
-        raise ValueError(f"encoder_name must be a network with features at strides {STRIDES}; {name!r} has {strides}")
+        raise UserError(f"encoder_name must be a network with features at strides {STRIDES}; {name!r} has {strides}")
     return network, network.feature_info.channels()

@@ -11,6 +11,7 @@ from segmentation_models_pytorch.encoders import get_encoder
 from torch import Tensor, nn
 
 from distill.checks import check_option
+from distill.errors import UserError
 from distill.models.duplex import check_x_channels, input_streams, upsampled
 
 ENCODERS = ("mit_b0", "mit_b1", "mit_b2", "mit_b3", "mit_b4", "mit_b5")
@@ -82,7 +83,7 @@ class OFFNet(nn.Module):
         """Logits ``(N, C, H, W)`` for ``(N, 3, H, W)`` and X ``(N, c, H, W)``."""
         streams = input_streams(self.x_channels, image, x)
         if min(image.shape[-2:]) < SMALLEST:
-            raise ValueError(f"image must be at least {SMALLEST} x {SMALLEST} pixels, got {tuple(image.shape[-2:])}")
+            raise UserError(f"image must be at least {SMALLEST} x {SMALLEST} pixels, got {tuple(image.shape[-2:])}")
         encoders = [self.encoder] if self.x_encoder is None else [self.encoder, self.x_encoder]
         features = []
         for stage, fuse in enumerate(self.fuse.values()):

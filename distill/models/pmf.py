@@ -15,6 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from distill.errors import UserError
 from distill.models.salsanext import ContextBlock, DownBlock, UpBlock, conv
 
 STRIDE = 16
@@ -132,7 +133,7 @@ class PMF(nn.Module):
         _check_channels("image", image, 3)
         _check_channels("lidar", lidar, self.in_channels)
         if image.shape[-2:] != lidar.shape[-2:]:
-            raise ValueError(f"image and lidar must be of one size, got {tuple(image.shape)} and {tuple(lidar.shape)}")
+            raise UserError(f"image and lidar must be of one size, got {tuple(image.shape)} and {tuple(lidar.shape)}")
         features = self.encoder(_padded(lidar), self.camera(_padded(image)))
         logits: Tensor = self.head(self.decoder(features))
         return logits[..., : lidar.shape[-2], : lidar.shape[-1]]
@@ -155,7 +156,7 @@ class CameraEncoder(nn.Module):
         net: Any = timm.create_model(name, pretrained=pretrained, in_chans=in_channels, num_classes=0)
         plain = isinstance(net, timm.models.ResNet) and isinstance(net.conv1, nn.Conv2d)
         if not plain:
-            raise ValueError(f"encoder_name must be a ResNet with one convolution in front, as resnet34, got {name!r}")
+            raise UserError(f"encoder_name must be a ResNet with one convolution in front, as resnet34, got {name!r}")
         net.conv1.stride = (1, 1)
         self.out_channels: tuple[int, ...] = tuple(info["num_chs"] for info in net.feature_info[1:])
         self.stem = nn.Sequential(net.conv1, net.bn1, net.act1, net.maxpool)
@@ -327,4 +328,4 @@ def _padded(values: Tensor) -> Tensor:
 
 def _check_channels(name: str, values: Tensor, channels: int) -> None:
     if values.ndim != 4 or values.shape[1] != channels:
-        raise ValueError(f"{name} must be (N, {channels}, H, W), got {tuple(values.shape)}")
+        raise UserError(f"{name} must be (N, {channels}, H, W), got {tuple(values.shape)}")

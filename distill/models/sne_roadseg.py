@@ -10,6 +10,7 @@ import timm
 import torch
 from torch import Tensor, nn
 
+from distill.errors import UserError
 from distill.models.duplex import IMAGE_CHANNELS, Add, check_x_channels, input_streams, upsampled
 
 STRIDES = [2, 4, 8, 16, 32]
@@ -69,7 +70,7 @@ class SNERoadSeg(nn.Module):
         self.fuse = nn.ModuleList(nn.Identity() if x_channels is None else Add() for _ in STRIDES)
         widths = channels[:-1] if decoder_channels is None else list(decoder_channels)
         if len(widths) != len(STRIDES) - 1:
-            raise ValueError(f"decoder_channels must be four widths, for strides 2, 4, 8 and 16, got {widths}")
+            raise UserError(f"decoder_channels must be four widths, for strides 2, 4, 8 and 16, got {widths}")
         self.decoder = NestedDecoder(channels, widths)
         self.classifier = nn.Conv2d(widths[0], num_classes, 3, padding=1)
 
@@ -139,11 +140,11 @@ class Node(nn.Module):
 def _stages(name: str, in_channels: int, pretrained: bool) -> tuple[nn.ModuleList, list[int]]:
     """A timm network as five stages, which end at the features of timm, and the channels of these features."""
     if not timm.is_model(name):
-        raise ValueError(f"encoder_name must be a ResNet of timm, as resnet18; there is no {name!r}")
+        raise UserError(f"encoder_name must be a ResNet of timm, as resnet18; there is no {name!r}")
     network: Any = timm.create_model(name, pretrained=pretrained, features_only=True, in_chans=in_channels)
     strides = network.feature_info.reduction()
     if strides != STRIDES:
-        raise ValueError(f"encoder_name must be a ResNet, with features at strides {STRIDES}; {name!r} has {strides}")
+        raise UserError(f"encoder_name must be a ResNet, with features at strides {STRIDES}; {name!r} has {strides}")
     # timm flattens "stages.0" to a child "stages_0"
     ends = [end.replace(".", "_") for end in network.feature_info.module_name()]
     stages: list[OrderedDict[str, nn.Module]] = [OrderedDict()]

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from distill.errors import UserError
 from distill.internals.lightning import loader_of
 from distill.outputs import Batch, NetworkOutput
 from distill.teacher.fingerprint import network_fingerprint, sample_checksums
@@ -176,7 +177,7 @@ class TeacherCache(Callback):
         inputs = self._rows(batch, chosen)
         different = sample_checksums([inputs[name] for name in self._inputs]) != sums[unchecked]
         if different.any():
-            raise ValueError(
+            raise UserError(
                 f"sample {positions[chosen][different][0]} differs from the sample whose response is stored in "
                 f"{store.folder}: its transforms are random, or the data have changed; remove cache_teacher from the "
                 "configuration, or remove that folder"
@@ -223,19 +224,19 @@ def _training_data(trainer: Trainer, inputs: Sequence[str]) -> tuple[Sized, Batc
     fixed = getattr(module, "fixed_modalities", ())
     changing = [modality for modality in inputs if modality not in fixed]
     if changing:
-        raise ValueError(
+        raise UserError(
             f"cache_teacher needs inputs that are the same in every epoch, but {changing[0]!r} is not one of the "
             f"fixed_modalities of {name}: remove random transforms, or cache_teacher"
         )
     loader = loader_of(trainer, "fit")
     dataset = getattr(loader, "dataset", None)
     if not isinstance(loader, DataLoader) or loader.batch_sampler is None or not isinstance(dataset, Sized):
-        raise ValueError(f"cache_teacher needs one data set of samples with positions, but {name} has none")
+        raise UserError(f"cache_teacher needs one data set of samples with positions, but {name} has none")
     positions = np.linspace(0, len(dataset) - 1, min(len(dataset), PROBE_SAMPLES)).astype(np.int64).tolist()
     with isolate_rng():
         probes = next(iter(_loader_of(loader, positions)))
     if "index" not in probes or probes["index"].tolist() != positions:
-        raise ValueError(f"cache_teacher needs the position of each sample as 'index' in the batches of {name}")
+        raise UserError(f"cache_teacher needs the position of each sample as 'index' in the batches of {name}")
     return dataset, probes
 
 

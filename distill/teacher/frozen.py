@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from distill.checkpoint import check_class_names, load_network, looks_untrained
 from distill.checks import check_option
 from distill.distributed import SynchronizedBuffers
+from distill.errors import UserError
 from distill.internals.torch import FollowedModule, UnsentBuffers, apply_to
 from distill.outputs import NetworkOutput, autocast_off, network_output
 from distill.taps import FeatureTaps
@@ -115,11 +116,11 @@ def check_separate(teacher: nn.Module, student: nn.Module) -> None:
     """Raises a ValueError if the two networks share parameters: these would be frozen in the student too."""
     of_student = {id(parameter) for parameter in student.parameters()}
     if any(id(parameter) in of_student for parameter in teacher.parameters()):
-        raise ValueError("teacher and student share parameters: give the student a network of its own")
+        raise UserError("teacher and student share parameters: give the student a network of its own")
 
 
 def _load(network: nn.Module, checkpoint: str | Path) -> Sequence[str]:
     try:
         return load_network(network, checkpoint)
     except ValueError as error:
-        raise ValueError(f"the teacher_checkpoint {error}") from None
+        raise UserError(f"the teacher_checkpoint {error}") from None

@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from distill.atomic import atomic_write
+from distill.errors import UserError, UserOSError
 
 Positions = NDArray[np.int64]
 
@@ -66,7 +67,7 @@ class Column(NamedTuple):
         """
         packed = rows.permute(self.order) if rows.ndim == len(self.order) else rows
         if tuple(packed.shape[1:]) != self.shape or packed.dtype != self._torch_dtype:
-            raise ValueError(
+            raise UserError(
                 f"the rows of {self.file} are {self.dtype} {self.shape}, but new rows are {packed.dtype} "
                 f"{tuple(packed.shape[1:])}: a teacher's outputs can be cached only if all samples have the same size"
             )
@@ -216,19 +217,19 @@ class RowStore:
             found = json.loads(path.read_text())
             different = [key for key, value in description.items() if found.get(key) != value]
         except (ValueError, AttributeError):
-            raise ValueError(f"{path} cannot be read: remove {self.folder}, and it will be created again") from None
+            raise UserError(f"{path} cannot be read: remove {self.folder}, and it will be created again") from None
         if different:
             key = different[0]
-            raise ValueError(
+            raise UserError(
                 f"{self.folder} was written for another {key}: it has {found.get(key)!r}, but {description[key]!r} is "
                 "needed; give another folder, or remove this one"
             )
         for name, size in self._sizes.items():
             file = self.folder / name
             if not file.is_file():
-                raise ValueError(f"{file} is missing: remove {self.folder}")
+                raise UserError(f"{file} is missing: remove {self.folder}")
             if file.stat().st_size != size:
-                raise ValueError(f"{file} has {file.stat().st_size} bytes instead of {size}: remove {self.folder}")
+                raise UserError(f"{file} has {file.stat().st_size} bytes instead of {size}: remove {self.folder}")
 
     def _mapped(self, name: str, row_bytes: int) -> NDArray[np.uint8]:
         return np.memmap(self.folder / name, np.uint8, "r", shape=(self.length, row_bytes))
@@ -248,7 +249,7 @@ class RowStore:
     def _explained(self, error: OSError) -> OSError:
         if error.errno not in DISK_FULL_ERRNOS:
             return error
-        return OSError(
+        return UserOSError(
             f"the disk has no room for the {_readable(self.size)} of {self.folder}: make room, or give another folder"
         )
 

@@ -9,6 +9,7 @@ from typing import Any, TypeVar
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities.parsing import collect_init_args
 
+from distill.errors import UserError
 from distill.internals.lightning import made_by_command_line
 
 T = TypeVar("T")
@@ -21,7 +22,7 @@ def required(value: T | None, argument: str, owner: object) -> T:
         ValueError: The value is None.
     """
     if value is None:
-        raise ValueError(f"{type(owner).__name__} has no {argument}: give it under model.init_args.{argument}")
+        raise UserError(f"{type(owner).__name__} has no {argument}: give it under model.init_args.{argument}")
     return value
 
 

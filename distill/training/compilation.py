@@ -6,6 +6,7 @@ from collections.abc import Iterable
 
 from torch import nn
 
+from distill.errors import UserError
 from distill.internals.torch import unknown_backend_error
 
 
@@ -25,4 +26,4 @@ def compile_in_place(networks: Iterable[nn.Module], backend: bool | str) -> None
         try:
             network.compile(backend="inductor" if backend is True else backend)
         except unknown_backend_error():
-            raise ValueError(f"compile must be true, false or a backend of torch, got {backend!r}") from None
+            raise UserError(f"compile must be true, false or a backend of torch, got {backend!r}") from None

@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
+from distill.errors import UserError, UserKeyError
 from distill.internals.lightning import loader_of
 from distill.internals.messages import needs_more_values
 from distill.internals.torch import buffers_kept
@@ -73,7 +74,7 @@ def small_batch(loader: Any, stage: str) -> Batch:
     try:
         batch: Batch = next(iter(loader))
     except StopIteration:
-        raise ValueError(f"the data set to {TrainerFn(stage).value} on is empty") from None
+        raise UserError(f"the data set to {TrainerFn(stage).value} on is empty") from None
     return batch
 
 
@@ -89,7 +90,7 @@ def explained(network: object, argument: str, inputs: Sequence[str], batch: Batc
     except (RuntimeError, TypeError) as error:
         given = ", ".join(f"{name} {tuple(batch[name].shape)}" for name in inputs)
         reason = str(error).splitlines()[0]
-        raise ValueError(f"the {described(network, argument)} cannot take {given}: {reason}") from error
+        raise UserError(f"the {described(network, argument)} cannot take {given}: {reason}") from error
 
 
 class Pair(Protocol):
@@ -136,11 +137,11 @@ def check_pair(method: Pair, batch: Batch) -> None:
         for model, output in ((of_teacher, teacher), (of_student, student)):
             method.task.check(output.prediction, batch["target"], model=model, data="data")
     elif method.hard_weight:
-        raise KeyError("the batch has no 'target': only a method with hard_weight=0 works without it")
+        raise UserKeyError("the batch has no 'target': only a method with hard_weight=0 works without it")
     try:
         method.distillation_terms(teacher, student, batch)
     except (RuntimeError, IndexError) as error:
-        raise ValueError(
+        raise UserError(
             f"{type(method).__name__} cannot compare the {of_teacher}, which has {shapes(teacher)}, with the "
             f"{of_student}, which has {shapes(student)}: {str(error).splitlines()[0]}"
         ) from error
@@ -172,7 +173,7 @@ class OneSampleCheck(Callback):
             if not needs_more_values(error):
                 raise
             network, reason = described(module.network, "network"), str(error).splitlines()[0]
-            raise ValueError(
+            raise UserError(
                 f"the last of an epoch's {len(loader)} batches has one sample, on which the {network} cannot train "
                 f"({reason}): choose another batch_size than {loader.batch_size}"
             ) from error

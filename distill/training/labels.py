@@ -7,6 +7,7 @@ from typing import Any
 
 from lightning.pytorch import Trainer
 
+from distill.errors import UserError
 from distill.outputs import Batch
 from distill.tasks import Task
 
@@ -24,7 +25,7 @@ def check_num_classes(trainer: Trainer, task: Task) -> None:
     expected = getattr(task, "num_classes", classes)
     if classes is not None and classes != expected:
         name = type(task).__name__
-        raise ValueError(f"{type(data).__name__} has {classes} classes, but the task is {name}(num_classes={expected})")
+        raise UserError(f"{type(data).__name__} has {classes} classes, but the task is {name}(num_classes={expected})")
 
 
 def check_labels_on_cpu(batch: Batch, task: Task | None, trainer: Trainer | None) -> None:

@@ -10,6 +10,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
 from distill.distributed import all_gather_objects, rank_part
+from distill.errors import UserError
 from distill.outputs import Batch
 
 SAMPLES_NAMED = 8
@@ -126,7 +127,7 @@ class LossWatch:
         if watched.copied is not None:
             watched.copied.synchronize()
         if not watched.finite:
-            raise ValueError(f"the loss is {float(watched.loss)} {when}: {_cause(watched, network)}")
+            raise UserError(f"the loss is {float(watched.loss)} {when}: {_cause(watched, network)}")
 
 
 def _cause(watched: _Watched, network: nn.Module) -> str:

@@ -6,6 +6,7 @@ import torch
 from torch import Tensor
 
 from distill.distributed import mean
+from distill.errors import UserError
 from distill.outputs import Batch
 from distill.tasks import Task
 
@@ -38,7 +39,7 @@ def counts_of(values: Tensor, target: Tensor, task: Task) -> Tensor:
     if counts.ndim > values.ndim:  # one value per sample, one label per pixel
         counts = counts.flatten(values.ndim).amax(dim=-1)
     if counts.shape != values.shape:
-        raise ValueError(
+        raise UserError(
             f"a term has the shape {tuple(values.shape)}, but a term must be a scalar or hold one value per position, "
             f"{tuple(counts.shape)}"
         )

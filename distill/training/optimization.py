@@ -11,6 +11,8 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
 
+from distill.errors import UserError
+
 ParameterSettings = tuple[nn.Parameter, dict[str, Any]]
 """A parameter and its own settings of the optimiser, such as ``{"weight_decay": 0.0}``."""
 
@@ -64,7 +66,7 @@ def _schedule(scheduler: Any, rates: Sequence[float], trainer: Trainer | None) -
     if isinstance(scheduler, (OneCycleLR, CyclicLR)):
         schedule["interval"] = "step"
         if rates:
-            raise ValueError(
+            raise UserError(
                 f"{type(scheduler).__name__} replaces all learning rates, but some parameters have the learning rate "
                 f"{rates[0]} of their own: remove this setting, or choose another schedule"
             )
@@ -78,6 +80,6 @@ def _check_length(scheduler: OneCycleLR, steps: float) -> None:
     total = scheduler.total_steps
     advice = f"OneCycleLR has total_steps={total}, but the fit takes {steps} steps: give --model.lr_scheduler.init_args"
     if steps > total:
-        raise ValueError(f"{advice}.total_steps {steps}")
+        raise UserError(f"{advice}.total_steps {steps}")
     if steps < total:
         rank_zero_warn(f"{advice}.total_steps {steps}, or the learning rate ends in the middle of its cycle")

@@ -11,6 +11,7 @@ from lightning.pytorch.utilities.seed import isolate_rng
 from rich.progress import track
 from torch.utils.data import DataLoader, Subset
 
+from distill.errors import UserError
 from distill.internals.lightning import loader_of
 from distill.outputs import Batch
 
@@ -59,5 +60,5 @@ def empty_batch(trainer: Trainer, device: torch.device, description: str) -> Bat
 def _loader(trainer: Trainer, description: str) -> Any:
     loader: Any = loader_of(trainer, "fit")
     if not isinstance(loader, DataLoader) or not hasattr(loader.dataset, "__len__"):
-        raise ValueError(f"{description} needs one DataLoader over numbered samples, got {type(loader).__name__}")
+        raise UserError(f"{description} needs one DataLoader over numbered samples, got {type(loader).__name__}")
     return loader

@@ -12,6 +12,7 @@ from torch import Tensor, nn
 
 from distill.checks import check_option, check_share
 from distill.distributed import gather, own_rows, world_size
+from distill.errors import UserError, UserKeyError
 from distill.internals.torch import FollowedModule, apply_to
 from distill.losses.parts.logits import check_logits
 from distill.losses.parts.precision import at_least_float32
@@ -96,7 +97,7 @@ class NontargetSampleMask(FollowedModule, SampleWeighting):
         self.ranking: Ranking = ranking or ("dynamic" if reference_checkpoint is None else "static")
         if (self.ranking == "static") != (reference_checkpoint is not None):
             needs, got = ("a", "none") if self.ranking == "static" else ("no", reference_checkpoint)
-            raise ValueError(f"ranking={self.ranking!r} takes {needs} reference_checkpoint, got {got}")
+            raise UserError(f"ranking={self.ranking!r} takes {needs} reference_checkpoint, got {got}")
         self.fraction = fraction
         self.mode = mode
         self.reference_checkpoint = reference_checkpoint
@@ -120,7 +121,7 @@ class NontargetSampleMask(FollowedModule, SampleWeighting):
             self.current_fraction = self.fraction[min(epoch, len(self.fraction) - 1)]
             return
         if epochs < 1 and self.schedule != "constant":
-            raise ValueError(
+            raise UserError(
                 f"schedule={self.schedule!r} needs to know the trainer's max_epochs, got {epochs}: set it, even if "
                 "max_steps is set, or use schedule='constant'"
             )
@@ -148,7 +149,7 @@ class NontargetSampleMask(FollowedModule, SampleWeighting):
             if batch["target"].ndim > 1:
                 return
             if "index" not in batch:
-                raise KeyError("the batch has no 'index', but ranking='static' needs it to identify the samples")
+                raise UserKeyError("the batch has no 'index', but ranking='static' needs it to identify the samples")
             indices.append(batch["index"])
             scores.append(self._scores(self._reference_prediction(batch), method.teacher_prediction(batch), batch))
         index, score = gather(torch.cat(indices)), gather(torch.cat(scores))
@@ -253,8 +254,8 @@ def _check_fraction(fraction: float | Sequence[float], schedule: str) -> None:
         check_share(fraction=fraction)
         return
     if not fraction:
-        raise ValueError("fraction is an empty list: give it one number per epoch")
+        raise UserError("fraction is an empty list: give it one number per epoch")
     if schedule != "constant":
-        raise ValueError(f"schedule={schedule!r} takes one fraction, got the list {list(fraction)}")
+        raise UserError(f"schedule={schedule!r} takes one fraction, got the list {list(fraction)}")
     for share in fraction:
         check_share(**{"each fraction": share})

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from distill import DistillationModule, NetworkOutput, UserError
 from distill.cli import main
-from distill.command.errors import OURS, is_user_error
+from distill.command.errors import PROJECT_FOLDERS, is_user_error
 from distill.errors import USER_ERRORS
 from distill.outputs import Batch
 
@@ -77,7 +77,7 @@ def test_another_error_in_the_step_of_a_users_method_has_a_traceback(
 def of_this_project(text: str, name: str) -> Callable[..., Any]:
     """A function of a module of this project."""
     names: dict[str, Any] = {"UserError": UserError}
-    exec(compile(text, str(OURS[0] / "methods" / "example.py"), "exec"), names)
+    exec(compile(text, str(PROJECT_FOLDERS[0] / "methods" / "example.py"), "exec"), names)
     function: Callable[..., Any] = names[name]
     return function
 

@@ -6,6 +6,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill.errors import UserError
+
 
 def check_logits(student: Tensor, teacher: Tensor, target: Tensor | None = None) -> None:
     """Checks that the shapes of logits and target belong together.
@@ -19,26 +21,26 @@ def check_logits(student: Tensor, teacher: Tensor, target: Tensor | None = None)
         ValueError: The shapes differ, there is no class dimension, or the target holds no integers.
     """
     if student.shape != teacher.shape:
-        raise ValueError(
+        raise UserError(
             f"student and teacher must have the same shape, got {tuple(student.shape)} and {tuple(teacher.shape)}"
         )
     if student.ndim < 2:
-        raise ValueError(f"logits must have shape (N, C, *), got {tuple(student.shape)}")
+        raise UserError(f"logits must have shape (N, C, *), got {tuple(student.shape)}")
     if target is None:
         return
     expected = (student.shape[0], *student.shape[2:])
     if target.shape != expected:
-        raise ValueError(
+        raise UserError(
             f"target must have shape {expected} for logits of shape {tuple(student.shape)}, got {tuple(target.shape)}"
         )
     if target.is_floating_point():
-        raise ValueError(f"target must hold class indices, got {target.dtype}")
+        raise UserError(f"target must hold class indices, got {target.dtype}")
 
 
 def check_two_classes(logits: Tensor) -> None:
     """Raises a ValueError if there is no class beside the target class."""
     if logits.shape[1] < 2:
-        raise ValueError(f"there must be at least 2 classes on dim 1, got shape {tuple(logits.shape)}")
+        raise UserError(f"there must be at least 2 classes on dim 1, got shape {tuple(logits.shape)}")
 
 
 def where_counted(logits: Tensor, counted: Tensor) -> Tensor:

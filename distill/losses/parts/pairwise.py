@@ -7,6 +7,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from distill.errors import UserError
 from distill.losses.parts.precision import at_least_float32, without_autocast
 
 COLUMNS = 128
@@ -33,7 +34,7 @@ def rows(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
         ValueError: The numbers of samples differ, or the features have no dim beside the samples.
     """
     if len(student) != len(teacher) or min(student.ndim, teacher.ndim) < 2:
-        raise ValueError(
+        raise UserError(
             "student and teacher must hold features of the same samples, (N, C, *), got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         )

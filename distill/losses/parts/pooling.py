@@ -7,6 +7,7 @@ from collections.abc import Callable
 import torch.nn.functional as F
 from torch import Tensor
 
+from distill.errors import UserError
 from distill.losses.parts.precision import at_least_float32
 
 POOLS: dict[int, Callable[..., Tensor]] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
@@ -27,7 +28,7 @@ def to_common_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
         ValueError: The numbers of samples or of dims differ, or there is no channel dim.
     """
     if first.ndim != second.ndim or first.ndim < 2 or len(first) != len(second):
-        raise ValueError(
+        raise UserError(
             "features must have the same number of samples and of dims, (N, C, *), got "
             f"{tuple(first.shape)} and {tuple(second.shape)}"
         )
@@ -40,11 +41,11 @@ def pooled_to_fit(features: Tensor, other: Tensor) -> Tensor:
     if features.shape[2:] == size:
         return features
     if len(size) not in POOLS:
-        raise ValueError(f"maps of different sizes can have up to 3 spatial dims, got {tuple(features.shape)}")
+        raise UserError(f"maps of different sizes can have up to 3 spatial dims, got {tuple(features.shape)}")
     return POOLS[len(size)](features, size)
 
 
 def check_positions(features: Tensor) -> None:
     """Raises a ValueError if features are vectors: a loss that compares positions would always be 0."""
     if features.ndim < 3:
-        raise ValueError(f"features must be maps (N, C, *) with positions, got {tuple(features.shape)}")
+        raise UserError(f"features must be maps (N, C, *) with positions, got {tuple(features.shape)}")

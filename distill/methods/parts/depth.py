@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill.base import DistillationModule, NetworkOutput
+from distill.errors import UserError
 from distill.tasks import DepthEstimation
 
 
@@ -36,7 +37,7 @@ class DepthDistillation(DistillationModule, ABC):
             ValueError: The task is not :class:`~distill.DepthEstimation`.
         """
         if not isinstance(self.task, DepthEstimation):
-            raise ValueError(
+            raise UserError(
                 f"{type(self).__name__} needs task: distill.DepthEstimation, but has {type(self.task).__name__}"
             )
         return self.task

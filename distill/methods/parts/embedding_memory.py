@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from distill.distributed import SynchronizedBuffers, gather, own_rows
+from distill.errors import UserError, UserKeyError
 from distill.losses.parts.normalization import unit_vectors
 from distill.outputs import Batch
 
@@ -129,7 +130,7 @@ class MemoryBank(EmbeddingMemory):
     def allocate(self, size: int) -> None:
         """See :meth:`EmbeddingMemory.allocate`."""
         if size < 2:
-            raise ValueError(f"CRD tells a sample from others: its bank needs 2 samples or more, got {size}")
+            raise UserError(f"CRD tells a sample from others: its bank needs 2 samples or more, got {size}")
         super().allocate(size)
 
     def similarities(self, student: Tensor, teacher: Tensor, batch: Batch) -> tuple[Similarities, Similarities]:
@@ -154,12 +155,12 @@ class MemoryBank(EmbeddingMemory):
 
     def _index(self, batch: Batch) -> Tensor:
         if "index" not in batch:
-            raise KeyError("the batch has no 'index', which CRD's bank needs; memory='queue' needs none")
+            raise UserKeyError("the batch has no 'index', which CRD's bank needs; memory='queue' needs none")
         index = batch["index"]
         # worth a wait for the GPU: an index outside the bank is an error there from which no process recovers
         outside = index[(index < 0) | (index >= len(self))]
         if len(outside):
-            raise ValueError(
+            raise UserError(
                 f"the batch has index {int(outside[0])}, but CRD's bank has the samples 0 to {len(self) - 1}: "
                 "num_samples must be the number of training samples"
             )

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from torch import Tensor
 
 from distill.base import DistillationModule
+from distill.errors import UserError
 from distill.outputs import NetworkOutput
 
 
@@ -14,7 +15,7 @@ def check_pairs(method: DistillationModule) -> None:
     """Raises a ValueError if teacher and student have different numbers of layers."""
     teacher, student = len(method.teacher_layers), len(method.student_layers)
     if teacher != student:
-        raise ValueError(
+        raise UserError(
             f"{type(method).__name__} compares layers pair by pair, but there are {teacher} teacher_layers and "
             f"{student} student_layers"
         )
@@ -24,7 +25,7 @@ def require_pairs(method: DistillationModule) -> None:
     """Raises a ValueError if a method has no layers, or teacher and student have different numbers of layers."""
     check_pairs(method)
     if not method.student_layers:
-        raise ValueError(f"{type(method).__name__} has no layers to compare: name teacher_layers and student_layers")
+        raise UserError(f"{type(method).__name__} has no layers to compare: name teacher_layers and student_layers")
 
 
 def feature_pairs(

@@ -9,6 +9,7 @@ from lightning.pytorch.strategies import DDPStrategy
 
 from distill.base import Batch, DistillationModule
 from distill.checks import check_at_least
+from distill.errors import UserError
 from distill.internals.lightning import attached, finds_unused_parameters
 
 
@@ -60,13 +61,13 @@ class StagedDistillation(DistillationModule, ABC):
             return
         name, epochs = type(self).__name__, self.trainer.max_epochs
         if epochs is not None and 0 <= epochs <= self.stage_one_epochs:
-            raise ValueError(
+            raise UserError(
                 f"{name} has stage_one_epochs={self.stage_one_epochs}, which leaves none of max_epochs={epochs} for "
                 "its second stage"
             )
         strategy = self.trainer.strategy
         if isinstance(strategy, DDPStrategy) and not finds_unused_parameters(strategy):
-            raise ValueError(
+            raise UserError(
                 f"{name} trains other parameters in each of its stages: give "
                 "--trainer.strategy ddp_find_unused_parameters_true"
             )
@@ -74,7 +75,7 @@ class StagedDistillation(DistillationModule, ABC):
     def _require_hard_loss(self) -> None:
         """Raises a ValueError if ``hard_weight`` is 0; the second stage of some methods is the hard loss alone."""
         if not self.hard_weight:
-            raise ValueError(
+            raise UserError(
                 f"{type(self).__name__} has hard_weight=0, but its second stage is the hard loss alone: give it a "
                 "hard_weight above 0"
             )

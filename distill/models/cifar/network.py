@@ -7,6 +7,8 @@ from itertools import chain
 
 from torch import Tensor, nn
 
+from distill.errors import UserError
+
 
 class CifarNetwork(nn.Sequential):
     """A chain of layers with the same names in all networks, so that configurations can exchange networks.
@@ -64,7 +66,7 @@ class CifarNetwork(nn.Sequential):
     def forward(self, image: Tensor) -> Tensor:
         """Logits ``(N, C)`` for images ``(N, in_channels, H, W)``."""
         if image.dim() != 4 or image.shape[1] != self.in_channels:
-            raise ValueError(
+            raise UserError(
                 f"{type(self).__name__} was built with in_channels={self.in_channels} and takes images "
                 f"(N, {self.in_channels}, H, W), got {tuple(image.shape)}"
             )

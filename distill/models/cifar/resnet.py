@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from distill.errors import UserError
 from distill.models.cifar.network import CifarNetwork, ConvBN, Stage
 
 WIDTHS = (16, 16, 32, 64)
@@ -39,7 +40,7 @@ class CifarResNet(CifarNetwork):
     def __init__(self, depth: int, widths: tuple[int, int, int, int], num_classes: int, in_channels: int = 3) -> None:
         blocks, rest = divmod(depth - 2, 6)
         if blocks < 1 or rest:
-            raise ValueError(f"depth must be 6 n + 2 with n blocks a stage, such as 8, 20 or 56, got {depth}")
+            raise UserError(f"depth must be 6 n + 2 with n blocks a stage, such as 8, 20 or 56, got {depth}")
         stages = [
             Stage(
                 BasicBlock(before, width, stride),

@@ -6,6 +6,7 @@ from itertools import pairwise
 
 from torch import Tensor, nn
 
+from distill.errors import UserError
 from distill.models.cifar.network import CifarNetwork
 
 
@@ -37,7 +38,7 @@ class WideResNet(CifarNetwork):
     def __init__(self, depth: int, widen_factor: int, num_classes: int, in_channels: int = 3) -> None:
         blocks, rest = divmod(depth - 4, 6)
         if blocks < 1 or rest:
-            raise ValueError(f"depth must be 6 n + 4 with n blocks a stage, such as 16, 28 or 40, got {depth}")
+            raise UserError(f"depth must be 6 n + 4 with n blocks a stage, such as 16, 28 or 40, got {depth}")
         widths = (16, 16 * widen_factor, 32 * widen_factor, 64 * widen_factor)
         stages = [
             nn.Sequential(
