@@ -28,7 +28,7 @@ class UserFileNotFoundError(FileNotFoundError):
     """A file or a folder that is not there."""
 
 
-class UserImportError(ImportError):
+class UserImportError(ModuleNotFoundError):
     """An optional dependency that is not installed."""
 
 

@@ -27,7 +27,7 @@ BUILTINS = {
     UserTypeError: TypeError,
     UserOSError: OSError,
     UserFileNotFoundError: FileNotFoundError,
-    UserImportError: ImportError,
+    UserImportError: ModuleNotFoundError,
 }
 
 
@@ -65,7 +65,7 @@ def raised_by_name(tree: ast.Module) -> list[tuple[int, str]]:
 
 def test_no_sentence_is_raised_as_a_bare_error_of_python() -> None:
     """It would be printed with a traceback, as a bug."""
-    bare = {builtin.__name__ for builtin in BUILTINS.values()} | {"ModuleNotFoundError"}
+    bare = {builtin.__name__ for builtin in BUILTINS.values()} | {"ImportError"}
     found = [
         f"{path.relative_to(ROOT)}:{line}: {name}"
         for package in ("distill", "datamodules", "callbacks")
