@@ -320,7 +320,7 @@ def test_predictions_that_are_no_logits_of_the_target_are_left_alone_after_one_w
 
 def test_a_test_without_the_teacher_logs_no_divergence(tmp_path: Path) -> None:
     module = imitation()
-    module.__dict__["teacher"] = None
+    module.frozen_teacher = None
     run = trainer(tmp_path, DivergenceTracker())
     (message,) = warnings_of(lambda: run.test(module, loader(8), verbose=False))
     assert "no teacher" in message
