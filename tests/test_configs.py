@@ -198,15 +198,35 @@ def _smaller(network: dict[str, Any]) -> dict[str, Any]:
     return SMALL.get(network.get("class_path", ""), {}) | given
 
 
-@pytest.mark.parametrize("config", RECIPES, ids=names(RECIPES))
-@pytest.mark.filterwarnings("ignore:the teacher .* has random weights")
-def test_recipe_ends_a_fit_of_two_steps(config: Path, tmp_path: Path, trees: Callable[[str], Options]) -> None:
+def fit_recipe(config: Path, folder: Path, trees: Callable[[str], Options]) -> None:
     name = config.parent.name
     if name in TREES:
-        fit_two_steps(config, tmp_path, *on_a_small_tree(config, trees(name)))
+        fit_two_steps(config, folder, *on_a_small_tree(config, trees(name)))
         return
     few = {"n_train": 16, "n_val": 8, "n_test": 8} if name == "scenes" else {}
-    fit_two_steps(config, tmp_path, *(f"--data.init_args.{key}={count}" for key, count in few.items()))
+    fit_two_steps(config, folder, *(f"--data.init_args.{key}={count}" for key, count in few.items()))
+
+
+@pytest.mark.parametrize("config", RECIPES, ids=names(RECIPES))
+@pytest.mark.filterwarnings("ignore:the teacher .* has random weights")
+def test_recipe_ends_a_fit_of_two_steps(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trees: Callable[[str], Options]
+) -> None:
+    monkeypatch.setattr("callbacks.export.ONNX_PACKAGES", ("missing",))
+    fit_recipe(config, tmp_path, trees)
+
+
+EXPORTING = [path for path in RECIPES if "StudentExport" in json.dumps(read_file(path))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", EXPORTING, ids=names(EXPORTING))
+@pytest.mark.filterwarnings("ignore:the teacher .* has random weights")
+def test_recipe_exports_its_student_to_onnx(config: Path, tmp_path: Path, trees: Callable[[str], Options]) -> None:
+    pytest.importorskip("onnxruntime")
+    fit_recipe(config, tmp_path, trees)
+    (student,) = tmp_path.rglob("student.onnx")
+    assert student.stat().st_size > 0
 
 
 @pytest.mark.parametrize(("data", "name", "row", "column"), ROWS)
@@ -221,11 +241,10 @@ def test_the_printed_configuration_of_a_row_ends_a_fit_of_two_steps(
     trees: Callable[[str], Options],
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setattr("callbacks.export.ONNX_PACKAGES", ("missing",))  # the recipes export, which takes seconds
     config = tmp_path / "run.yaml"
     config.write_text(configuration_of(study(CONFIGS / "studies" / f"{name}.yaml"), row, column))
     content = yaml.safe_load(config.read_text())
-    options = on_a_small_tree(config, trees(data))
+    options = [*on_a_small_tree(config, trees(data)), "--trainer.callbacks=null"]  # the recipes run them
     if "teacher" in content["model"]["init_args"]:
         options.append("--model.init_args.teacher_checkpoint=null")  # the study trains it
     fit_two_steps(config, tmp_path, *options)
@@ -300,7 +319,8 @@ def test_all_runs_of_a_study_have_a_valid_configuration(
     plan.rows, plan.columns = one_of_each_shape(plan.rows), one_of_each_shape(plan.columns)
     runs = plan_runs(plan)
     assert len(runs) == len(plan.all_rows) * len(plan.columns) * len(plan.all_seeds)
-    assert len({run.fingerprint for run in runs}) == len(runs)
+    apart = {row for column in plan.columns.values() for row in column.get("rows", {})}  # some are equal in all columns
+    assert len({(run.fingerprint, run.column if run.row in apart else "") for run in runs}) == len(runs)
 
 
 def test_rows_of_the_study_on_semantic_kitti_end_a_fit_of_one_step_on_a_small_tree(
@@ -314,7 +334,12 @@ def test_rows_of_the_study_on_semantic_kitti_end_a_fit_of_one_step_on_a_small_tr
     root = write_semantic_kitti(tmp_path / "data", count=2)
     data |= {"root": str(root), "train_sequences": [0], "crop": None, "batch_size": 2, "num_workers": 0}
     data["augmentation"]["init_args"]["crop"] = [32, 64]
-    content["base"]["trainer"] |= {"max_epochs": 1, "accelerator": "cpu"}
+    content["base"]["trainer"] |= {"max_epochs": 1, "accelerator": "cpu", "logger": False}
+    for part in (content["base"], content["teacher"], *content["rows"].values()):
+        if "callbacks" in part.get("trainer", {}):
+            part["trainer"]["callbacks"] = (
+                [{"class_path": "callbacks.DivergenceTracker"}] if part is content["base"] else []
+            )
     del content["scores"]
     plan = Study(**content, logs_dir=str(tmp_path / "logs"))
     runs = plan_runs(plan)
