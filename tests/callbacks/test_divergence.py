@@ -371,7 +371,6 @@ def test_impossible_options_are_refused(options: dict[str, Any], message: str) -
 
 
 @pytest.mark.gpu
-@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a GPU")
 def test_a_gpu_measures_what_the_cpu_measures(tmp_path: Path) -> None:
     for device in ("cpu", "gpu"):
         run = trainer(tmp_path / device, DivergenceTracker(), accelerator=device)
