@@ -334,7 +334,7 @@ def test_rows_of_the_study_on_semantic_kitti_end_a_fit_of_one_step_on_a_small_tr
     root = write_semantic_kitti(tmp_path / "data", count=2)
     data |= {"root": str(root), "train_sequences": [0], "crop": None, "batch_size": 2, "num_workers": 0}
     data["augmentation"]["init_args"]["crop"] = [32, 64]
-    content["base"]["trainer"] |= {"max_epochs": 1, "accelerator": "cpu", "logger": False}
+    content["columns"] = {"": {"trainer": {"max_epochs": 1, "accelerator": "cpu", "logger": False}}}
     for part in (content["base"], content["teacher"], *content["rows"].values()):
         if "callbacks" in part.get("trainer", {}):
             part["trainer"]["callbacks"] = (
