@@ -1,11 +1,14 @@
-"""Every recipe runs as a user would run it."""
+"""Every recipe and every row of a study runs as a user would run it."""
 
 from __future__ import annotations
 
+import json
 import os
+import re
+import shlex
 import signal
 import subprocess
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +16,12 @@ import pytest
 import yaml
 
 from distill.cli import main
-from distill.command.command_line import Configuration
+from distill.command.command_line import fit_parser
 from distill.rank.rank import Ranking
 from distill.study.figure import Panel
+from distill.study.plan_file import read_file
 from distill.study.run import train
-from distill.study.study import Study, plan_runs
+from distill.study.study import Study, configuration_of, plan_runs
 from distill.study.table import Score
 from tests.datamodules.image_trees import write_cifar100
 from tests.datamodules.recordings import write_ravdess
@@ -32,26 +36,27 @@ from tests.datamodules.trees import (
 )
 from tests.waiting import wait_until
 
-CONFIGS = Path(__file__).parents[1] / "configs"
-PARTS = sorted(path for folder in ("data", "task", "trainer") for path in (CONFIGS / folder).glob("*.yaml"))
+ROOT = Path(__file__).parents[1]
+CONFIGS = ROOT / "configs"
+PARTS = {path for name in ("data", "task", "trainer", "studies/parts") for path in (CONFIGS / name).glob("*.yaml")}
 STUDIES = sorted((CONFIGS / "studies").glob("*.yaml"))
 RANKINGS = sorted((CONFIGS / "rank").glob("*.yaml"))
-RECIPES = sorted(set(CONFIGS.rglob("*.yaml")) - set(STUDIES) - set(RANKINGS) - set(PARTS))
+RECIPES = sorted(set(CONFIGS.rglob("*.yaml")) - set(STUDIES) - set(RANKINGS) - PARTS)
 
-
-Writer = Callable[[Path, pytest.MonkeyPatch], dict[str, Any]]
+Options = dict[str, Any]
+Writer = Callable[[Path, pytest.MonkeyPatch], Options]
 
 
 def frames(write: Callable[[Path], Path], **further: Any) -> Writer:
     return lambda folder, _: {"root": write(folder), "size": [32, 96], **further}
 
 
-def cifar100(folder: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+def cifar100(folder: Path, monkeypatch: pytest.MonkeyPatch) -> Options:
     write_cifar100(folder, monkeypatch)
     return {"root": folder}
 
 
-def kitti_depth(folder: Path, _: pytest.MonkeyPatch) -> dict[str, Any]:
+def kitti_depth(folder: Path, _: pytest.MonkeyPatch) -> Options:
     root = write_kitti_depth(folder, size=(160, 224))
     return {
         "raw_dir": root / "raw",
@@ -64,12 +69,12 @@ def kitti_depth(folder: Path, _: pytest.MonkeyPatch) -> dict[str, Any]:
     }
 
 
-def semantic_kitti(folder: Path, _: pytest.MonkeyPatch) -> dict[str, Any]:
+def semantic_kitti(folder: Path, _: pytest.MonkeyPatch) -> Options:
     root = write_semantic_kitti(folder)
     return {"root": root, "train_sequences": [0], "crop": "null", "augmentation.init_args.crop": [32, 64]}
 
 
-def ravdess(folder: Path, _: pytest.MonkeyPatch) -> dict[str, Any]:
+def ravdess(folder: Path, _: pytest.MonkeyPatch) -> Options:
     root = write_ravdess(folder)
     return {"root": root, "cache_dir": folder / "cache", "val_actors": [19], "test_actors": [21], "size": 32}
 
@@ -85,39 +90,34 @@ TREES: dict[str, Writer] = {
     "ravdess": ravdess,
     "cifar100": cifar100,
 }
-OWN_DATA = [path for path in RECIPES if path.parent.name not in TREES]
 FETCHED_DATA = [path for path in RECIPES if path.parent.name in TREES]
-# each data set and network at least once, and each kind of method; test_combinations.py has all methods
-TRIED = [
-    "kitti_semantics/lix_sne_roadseg",
-    "kitti_semantics/teacher_off_net",
-    "kitti_semantics/dwld_off_net",
-    "vkitti2/student_mfnet",
-    "vkitti2/arfd_mfnet",
-    "vkitti2/kd_sne_roadseg",
-    "cityscapes/cwd_mfnet",
-    "cityscapes/dkd_off_net",
-    "semantic_kitti/2dpass_image",
-    "semantic_kitti/kd_fused",
-    "semantic_kitti/ntdh_image",
-    "semantic_kitti/pssm_image",
-    "semantic_kitti/teacher_fused",
-    "nyu/ntdh_image",
-    "nyu/student_depth",
-    "ravdess/crd_audio",
-    "ravdess/fitnet_audio",
-    "ravdess/ntdh_audio",
-    "cifar100/crd",
-    "cifar100/fitnet",
-    "cifar100/kd-ds",
-    "cifar100/rkd",
-    "kitti_depth/baseline_resnet18",
-    "kitti_depth/reskd_ssim_si_mobilenetv2",
-    "kitti_depth/teacher_bts",
-    "kitti_depth/tiekd_mobilenetv2_adabins",
-    "kitti_depth/tiekd_resnet18",
+# rows of studies beside the recipes, data set by data set: each kind of method, and networks that no recipe has
+ROWS = [
+    ("vkitti2", "lix_vkitti2", "student", "MFNet"),
+    ("vkitti2", "lix_vkitti2", "CWD", "MFNet"),
+    ("vkitti2", "lix_vkitti2", "DWLD", "MFNet"),
+    ("vkitti2", "lix_vkitti2", "ARFD", "MFNet"),
+    ("cityscapes", "lix_cityscapes", "student", "OFF-Net"),
+    ("kitti_semantics", "lix_kitti_semantics", "KD", "SNE-RoadSeg"),
+    *(
+        ("cifar100", "ds_cifar100", row, "")
+        for row in ("student", "DKD", "ALKD", "FitNet", "AT", "AFKD", "FT", "NST", "VID", "CRD", "SemCKD")
+    ),
+    *(("cifar100", "ds_cifar100", row, "") for row in ("RKD", "SP", "PKT", "CC", "FSP", "DS", "KD + DS")),
+    ("kitti_depth", "tiekd_kitti", "BTS", ""),
+    ("kitti_depth", "tiekd_kitti", "Res-KD SSIM+SI", ""),
+    ("kitti_depth", "tiekd_kitti", "TIE-KD beside AdaBins", ""),
+    ("kitti_depth", "tiekd_kitti_backbones", "ground truth", "ResNet18"),
+    ("kitti_depth", "tiekd_kitti_backbones", "TIE-KD", "ResNet50"),
+    ("ravdess", "ntdh_ravdess", "student", ""),
+    ("ravdess", "ntdh_ravdess", "CRD", ""),
+    ("ravdess", "ntdh_ravdess", "FitNet", ""),
+    ("ravdess", "ntdh_ravdess", "NTDH", ""),
+    ("semantic_kitti", "pssm_semantic_kitti", "teacher", "image and points"),
+    ("semantic_kitti", "pssm_semantic_kitti", "KD", "image and points"),
+    ("nyu", "ntdh_nyu", "student", ""),
 ]
-STAGED = ("fitnet", "fsp", "ft")
+STAGED = ("FitNet", "FSP", "FT")
 SMALL: dict[str, dict[str, Any]] = {
     "distill.models.SNERoadSeg": {"encoder_name": "resnet10t"},
     "distill.models.OFFNet": {"encoder_name": "mit_b0"},
@@ -139,8 +139,31 @@ def names(paths: list[Path]) -> list[str]:
     return [str(path.relative_to(CONFIGS)) for path in paths]
 
 
-def fit_two_steps(config: Path, folder: Path, *options: str) -> Path:
-    """Fits as the recipe says, but for its length; returns the run's folder."""
+def study(path: Path, **changes: Any) -> Study:
+    content = read_file(path) | changes
+    made = {"scores": [Score(**part) for part in content["scores"]]}
+    return Study(**content | made | {"panels": [Panel(**part) for part in content.get("panels", [])]})
+
+
+@pytest.fixture(scope="module")
+def trees(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Callable[[str], Options]]:
+    """Options of the data of a small tree, by the name of the data set; each tree is written once."""
+    written: dict[str, Options] = {}
+    with pytest.MonkeyPatch.context() as patch:
+
+        def options(name: str) -> Options:
+            if name not in written:
+                written[name] = TREES[name](tmp_path_factory.mktemp(name), patch) | {"num_workers": 0, "batch_size": 2}
+            return written[name]
+
+        yield options
+
+
+DRAW = ("DivergenceTracker", "PredictionGallery", "DepthGallery", "ControllerTracker", "TeacherSimilarity")
+
+
+def fit_two_steps(config: Path, folder: Path, *options: str) -> None:
+    """Fits as the configuration says, but for its length, and looks at the run's folder."""
     steps = ["--trainer.max_epochs=2", "--trainer.limit_train_batches=1", "--trainer.limit_val_batches=1"]
     steps += ["--trainer.check_val_every_n_epoch=1"]
     quiet = ["--trainer.enable_progress_bar", "false", "--trainer.accelerator", "cpu"]
@@ -148,37 +171,25 @@ def fit_two_steps(config: Path, folder: Path, *options: str) -> Path:
     (last,) = (folder / "logs").rglob("last.ckpt")
     run = last.parents[1]
     assert run.relative_to(folder / "logs").parent.as_posix() == yaml.safe_load(config.read_text())["name"]
-    assert (run / "fit.yaml").is_file()
+    callbacks = yaml.safe_load((run / "fit.yaml").read_text())["trainer"]["callbacks"] or []
+    draws = any(part["class_path"].rpartition(".")[2] in DRAW for part in callbacks)
+    assert any((run / "figures").glob("*.png")) or not draws
     assert "train/loss" in (run / "metrics.csv").read_text()
-    return run
 
 
-@pytest.mark.parametrize("config", OWN_DATA, ids=names(OWN_DATA))
-@pytest.mark.filterwarnings("ignore:the teacher .* has random weights")
-def test_recipe_ends_a_fit_of_two_steps(config: Path, tmp_path: Path) -> None:
-    few = {"n_train": 16, "n_val": 8, "n_test": 8} if config.parent.name == "scenes" else {}
-    fit_two_steps(config, tmp_path, *(f"--data.init_args.{name}={count}" for name, count in few.items()))
-
-
-@pytest.mark.parametrize("recipe", TRIED)
-@pytest.mark.filterwarnings("ignore:the teacher .* has random weights")
-def test_recipe_of_a_fetched_data_set_ends_a_fit_of_two_steps_on_a_small_tree(
-    recipe: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    config = CONFIGS / f"{recipe}.yaml"
-    data = TREES[config.parent.name](tmp_path / "data", monkeypatch) | {"num_workers": 0, "batch_size": 2}
-    model = yaml.safe_load(config.read_text())["model"]["init_args"]
-    smaller = {
-        f"{role}.init_args.{name}": value
-        for role in ("network", "teacher", "student")
-        for name, value in _smaller(model.get(role, {})).items()
-    }
+def on_a_small_tree(config: Path, data: Options) -> list[str]:
+    """The options that make a configuration's data, networks and first stage small."""
+    content = yaml.safe_load(config.read_text())["model"]
+    model = content["init_args"]
     options = [f"--data.init_args.{name}={value}" for name, value in data.items()]
-    options += [f"--model.init_args.{name}={value}" for name, value in smaller.items()]
-    if config.stem.split("_")[0] in STAGED:
+    options += [
+        f"--model.init_args.{role}.init_args.{name}={value}"
+        for role in ("network", "teacher", "student")
+        for name, value in _smaller(model.get(role) or {}).items()
+    ]
+    if content["class_path"].rpartition(".")[2] in STAGED:
         options.append("--model.init_args.stage_one_epochs=1")
-    run = fit_two_steps(config, tmp_path, *options)
-    assert any((run / "figures").glob("*.png"))
+    return options
 
 
 def _smaller(network: dict[str, Any]) -> dict[str, Any]:
@@ -187,53 +198,135 @@ def _smaller(network: dict[str, Any]) -> dict[str, Any]:
     return SMALL.get(network.get("class_path", ""), {}) | given
 
 
+def fit_recipe(config: Path, folder: Path, trees: Callable[[str], Options]) -> None:
+    name = config.parent.name
+    if name in TREES:
+        fit_two_steps(config, folder, *on_a_small_tree(config, trees(name)))
+        return
+    few = {"n_train": 16, "n_val": 8, "n_test": 8} if name == "scenes" else {}
+    fit_two_steps(config, folder, *(f"--data.init_args.{key}={count}" for key, count in few.items()))
+
+
+@pytest.mark.parametrize("config", RECIPES, ids=names(RECIPES))
+@pytest.mark.filterwarnings("ignore:the teacher .* has random weights")
+def test_recipe_ends_a_fit_of_two_steps(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, trees: Callable[[str], Options]
+) -> None:
+    monkeypatch.setattr("callbacks.export.ONNX_PACKAGES", ("missing",))
+    fit_recipe(config, tmp_path, trees)
+
+
+EXPORTING = [path for path in RECIPES if "StudentExport" in json.dumps(read_file(path))]
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("config", EXPORTING, ids=names(EXPORTING))
+@pytest.mark.filterwarnings("ignore:the teacher .* has random weights")
+def test_recipe_exports_its_student_to_onnx(config: Path, tmp_path: Path, trees: Callable[[str], Options]) -> None:
+    pytest.importorskip("onnxruntime")
+    fit_recipe(config, tmp_path, trees)
+    (student,) = tmp_path.rglob("student.onnx")
+    assert student.stat().st_size > 0
+
+
+@pytest.mark.parametrize(("data", "name", "row", "column"), ROWS)
+@pytest.mark.filterwarnings("ignore:the teacher .* has random weights")
+def test_the_printed_configuration_of_a_row_ends_a_fit_of_two_steps(
+    data: str,
+    name: str,
+    row: str,
+    column: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    trees: Callable[[str], Options],
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    config = tmp_path / "run.yaml"
+    config.write_text(configuration_of(study(CONFIGS / "studies" / f"{name}.yaml"), row, column))
+    content = yaml.safe_load(config.read_text())
+    options = [*on_a_small_tree(config, trees(data)), "--trainer.callbacks=null"]  # the recipes run them
+    if "teacher" in content["model"]["init_args"]:
+        options.append("--model.init_args.teacher_checkpoint=null")  # the study trains it
+    fit_two_steps(config, tmp_path, *options)
+
+
+def test_the_rows_that_are_tried_have_every_method_of_their_studies() -> None:
+    tried = {yaml.safe_load(path.read_text())["model"]["class_path"] for path in RECIPES}
+    every = {"distill.methods.TwoDPASS"}  # which the test of ntdh_semantic_kitti tries
+    for name in {name for _, name, _, _ in ROWS}:
+        content = read_file(CONFIGS / "studies" / f"{name}.yaml")
+        kinds = {
+            row: part.get("model", content["base"]["model"]).get("class_path") for row, part in content["rows"].items()
+        }
+        tried |= {kinds[row] for _, study_name, row, _ in ROWS if study_name == name and row in kinds}
+        every |= set(kinds.values()) - {None}
+    assert every - tried == {"distill.methods.TwoDPASS"}
+
+
 @pytest.mark.parametrize("config", FETCHED_DATA, ids=names(FETCHED_DATA))
 def test_recipe_of_a_fetched_data_set_is_valid_and_starts_from_its_teacher(config: Path) -> None:
-    parsed = Configuration(["--config", str(config)], run=False).config
+    command = config.read_text().splitlines()[1].removeprefix("# python train.py fit ")
+    parsed = fit_parser().parse_args(shlex.split(command))
     assert parsed.name == str(config.relative_to(CONFIGS).with_suffix(""))
-    command = config.read_text().splitlines()[1]
+    if "teacher_checkpoint" not in parsed.model.init_args:
+        return
     if config.parent.name == "kitti_depth":
-        live = parsed.model.init_args.get("teacher", {}).get("class_path", "").rpartition(".")[2].lower()
-        given = {
-            "": "kitti_depth/",
-            "storedteacher": "--data.init_args.responses",
-            "adabins": "--model.teacher_checkpoint logs/kitti_depth/teacher_adabins/version_0/checkpoints/best.ckpt",
-        }
-        assert given[live] in command
-    elif "teacher_checkpoint" in parsed.model.init_args:
-        teacher = parsed.name.replace(parsed.name.split("/")[1].split("_")[0], "teacher", 1)
-        assert f"--model.teacher_checkpoint logs/{teacher}/version_0/checkpoints/best.ckpt" in command
-        theirs = Configuration(["--config", str(CONFIGS / f"{teacher}.yaml")], run=False).config.model.init_args
-        assert theirs.inputs == parsed.model.init_args.teacher_inputs
-        expected = {**vars(theirs.network.init_args), "pretrained": False}
-        assert {**vars(parsed.model.init_args.teacher.init_args), "pretrained": False} == expected
+        assert parsed.model.init_args.teacher.class_path == "distill.models.StoredTeacher"
+        assert parsed.data.init_args.responses
+        return
+    teacher = f"{config.parent.name}/teacher"
+    assert parsed.model.init_args.teacher_checkpoint == f"logs/{teacher}/version_0/checkpoints/best.ckpt"
+    its = fit_parser().parse_args(["--config", str(CONFIGS / f"{teacher}.yaml")]).model.init_args
+    assert its.inputs == parsed.model.init_args.teacher_inputs
+    expected = {**vars(its.network.init_args), "pretrained": False}
+    assert {**vars(parsed.model.init_args.teacher.init_args), "pretrained": False} == expected
 
 
 @pytest.mark.parametrize("config", [*RECIPES, *STUDIES, *RANKINGS], ids=names([*RECIPES, *STUDIES, *RANKINGS]))
 def test_first_lines_name_source_and_command(config: Path) -> None:
-    comment = [line for line in config.read_text().splitlines()[:3] if line.startswith("#")]
+    comment = [line for line in config.read_text().splitlines()[:5] if line.startswith("#")]
     assert f"--config configs/{config.relative_to(CONFIGS).as_posix()}" in " ".join(comment)
 
 
+@pytest.mark.parametrize("page", ["README.md", "CONTRIBUTING.md", *sorted(map(str, (ROOT / "docs").glob("*.md")))])
+def test_every_configuration_that_the_documentation_names_exists(page: str) -> None:
+    named = re.findall(r"configs/[\w/.-]+\.(?:yaml|sh)", (ROOT / page).read_text())
+    assert [name for name in named if not (ROOT / name).is_file()] == []
+
+
+def shape(part: Any) -> Any:
+    """A part of a configuration, of whose numbers the types alone are left: other numbers parse as these do."""
+    if isinstance(part, dict):
+        return {key: shape(value) for key, value in part.items()}
+    if isinstance(part, list):
+        return [shape(value) for value in part]
+    return type(part).__name__ if type(part) in (int, float) else part
+
+
+def one_of_each_shape(parts: dict[str, dict[str, Any]]) -> dict[str, dict[str, Any]]:
+    """The parts without those that differ from an earlier one in numbers alone; all must differ."""
+    assert len({json.dumps(part, sort_keys=True) for part in parts.values()}) == len(parts)
+    first = {json.dumps(shape(part), sort_keys=True): name for name, part in reversed(parts.items())}
+    return {name: part for name, part in parts.items() if name in first.values()}
+
+
 @pytest.mark.parametrize("config", STUDIES, ids=names(STUDIES))
-def test_all_runs_of_a_study_have_a_valid_configuration(config: Path, tmp_path: Path) -> None:
-    content = yaml.safe_load(config.read_text())
-    scores = [Score(**score) for score in content.pop("scores")]
-    panels = [Panel(**panel) for panel in content.pop("panels", [])]
-    plan = Study(**content, scores=scores, panels=panels, logs_dir=str(tmp_path))
-    of_data = [name for name, part in plan.columns.items() if set(part) == {"data"}]
-    for name in of_data[1:-1]:  # these differ in values alone
-        del plan.columns[name]
+def test_all_runs_of_a_study_have_a_valid_configuration(
+    config: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    plan = study(config)
+    plan.rows, plan.columns = one_of_each_shape(plan.rows), one_of_each_shape(plan.columns)
     runs = plan_runs(plan)
-    rows = len(plan.rows) + (plan.teacher is not None)
-    assert len(runs) == rows * len(plan.columns) * len(plan.all_seeds)
-    assert len({run.fingerprint for run in runs}) == len(runs)
+    assert len(runs) == len(plan.all_rows) * len(plan.columns) * len(plan.all_seeds)
+    apart = {row for column in plan.columns.values() for row in column.get("rows", {})}  # some are equal in all columns
+    assert len({(run.fingerprint, run.column if run.row in apart else "") for run in runs}) == len(runs)
 
 
 def test_rows_of_the_study_on_semantic_kitti_end_a_fit_of_one_step_on_a_small_tree(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    content = yaml.safe_load((CONFIGS / "studies" / "ntdh_semantic_kitti.yaml").read_text())
+    content = read_file(CONFIGS / "studies" / "ntdh_semantic_kitti.yaml")
     masked = ("2DPASS 25 % true", "PMF 50 % random", "image to points 75 % false")
     content["rows"] = {name: content["rows"][name] for name in ("lidar", "2DPASS", "fused", *masked)}
     _shrink(content)
@@ -241,7 +334,11 @@ def test_rows_of_the_study_on_semantic_kitti_end_a_fit_of_one_step_on_a_small_tr
     root = write_semantic_kitti(tmp_path / "data", count=2)
     data |= {"root": str(root), "train_sequences": [0], "crop": None, "batch_size": 2, "num_workers": 0}
     data["augmentation"]["init_args"]["crop"] = [32, 64]
-    content["base"]["trainer"] |= {"max_epochs": 1, "accelerator": "cpu"}
+    tracked = [{"class_path": "callbacks.DivergenceTracker"}]
+    content["base"]["trainer"] |= {"max_epochs": 1, "accelerator": "cpu", "logger": False, "callbacks": tracked}
+    for part in (content["teacher"], *content["rows"].values()):
+        if "trainer" in part:
+            part["trainer"]["callbacks"] = None
     del content["scores"]
     plan = Study(**content, logs_dir=str(tmp_path / "logs"))
     runs = plan_runs(plan)
@@ -274,8 +371,8 @@ def test_all_runs_of_a_ranking_have_a_valid_configuration(config: Path, tmp_path
 @pytest.mark.parametrize("name", ["ddp", "slurm"])
 def test_a_cluster_adds_to_what_a_recipe_says_of_the_trainer(name: str) -> None:
     recipe = ["--config", str(CONFIGS / "cifar100" / "kd.yaml"), "--data.init_args.root", "/data"]
-    alone = Configuration(recipe, run=False).config.trainer
-    there = Configuration([*recipe, "--trainer", str(CONFIGS / "trainer" / f"{name}.yaml")], run=False).config.trainer
+    alone = fit_parser().parse_args(recipe).trainer
+    there = fit_parser().parse_args([*recipe, "--trainer", str(CONFIGS / "trainer" / f"{name}.yaml")]).trainer
     assert there.strategy == "ddp"
     assert there.max_epochs == alone.max_epochs
     assert len(there.callbacks or []) == len(alone.callbacks or [])

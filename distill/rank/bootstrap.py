@@ -1,4 +1,4 @@
-"""Divergences of two models from sums over single samples, and how far other samples would have moved them."""
+"""Divergences of two models from sums over single samples, and their bootstrap intervals."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Floats = NDArray[np.float64]
 
 
 class Sums(NamedTuple):
-    """Of each sample (an image is one, whatever its pixels) what the divergences are means of; see :func:`sums_of`."""
+    """The sums of each sample whose means are the divergences; an image is one sample. See :func:`sums_of`."""
 
     counted: Floats  # (N,) positions with a label
     ncjsd: Floats  # (N,) the sum over them, in nats
@@ -33,7 +33,7 @@ class Sums(NamedTuple):
 
 
 def sums_of(student: Tensor, teacher: Tensor, target: Tensor, ignore_index: int = 255) -> Sums:
-    """The sums of a batch.
+    """The sums of the samples of a batch.
 
     Args:
         student: The student's logits, ``(N, C, *)``.
@@ -54,14 +54,14 @@ def joined(batches: list[Sums]) -> Sums:
 
 
 def divergences(sums: Sums, weights: Floats) -> Floats:
-    """NCJSD, TCJSD and the CMD of the output probabilities, where each sample counts as often as its weight says.
+    """NCJSD, TCJSD and the CMD of the output probabilities; each sample counts as often as its weight says.
 
     Args:
         sums: Of N samples.
         weights: ``(B, N)``.
 
     Returns:
-        ``(B, 3)``, in the order of ``MEASURES``; the CMD as :class:`~distill.metrics.CentralMomentDiscrepancy` has it.
+        ``(B, 3)``, in the order of ``MEASURES``; the CMD is that of :class:`~distill.metrics.CentralMomentDiscrepancy`.
     """
     counted = weights @ sums.counted
     cmd = _cmd(*(_central(weights, powers, counted) for powers in (sums.teacher, sums.student)))
@@ -71,8 +71,8 @@ def divergences(sums: Sums, weights: Floats) -> Floats:
 def resampled(sums: Sums, resamples: int, seed: int) -> Floats:
     """The divergences of samples drawn with replacement, ``(resamples, 3)``.
 
-    The draws depend on the seed and the number of samples alone, so those of two teachers on the same samples are
-    paired.
+    The draws depend only on the seed and the number of samples, so the draws of two teachers on the same samples are
+    the same.
     """
     count = len(sums.counted)
     rng = np.random.default_rng(seed)
@@ -86,12 +86,12 @@ def resampled(sums: Sums, resamples: int, seed: int) -> Floats:
 def interval(estimate: float, replicates: Floats, confidence: float) -> tuple[float, float]:
     """The bias-corrected percentile interval of a bootstrap.
 
-    A distance as the CMD is larger in most resamples than in the sample: the percentiles are taken so far down as the
-    share of resamples below the estimate says.
+    A distance such as the CMD is larger in most resamples than in the sample itself. The share of resamples below the
+    estimate says how far down the percentiles are taken. ``scipy.stats.bootstrap`` has no such interval.
 
     Args:
-        estimate: Of the sample itself.
-        replicates: Of the resamples, ``(B,)``.
+        estimate: The value of the sample itself.
+        replicates: The values of the resamples, ``(B,)``.
         confidence: The level, in (0, 1).
 
     Source: Efron, "Nonparametric standard errors and confidence intervals", Canadian Journal of Statistics 9, 1981.
@@ -115,7 +115,7 @@ def _power_sums(logits: Tensor, counted: Tensor) -> Tensor:
 
 
 def _central(weights: Floats, powers: Floats, counted: Floats) -> Floats:
-    """The mean and the central moments 2 to K, ``(B, K, C)``."""
+    """The mean and the central moments of order 2 to K, ``(B, K, C)``."""
     samples, _, classes = powers.shape
     raw = (weights @ powers.reshape(samples, -1)).reshape(-1, MOMENTS, classes) / counted[:, None, None]
     raw = np.concatenate([np.ones_like(raw[:, :1]), raw], 1)

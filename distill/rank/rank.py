@@ -1,4 +1,4 @@
-"""Which teacher to try first: candidates ranked by how far they are from a student before any distillation."""
+"""Candidate teachers, ranked by their divergence from a student before any distillation."""
 
 from __future__ import annotations
 
@@ -37,21 +37,22 @@ class Ranking:
     """What the file of a ranking holds.
 
     Each candidate, and the student, is a run of :class:`~distill.Supervised`, configured as by ``fit`` with two
-    ``--config``: ``base``, then its own part. It trains as long as that says, a few epochs, or names a ``checkpoint``
-    beside ``model`` and trains not at all. A candidate may have other ``data``, on whose validation split it is then
-    compared with the student.
+    ``--config``: ``base``, then its own part. It trains for the epochs of that configuration, a few, or it names a
+    ``checkpoint`` beside ``model`` and is not trained. A candidate may have other ``data``; their validation split is
+    then the one on which it is compared with the student.
 
     Args:
         base: The configuration that all share; mostly data, trainer, task and optimiser.
         student: What sets the student apart.
         candidates: What sets each candidate teacher apart, by its name: networks, or the ``inputs`` of one network.
-        distil: A method, ``class_path`` and ``init_args`` without networks, task and optimiser: the student is then
-            distilled from each candidate as well, and the table tells how well the order foresaw its scores.
-        seeds: The seeds of the runs, or how many, counted from 0; a data module with an argument ``seed`` is given the
-            same one, unless it is set.
+        distil: A method, ``class_path`` and ``init_args`` without networks, task and optimiser. The student is then
+            distilled from each candidate as well, and the table says how well the order predicted its scores.
+        seeds: The seeds of the runs, or their number, counted from 0. A data module with an argument ``seed`` is given
+            the same seed, unless the configuration sets it.
         confidence: The level of the intervals.
-        resamples: How many bootstrap samples they are from.
-        max_samples: So many validation samples, evenly from the split, are compared; all with ``None``.
+        resamples: The number of bootstrap samples.
+        max_samples: The number of validation samples that are compared, spread evenly over the split; all with
+            ``None``.
         name: The folder of the ranking is ``logs_dir/name``.
         logs_dir: The folder of all rankings.
         workers: How many runs train at once.
@@ -90,13 +91,13 @@ class Ranking:
 
     @property
     def given(self) -> dict[str, str]:
-        """The checkpoints of those that are not trained, by name."""
+        """The checkpoints of the student and the candidates that are not trained, by name."""
         parts = {STUDENT: self.student, **self.candidates}
         return {name: part["checkpoint"] for name, part in parts.items() if "checkpoint" in part}
 
     @property
     def study(self) -> Study:
-        """The trainings: the student, the candidates, and the students that learn from them."""
+        """The trainings: of the student, the candidates, and the students that learn from these."""
         rows = {name: _trained(part) for name, part in {STUDENT: self.student, **self.candidates}.items()}
         if self.distil is not None:
             rows |= {AFTER + name: self._distilled(name, self.distil) for name in self.candidates}
@@ -133,13 +134,13 @@ class Pair:
 
     @property
     def fingerprint(self) -> str:
-        """Of all that the comparison depends on."""
+        """A hash of all that the comparison depends on."""
         weights = [(str(path), path.stat().st_mtime_ns) for path in (self.candidate_weights, self.student_weights)]
         content = [self.candidate.fingerprint, self.student.fingerprint, weights, self.max_samples]
         return hashlib.sha256(json.dumps(content).encode()).hexdigest()[:16]
 
     def result(self) -> dict[str, Any] | None:
-        """What :func:`compare` wrote for these very weights."""
+        """What :func:`compare` wrote, if it was for the same weights."""
         if not self.file.is_file():
             return None
         with np.load(self.file, allow_pickle=False) as file:
@@ -153,8 +154,8 @@ class Pair:
 def rank(arguments: list[str]) -> None:
     """Ranks what a file describes and writes ``ranking.csv``, ``ranking.md`` and ``ranking.png`` beside the runs.
 
-    Runs and comparisons that have a result already are not repeated, so a ranking that was stopped goes on. A candidate
-    that fails is named with its error, the others are ranked.
+    Runs and comparisons that have a result already are not repeated: a ranking that was stopped continues. A candidate
+    that fails is named with its error; the others are ranked.
 
     Args:
         arguments: The command line after ``rank``; see ``python train.py rank --help``.
@@ -164,7 +165,7 @@ def rank(arguments: list[str]) -> None:
     runs = {(run.row, run.seed): run for run in plan_runs(plan.study)}
     trained = [run for run in runs.values() if run.row not in plan.given]
     for run in trained:
-        if run.row in (STUDENT, *plan.candidates) and not run.best.is_file():  # without which nothing can be compared
+        if run.row in (STUDENT, *plan.candidates) and not run.best.is_file():  # the comparison needs the weights
             (run.folder / "result.json").unlink(missing_ok=True)
     train_runs(plan.study, trained)
     errors = {run: result["error"] for run in trained if "error" in (result := run.result() or {})}
@@ -193,7 +194,7 @@ def _candidate(
     errors: dict[Run, str],
     failed: dict[Pair, str],
 ) -> Candidate:
-    """What is known of a candidate, over the seeds."""
+    """The results of a candidate over the seeds."""
     own = {pair.candidate.seed: pair for pair in pairs if pair.candidate.row == name and pair not in failed}
     found = {seed: result for seed, pair in own.items() if (result := pair.result()) is not None}
     wrong = [text for run, text in errors.items() if run.row in (name, STUDENT, AFTER + name)]
@@ -214,7 +215,7 @@ def _candidate(
 
 
 def _compare_all(plan: Ranking, pairs: list[Pair]) -> dict[Pair, str]:
-    """Compares what is not compared yet; returns what failed, with its error."""
+    """Compares the pairs that have no result; returns the errors of those that failed."""
     failed = {}
     to_do = [pair for pair in pairs if pair.result() is None]
     with progress_bar("comparing", len(pairs), len(pairs) - len(to_do)) as ended:
@@ -229,7 +230,7 @@ def _compare_all(plan: Ranking, pairs: list[Pair]) -> dict[Pair, str]:
 
 @torch.no_grad()
 def compare(pair: Pair) -> None:
-    """Writes what the divergences of a pair are means of, and the candidate's own score, on the validation split."""
+    """Writes the sums that the divergences of a pair come from, and the candidate's score, on the validation split."""
     teacher, data = _ready(pair.candidate, pair.candidate_weights)
     student, _ = _ready(pair.student, pair.student_weights)
     task = teacher.task
@@ -238,13 +239,13 @@ def compare(pair: Pair) -> None:
     batches = []
     for batch in _validation_batches(data, pair.max_samples):
         batch = {name: values.to(teacher.device) for name, values in batch.items()}
-        theirs, ours, target = teacher.predict(batch), student.predict(batch), batch["target"]
+        of_teacher, of_student, target = teacher.predict(batch), student.predict(batch), batch["target"]
         if target.is_floating_point():
             raise ValueError(f"only logits of classes can be ranked, and {type(task).__name__} has none")
-        for model, prediction in ((pair.candidate.row, theirs), (STUDENT, ours)):
+        for model, prediction in ((pair.candidate.row, of_teacher), (STUDENT, of_student)):
             task.check(prediction, target, model=model, data=type(data).__name__)
-        batches.append(sums_of(ours, theirs, target, task.ignore_index))
-        metrics.update(theirs, target)
+        batches.append(sums_of(of_student, of_teacher, target, task.ignore_index))
+        metrics.update(of_teacher, target)
     score_name = task.monitor.partition("/")[2]
     content: dict[str, Any] = joined(batches)._asdict()
     content |= {

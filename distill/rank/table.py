@@ -20,15 +20,15 @@ NAMES = {"ncjsd": "NCJSD", "tcjsd": "TCJSD", "cmd": "CMD"}
 
 @dataclass(frozen=True)
 class Candidate:
-    """What is known of a candidate teacher, by seed."""
+    """The results of a candidate teacher, by seed."""
 
     name: str
     sums: dict[int, Sums]
     score_name: str
     score: dict[int, float]
-    """The candidate's own, on the validation split."""
+    """The candidate's own score, on the validation split."""
     after: dict[int, float]
-    """That of the student that learned from it, on the test split."""
+    """The score of the student that learned from it, on the test split."""
     error: str
 
 
@@ -38,7 +38,7 @@ def write_ranking(candidates: list[Candidate], confidence: float, resamples: int
     Args:
         candidates: In any order; one without results is named with its error below the table.
         confidence: The level of the intervals.
-        resamples: How many bootstrap samples they are from.
+        resamples: The number of bootstrap samples.
         folder: Where the files are written.
     """
     ranked = [candidate for candidate in candidates if candidate.sums]
@@ -60,14 +60,14 @@ def write_ranking(candidates: list[Candidate], confidence: float, resamples: int
 
 
 def summarise(candidates: list[Candidate], confidence: float, resamples: int) -> tuple[pd.DataFrame, str]:
-    """One line a candidate, those to try first above: smaller NCJSD first (NTDH, Sec. IV-G).
+    """A line per candidate, in the order in which to try them: smaller NCJSD first (NTDH, Sec. IV-G).
 
-    Intervals are bootstrapped: with several seeds these are drawn with replacement, and the samples of each.
+    Intervals are bootstrapped: the seeds, if there are several, and the samples of each are drawn with replacement.
 
     Returns:
         The columns ``rank``, ``candidate``, ``score``, for each measure itself, ``<measure> low`` and ``high``,
         ``first`` (the share of the resamples in which the candidate's NCJSD is the smallest) and ``after`` (the score
-        of the student that learned from it, where one did); and a sentence on how well NCJSD foresaw that score.
+        of the student that learned from it, if there is one); and a sentence on how well NCJSD predicted that score.
     """
     found = np.array([_estimate(candidate) for candidate in candidates])
     replicates, after = _replicates(candidates, resamples)
@@ -101,10 +101,10 @@ def _estimate(candidate: Candidate) -> Floats:
 
 
 def _replicates(candidates: list[Candidate], resamples: int) -> tuple[Floats, Floats]:
-    """Of each candidate and resample the divergences, ``(M, B, 3)``, and the student's score afterwards, ``(M, B)``."""
+    """For M candidates and B resamples the divergences, ``(M, B, 3)``, and the student's scores, ``(M, B)``."""
     rng = np.random.default_rng(0)
     measures, scores = [], []
-    drawn: dict[int, Any] = {}  # which seeds, the same for candidates that have as many
+    drawn: dict[int, Any] = {}  # by the number of seeds: candidates with the same number have the same draws
     for candidate in candidates:
         seeds = list(candidate.sums)
         if len(seeds) not in drawn:
@@ -146,7 +146,7 @@ def _text_table(table: pd.DataFrame) -> TextTable:
 
 
 def _figure(table: pd.DataFrame) -> Figure:
-    """A panel a measure, a bar a candidate with its interval; beside them the student's score afterwards."""
+    """A panel per measure with a bar per candidate and its interval, and a panel of the student's score afterwards."""
     panels = [*MEASURES, *(["after"] if "after" in table else [])]
     figure = Figure(figsize=(1.5 + 2.8 * len(panels), 1.2 + 0.4 * len(table)), layout="constrained")
     for panel, measure in zip(figure.subplots(1, len(panels), sharey=True), panels, strict=True):

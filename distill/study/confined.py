@@ -14,15 +14,15 @@ CACHES = re.compile(r"cache_(teacher|dir)")
 """Arguments of models and data that name a folder to write to."""
 
 FOLDERS = re.compile(r"(?!sub_dir)(.*_)?(dir|dirpath|path|folder|directory)")
-"""Such arguments of callbacks, loggers and the other parts of a trainer; ``sub_dir`` lies in another one."""
+"""The same of the parts of a trainer; ``sub_dir`` is relative to another folder."""
 
 LEADS_OUT = re.compile(r"[/\\~]|(?!https?:)\w+:.*[/\\]|(.*[/\\])?\.\.([/\\]|$)", re.DOTALL)
-"""A path that is absolute, of a user, of a file system named by a scheme or a drive, or goes up."""
+"""A path that is absolute, starts at a home folder, names a scheme or a drive, or goes up."""
 
 CHOSEN_BY_STUDY = ("trainer.default_root_dir",)
 
 LIGHTNINGS_OWN = {"trainer.strategy.init_args.nvme_path": "/local_nvme"}
-"""Scratch space that DeepSpeedStrategy names, and uses where it is asked to."""
+"""Scratch space that DeepSpeedStrategy names by default and uses only on request."""
 
 EVERY_CLUSTER = ("name", "timeout_min", "mem_gb", "nodes", "cpus_per_task", "gpus_per_node", "tasks_per_node")
 
@@ -36,8 +36,8 @@ SLURM = (
 def check_confined(config: Namespace, folder: Path) -> None:
     """Refuses a configuration that names a place to write to outside of a folder.
 
-    Checked are folders by the names of their arguments, and all other strings of the trainer, as a ``filename`` can go
-    up as well. Relative paths start where the command runs.
+    It checks folders by the names of their arguments, and all other strings of the trainer, since a ``filename`` can go
+    up as well. Relative paths start in the folder where the command runs.
 
     Args:
         config: As the command line parses it, with the defaults of all classes.
@@ -68,7 +68,7 @@ def check_job_parameters(parameters: Mapping[str, Any]) -> None:
         parameters: By submitit's names.
 
     Raises:
-        ValueError: One is not among those known to be harmless, or not a number or a line of text.
+        ValueError: A parameter is not known to be harmless, or its value is not a number or one line of text.
     """
     allowed = (*EVERY_CLUSTER, *(f"slurm_{name}" for name in (*EVERY_CLUSTER, *SLURM)))
     for name, value in parameters.items():

@@ -1,4 +1,4 @@
-"""The same scenes as several students see them, in one picture."""
+"""One picture of the depth that several students predict for the same scenes."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from callbacks.parts.depth_figures import CELL, depth_bar, depth_norm, painted_d
 
 
 def depth_comparison(files: Mapping[str, Path]) -> Figure:
-    """The same scenes as several students see them (TIE-KD, Fig. 3): one column a scene, one row a student.
+    """A figure of the depth that several students predict (TIE-KD, Fig. 3): a column per scene, a row per student.
 
-    Above the students stand the image, the target where there is one, and the teacher, unless it is among them.
+    The image, the target if there is one, and the teacher, unless it is a row itself, stand above the students.
 
     Args:
-        files: ``depth_test.npz`` of :class:`~callbacks.DepthGallery` of each student, by the name to call it.
+        files: For each student, by the name of its row, ``depth_test.npz`` of :class:`~callbacks.DepthGallery`.
 
     Raises:
         ValueError: There is no file, or two files hold different scenes.
@@ -52,11 +52,11 @@ def depth_comparison(files: Mapping[str, Path]) -> Figure:
 
 
 def _teachers(runs: Mapping[str, Mapping[str, NDArray[np.float32]]]) -> dict[str, NDArray[np.float32]]:
-    """The teachers that are no rows already, each once."""
+    """The teachers that are not rows already, each one once."""
     rows = [run["student"] for run in runs.values()]
     found: dict[str, NDArray[np.float32]] = {}
     for name, run in runs.items():
-        # one teacher's runs may differ by the size of their batches: a centimetre
+        # the size of a batch changes a teacher's depth by less than a centimetre
         known = [*rows, *found.values()]
         if "teacher" in run and not any(np.allclose(run["teacher"], depth, atol=0.01) for depth in known):
             found[f"teacher of {name}"] = run["teacher"]

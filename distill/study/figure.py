@@ -17,17 +17,17 @@ from distill.study.table import Score, margin, paper_difference, paper_value, su
 
 @dataclass(frozen=True)
 class Panel:
-    """A part of a study's figure: a line a row, over the columns; or, of one column, lines over numbers in its rows.
+    """A part of a study's figure: a line per row over the columns, or lines over the numbers in the names of the rows.
 
-    A mark is the mean over the seeds, its bar the 95 % interval of that; a hollow mark is the paper's number.
+    A mark is the mean over the seeds, and its bar the 95 % interval of the mean; a hollow mark is the paper's number.
 
     Args:
         score: The metric that is drawn; the first of the study's scores by default.
         rows: The rows that are drawn; all by default.
-        column: The one column that is drawn. Rows that are named alike but for a number at the end, as ``true mask 10``
+        column: The one column that is drawn. Rows whose names differ only in a number at the end, as ``true mask 10``
             and ``true mask 20``, are then one line over these numbers, and a row without a number is a level line.
-        axis: What the numbers of ``column``'s rows are.
-        difference: Whether the paired difference to the study's ``reference`` is drawn, of the first score only.
+        axis: The label of these numbers.
+        difference: Whether the paired difference to the study's ``reference`` is drawn; of the first score only.
         title: Stands above the panel.
     """
 
@@ -42,12 +42,12 @@ class Panel:
 def write_figure(
     results: list[dict[str, Any]], panels: list[Panel], scores: list[Score], reference: str | None, folder: Path
 ) -> None:
-    """Draws ``figure.png``: the panels, or the runs as dots where there are none.
+    """Draws ``figure.png``: the panels, or, if there are none, the runs as dots.
 
     Args:
         results: One dictionary a run, as :func:`~distill.study.table.summarise` takes them.
         panels: What is drawn.
-        scores: The study's scores, of which the first is drawn as dots.
+        scores: The study's scores; dots show the first one.
         reference: The row that the others are compared with.
         folder: Where the file is written, whole or not at all.
     """
@@ -148,7 +148,7 @@ def _over_columns(summary: pd.DataFrame, panel: Panel) -> tuple[list[_Curve], st
 
 
 def _over_rows(summary: pd.DataFrame, panel: Panel) -> tuple[list[_Curve], str, dict[float, str]]:
-    """The same of a panel over the numbers in the names of rows."""
+    """Lines, label and ticks by position, of a panel over the numbers in the names of rows."""
     column = str(panel.column)
     numbered: dict[str, dict[str, str]] = {}
     all_rows = [(row, *split_number(row)) for row in dict.fromkeys(summary["row"])]
@@ -187,9 +187,9 @@ def _printed(score: Score, places: list[tuple[str, str]], reference: str | None)
 
 
 def _positions(columns: list[str]) -> tuple[str, list[float], list[str]]:
-    """What names have in common before their last word is the axis, the last word the tick, at its number if it is one.
+    """The axis, the positions and the ticks of columns: ``gamma 0``, ``gamma 1`` lie on an axis gamma at 0 and 1.
 
-    ``gamma 0``, ``gamma 0.5``, ``gamma 1`` lie on an axis gamma at 0, 0.5 and 1.
+    The words that all names have before their last word are the axis, and the last word is the tick.
     """
     heads, _, ticks = zip(*(column.rpartition(" ") for column in columns), strict=True)
     if len(set(heads)) > 1 or not all(ticks):

@@ -56,7 +56,7 @@ def read_plan(parser: Parser, arguments: list[str]) -> dict[str, Any]:
     for path, text in entries:
         part, _, rest = path.partition(".")
         if not isinstance(fields.get(part), dict):
-            raise ConfigurationError(f"--{path}: there is no part {part!r} of which an entry could be set")
+            raise ConfigurationError(f"--{path}: there is no part {part!r} with entries")
         if part in NAMED and not _keys_at_the_start(fields[part], rest):
             known = ", ".join(map(repr, fields[part]))
             raise ConfigurationError(f"--{path}: none of the {part} has such a name; there are {known}")
@@ -113,7 +113,7 @@ def _with_files(part: Any, path: Path, readers: tuple[Path, ...]) -> Any:
 
 
 def merged(base: Any, part: Any) -> Any:
-    """One part of a configuration over another, as several ``--config`` merge."""
+    """One part of a configuration merged over another; a part with another class replaces the first one."""
     if not isinstance(base, dict) or not isinstance(part, dict):
         return part
     if "class_path" in part and part["class_path"] != base.get("class_path", part["class_path"]):
@@ -147,7 +147,7 @@ def _next(option: str, remaining: Iterator[str]) -> str:
 
 
 def _value(path: str, text: str) -> Any:
-    """What a text says where it stands in a file; but ``10:00`` is no number of base 60."""
+    """The value that a text has in a file; but ``10:00`` stays a text, where YAML reads a number of base 60."""
     try:
         value = get_loader("yaml")(text)
     except yaml.YAMLError:
@@ -156,7 +156,7 @@ def _value(path: str, text: str) -> Any:
 
 
 def _nested(part: Any, path: str, value: Any) -> Any:
-    """A value at a path whose steps are keys of the part, as ``gamma 0.2``, or else end at the next dot."""
+    """A value at a path; a step is a key of the part, such as ``gamma 0.2``, or else ends at the next dot."""
     if not path:
         return value
     key = max(_keys_at_the_start(part, path), key=len, default=path.partition(".")[0])

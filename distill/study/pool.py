@@ -1,4 +1,4 @@
-"""Work that depends on other work, done by processes that stay warm."""
+"""Work in the order of its dependencies, done by processes that are reused."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ ATTEMPTS = 2
 
 
 class ProcessDiedError(RuntimeError):
-    """The process that worked on an item was killed, by the system when it is out of memory."""
+    """The process that worked on an item was killed, for example because the memory was full."""
 
 
 def run_with_dependencies(
@@ -29,10 +29,10 @@ def run_with_dependencies(
     workers: int,
     preload: Sequence[str] = (),
 ) -> Iterator[tuple[Item, BaseException | None]]:
-    """Calls ``work`` on every item in one of several processes, on an item only after those that it depends on.
+    """Calls ``work`` on every item in one of several processes, after the items that it depends on.
 
-    The processes import ``preload`` once and serve item after item. When one dies, another tries its item once more.
-    When the caller stops early, as by Ctrl-C, all are killed.
+    The processes import ``preload`` once and work on one item after the other. When a process dies, another one tries
+    its item once more. When the caller stops early, for example by Ctrl-C, all are killed.
 
     Args:
         work: A function that can be pickled.
@@ -41,11 +41,11 @@ def run_with_dependencies(
         preload: Modules that the processes import before the first item.
 
     Yields:
-        Each item when it has ended, with the exception that ended it, if one did. An item whose dependency failed
-        ends with that exception without being tried.
+        Each item when it has ended, with the exception that ended it or ``None``. An item whose dependency failed
+        ends with the same exception and is not tried.
 
     Raises:
-        ValueError: An item depends on itself, or on something that is no item.
+        ValueError: An item depends on itself, or on something that is not an item.
     """
     waiting = dict(after)
     attempts = dict.fromkeys(after, 0)
@@ -59,7 +59,7 @@ def run_with_dependencies(
                     yield item, failed[item]
             ready = [item for item, others in waiting.items() if ended.issuperset(others)]
             if waiting and not ready and not crew.busy:
-                raise ValueError(f"{next(iter(waiting))!r} depends on itself, or on something that is no item")
+                raise ValueError(f"{next(iter(waiting))!r} depends on itself, or on something that is not an item")
             for item in ready[: workers - len(crew.busy)]:
                 del waiting[item]
                 attempts[item] += 1
@@ -76,7 +76,7 @@ def run_with_dependencies(
 
 
 class _Crew(Generic[Item]):
-    """Processes, hired when they are needed."""
+    """Processes, each started when it is needed."""
 
     def __init__(self, work: Callable[[Item], None], preload: Sequence[str]) -> None:
         self.work = work
@@ -91,7 +91,7 @@ class _Crew(Generic[Item]):
         worker.begin(item)
 
     def wait_for_some(self) -> list[tuple[Item, BaseException | None]]:
-        """The items that have ended, at least one if any is at work."""
+        """The items that have ended since the last call; waits for one if any is being worked on."""
         signs = {sign: worker for worker in self.busy for sign in (worker.connection, worker.process.sentinel)}
         ended = {worker: worker.error() for worker in {signs[sign] for sign in wait(list(signs))}} if signs else {}
         self.busy = [worker for worker in self.busy if worker not in ended]
@@ -105,28 +105,28 @@ class _Crew(Generic[Item]):
         for worker in [*self.busy, *self.idle]:
             if error is not None:
                 worker.process.kill()
-            worker.connection.close()  # which ends it
+            worker.connection.close()  # ends the process
             worker.process.join()
 
 
 class _Worker(Generic[Item]):
-    """A process at work on one item at a time."""
+    """A process that works on one item at a time."""
 
     item: Item
 
     def __init__(self, context: Any, work: Callable[[Item], None]) -> None:
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=_serve, args=(theirs, work))
+        self.connection, far_end = context.Pipe()
+        self.process = context.Process(target=_serve, args=(far_end, work))
         self.process.start()
-        theirs.close()
+        far_end.close()
 
     def begin(self, item: Item) -> None:
         self.item = item
-        with suppress(OSError):  # it has just died, as error() will tell
+        with suppress(OSError):  # the process has just died; error() reports it
             self.connection.send(item)
 
     def error(self) -> BaseException | None:
-        """What the work on the item ended with."""
+        """The exception that ended the work on the item, or ``None``."""
         with suppress(EOFError, OSError):
             if self.connection.poll():
                 error: BaseException | None = self.connection.recv()
@@ -148,7 +148,7 @@ def _serve(connection: Connection, work: Callable[[Item], None]) -> None:
 
 
 def _portable(error: BaseException) -> BaseException:
-    """The error as it is where it survives the way to another process, else its message."""
+    """The error itself if it can be pickled, else its message."""
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
@@ -165,7 +165,7 @@ def _context(preload: Sequence[str]) -> Any:
 
 
 def _follow_parent() -> None:
-    """A worker leaves Ctrl-C to its parent and does not outlive it, however that one ends."""
+    """Makes this process ignore Ctrl-C and end when its parent ends, for whatever reason."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
     parent = multiprocessing.parent_process()
 

@@ -1,4 +1,4 @@
-"""One training of a study, and how it is done: alone, or side by side with those of other seeds."""
+"""One training of a study, alone or side by side with those of other seeds."""
 
 from __future__ import annotations
 
@@ -78,10 +78,10 @@ class Run:
 
 
 def train(runs: Sequence[Run]) -> None:
-    """Fits and tests runs that differ in their seeds alone, side by side, and writes the ``result.json`` of each.
+    """Fits and tests runs that differ only in their seeds, side by side, and writes the ``result.json`` of each.
 
-    A single one goes on from its last checkpoint if it was stopped. An error is the result of the runs that it ends,
-    and told at length in their ``error.txt``.
+    A single run that was stopped continues from its last checkpoint. An error becomes the result of the runs that it
+    ends; its traceback is in their ``error.txt``.
     """
     _be_quiet()
     if runs[0].threads is not None:
@@ -108,13 +108,13 @@ def train(runs: Sequence[Run]) -> None:
 
 
 def train_group(runs: list[Run]) -> None:
-    """Trains runs one after the other, as one job of a cluster; an error ends its run, not the others."""
+    """Trains runs one after the other, as one job of a cluster; an error ends only its own run."""
     for run in runs:
         train([run])
 
 
 def _failed_before(run: Run) -> RuntimeError | None:
-    """What keeps a run from being trained: one that it builds on has failed."""
+    """The error of a run that needs another one that has failed."""
     for other in run.after:
         if error := (other.result() or {}).get("error"):
             return RuntimeError(f"its {other.row} failed: {error}")
@@ -141,7 +141,7 @@ def _fit_and_test_alone(run: Run) -> _Scores:
 
 
 class _LastMetrics(Callback):
-    """Keeps an epoch's metrics in its checkpoint, as a fit that goes on from the last one logs none any more."""
+    """Keeps an epoch's metrics in its checkpoint, because a fit that continues after its last epoch logs none."""
 
     def __init__(self) -> None:
         self.values: dict[str, float] = {}
@@ -161,13 +161,13 @@ def _fit_side_by_side_and_test(runs: Sequence[Run]) -> Iterator[_Scores | Except
     clis = []
     for run in runs:
         cli = CLI(run.arguments(), run=False)
-        set_up(cli)  # before the next one sets the random state
+        set_up(cli)  # before the next command line sets the random state
         clis.append(cli)
     for run, cli, diverged in zip(runs, clis, fit_side_by_side(clis), strict=True):
         if diverged is not None:
             yield ValueError(
                 f"the loss of seed {run.seed} is NaN or infinite from step {diverged} on: lower the learning rate, or "
-                "leave side_by_side out to have the cause"
+                "leave side_by_side out to see the cause"
             )
             continue
         try:
@@ -180,7 +180,7 @@ def _fit_side_by_side_and_test(runs: Sequence[Run]) -> Iterator[_Scores | Except
 
 
 def _clear_unless_same(run: Run) -> None:
-    """Removes what another configuration left in the run's folder."""
+    """Removes from the run's folder what another configuration left there."""
     mark = run.folder / "fingerprint"
     if run.folder.exists() and not (mark.is_file() and mark.read_text() == run.fingerprint):
         shutil.rmtree(run.folder)
@@ -195,13 +195,13 @@ def write_result(run: Run, content: dict[str, Any]) -> None:
 
 
 def sentence(error: BaseException) -> str:
-    """What a table says of an error."""
+    """An error as a table shows it."""
     message = one_line(str(error.args[0])) if error.args else ""
     return message if " " in message else f"{type(error).__name__} {message}".strip()
 
 
 def _be_quiet() -> None:
-    """The study's bar stands for the runs' own messages."""
+    """Silences the messages of a run: the study has a progress bar."""
     logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
     logging.getLogger("lightning.fabric").setLevel(logging.ERROR)
     warnings.simplefilter("ignore")

@@ -1,4 +1,4 @@
-"""Copies of one module that train side by side, every one as it would alone."""
+"""Copies of one module that train side by side, each as it would train alone."""
 
 from __future__ import annotations
 
@@ -34,34 +34,34 @@ ELEMENTWISE = (
     optim.Adadelta,
     optim.ASGD,
 )
-"""Optimisers that treat every number of a parameter on its own, so that stacked copies do not hear of each other."""
+"""Optimisers that update every number of a parameter on its own, so that stacked copies stay independent."""
 
 
 HOOKS = (
     "training_step",
-    "remember",
+    "after_backward",
     *(f"on_{name}" for name in ("fit_start", "train_start", "train_epoch_start", "train_batch_start")),
     *(f"on_{name}" for name in ("train_batch_end", "train_epoch_end", "before_backward", "after_backward")),
     *("on_before_optimizer_step", "on_before_zero_grad", "optimizer_step", "configure_gradient_clipping"),
 )
-"""Where a module can do more in a fit than its loss says."""
+"""The methods by which a module can do more in a fit than compute its loss."""
 
 
 class SideBySide(LightningModule):
     """Trains copies of a module on a batch of each, in one step for all of them.
 
     Their parameters are stacked along a first dim, and :func:`torch.vmap` runs the whole step of every copy on its own
-    parameters, teacher and batch: what a method computes over a batch, as ranks or relations of samples, it computes
-    over the copy's. The loss is the sum over the copies, so each has the gradients that it has alone. Small networks
-    take little longer for twenty copies than for one.
+    parameters, teacher and batch: what a method computes over a batch, such as relations of samples, it computes over
+    the batch of the copy. The loss is the sum over the copies, so each has the gradients that it has alone. With small
+    networks, twenty copies take little longer than one.
 
     Args:
         copies: Modules of one configuration that have been set up for a fit; :meth:`give_back` trains them.
-        batches: The batch that each of them sees in every step.
+        batches: For each copy the batch that it sees in every step.
 
     Raises:
-        ValueError: The copies would not train as they do alone: they draw random numbers, remember former steps, or
-            take steps of their own.
+        ValueError: The copies would not train as they do alone: they draw random numbers, keep state between steps,
+            or do more in a step than compute a loss.
     """
 
     def __init__(self, copies: Sequence[Supervised], batches: Sequence[Batch]) -> None:
@@ -79,14 +79,14 @@ class SideBySide(LightningModule):
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """The sum of the copies' losses; ``batch`` holds a batch of each, ``(S, N, *)``."""
         losses = self._losses(batch)
-        # looked at when the fit ends: a look in every step would wait for a GPU in every step
+        # read when the fit ends: reading it in every step would wait for a GPU in every step
         first = self._first_strange.to(losses.device)
         self._first_strange = torch.where((first < 0) & ~losses.detach().isfinite(), batch_idx, first)
         return losses.sum()
 
     @property
     def diverged(self) -> list[int | None]:
-        """For each copy the first step in which its loss was not finite; its weights are of no use since."""
+        """For each copy the first step in which its loss was not finite; its weights are useless from there on."""
         return [None if step < 0 else step for step in self._first_strange.tolist()]
 
     def configure_optimizers(self) -> Any:
@@ -113,8 +113,8 @@ class SideBySide(LightningModule):
             )
         if isinstance(chosen, dict) and "monitor" in chosen["lr_scheduler"]:
             raise ValueError(
-                "a learning rate that waits for a plateau would be one for all seeds that train side by side: choose "
-                "another schedule, or leave side_by_side out"
+                "a learning rate that waits for a plateau would be the same for all seeds that train side by side: "
+                "choose another schedule, or leave side_by_side out"
             )
         return chosen
 
@@ -136,7 +136,7 @@ class SideBySide(LightningModule):
         return loss
 
     def _check_vmap(self) -> None:
-        """Takes a step that leaves no trace."""
+        """Tries one step and restores the buffers and the random state."""
         kept = {name: buffer.clone() for name, buffer in self._stacked_buffers.items()}
         try:
             with isolate_rng(), torch.no_grad():
@@ -163,19 +163,19 @@ class _Step(nn.Module):
 
 
 def fit_side_by_side(clis: Sequence[CLI]) -> list[int | None]:
-    """Fits the models of command lines that differ in their seeds alone, and leaves each as it would be alone.
+    """Fits the models of command lines that differ only in their seeds, and leaves each as it would be alone.
 
-    The fit's callbacks and loggers are left out, as they would hear of all at once.
+    The fit's callbacks and loggers are left out, because they would see all copies at once.
 
     Args:
         clis: Command lines whose classes are made; see :func:`set_up`.
 
     Returns:
-        For each run the first step in which its loss was NaN or infinite, which would have ended it alone; ``None``
-        where it never was. One that diverges leaves the others as they are.
+        For each run the first step in which its loss was NaN or infinite, where it would have ended alone; ``None``
+        for a run whose loss stayed finite. A run that diverges does not affect the others.
 
     Raises:
-        ValueError: The configuration asks for something that cannot be done side by side exactly.
+        ValueError: The configuration asks for something that is not exact side by side.
     """
     first = clis[0]
     settings = dict(first.config_init["trainer"])
@@ -192,7 +192,7 @@ def fit_side_by_side(clis: Sequence[CLI]) -> list[int | None]:
 
 
 def set_up(cli: CLI) -> None:
-    """Brings a run to where its first step would be taken alone, with the random numbers that it has there."""
+    """Brings a run to the start of its first step, with the random state that it has there when it trains alone."""
     cli.datamodule.setup("fit")
     cli.trainer.state.fn = TrainerFn.FITTING
     cli.trainer._data_connector.attach_data(cli.model, datamodule=cli.datamodule)
@@ -221,7 +221,7 @@ def _check_settings(trainer: Trainer, callbacks: Callback | list[Callback] | Non
         )
     if trainer.gradient_clip_val and trainer.gradient_clip_algorithm != "value":
         raise ValueError(
-            "the norm of the gradient would be one for all seeds that train side by side: set "
+            "the norm of the gradient would be the same for all seeds that train side by side: set "
             "trainer.gradient_clip_algorithm to value, or leave side_by_side out"
         )
     if trainer.precision not in ("32-true", "bf16-mixed"):
@@ -233,16 +233,16 @@ def _check_settings(trainer: Trainer, callbacks: Callback | list[Callback] | Non
     for callback in callbacks if isinstance(callbacks, list) else filter(None, [callbacks]):
         if type(callback).__module__.partition(".")[0] != "callbacks":
             raise ValueError(
-                f"{type(callback).__name__} may change a fit, and callbacks do not hear one of seeds that train side "
-                "by side: leave it out, or side_by_side"
+                f"{type(callback).__name__} may change a fit, but callbacks do not run where seeds train side by side: "
+                "leave it out, or leave side_by_side out"
             )
 
 
 def _check_steps(module: Supervised) -> None:
-    """Refuses what a method does outside of ``learn``, and what it keeps where stacking does not see it."""
+    """Refuses what a method does outside of ``training_losses``, and state that stacking does not see."""
     for part in module.modules():
-        if isinstance(part, Supervised) and not isinstance(part, Combined):  # whose parts are checked
-            # of stages there is one alone in the one epoch that there is
+        if isinstance(part, Supervised) and not isinstance(part, Combined):  # its parts are checked
+            # the one epoch has one stage only
             base = next(kind for kind in (StagedDistillation, DistillationModule, Supervised) if isinstance(part, kind))
             own = [hook for hook in HOOKS if getattr(type(part), hook, None) is not getattr(base, hook, None)]
             _refuse(part, own, "has its own")
@@ -259,5 +259,5 @@ def _check_steps(module: Supervised) -> None:
 def _refuse(part: nn.Module, names: list[str], reason: str) -> None:
     if names:
         raise ValueError(
-            f"{type(part).__name__} cannot train side by side, as it {reason} {names[0]}: name its row under alone"
+            f"{type(part).__name__} cannot train side by side, because it {reason} {names[0]}: name its row under alone"
         )

@@ -1,4 +1,4 @@
-"""A grid of trainings, gathered in one table: methods as rows, settings as columns, several seeds of each."""
+"""A grid of trainings in one table: methods as rows, settings as columns, several seeds of each."""
 
 from __future__ import annotations
 
@@ -37,36 +37,36 @@ LISTED = {"scores": Score, "panels": Panel}
 class Study:
     """What a study file holds.
 
-    Each run is configured as by ``fit`` with several ``--config``: ``base``, then its row (or ``teacher``), then its
-    column, merged left to right. None may name a place to write to outside of ``logs_dir/name``. For every column and
-    seed one teacher is trained, and its best checkpoint is the ``teacher_checkpoint`` of that column's and seed's rows.
+    A run is configured as by ``fit`` with several ``--config``: ``base``, then its row (or ``teacher``), then its
+    column, merged left to right. No run may write outside of ``logs_dir/name``. For every column and seed one teacher
+    is trained, and its best checkpoint is the ``teacher_checkpoint`` of the rows of that column and seed.
 
     Args:
         base: The configuration that all runs share.
         rows: What sets each row apart, by the row's name; mostly ``model``. A row may use files of a run above it, of
             the same column and seed: ``"{student}/checkpoints/best.ckpt"`` lies in the folder of the row ``student``.
-        teacher: What sets the teacher's run apart; without it rows that need a teacher name their own checkpoint.
+        teacher: What sets the teacher's run apart. Without it, rows that need a teacher name their own checkpoint.
         columns: What sets each column apart, by the column's name; mostly ``data``. Where it is the networks, a
             column's ``teacher`` sets its teacher's run apart, and its ``rows``, by name, a row that has other
             networks than most, such as a student without distillation: each in place of the column's ``model``.
-        seeds: The seeds of the runs, or how many, counted from 0. A data module with an argument ``seed`` is given the
-            same one, so that every seed is new data as well, unless base, row or column set it.
+        seeds: The seeds of the runs, or their number, counted from 0. A data module with an argument ``seed`` is given
+            the same seed, so that every seed has new data as well, unless base, row or column set it.
         reference: The row that the others are compared with: the student without distillation.
         scores: The columns of numbers in the table, the most important first: metrics of the test, or of the last
             epoch of the fit, as ``train/loss``.
-        panels: The figure's parts, each with a line a row over the columns; without, the runs are drawn as dots.
+        panels: The parts of the figure, each with a line per row; without panels, the runs are drawn as dots.
         name: The study's folder is ``logs_dir/name``.
         logs_dir: The folder of all studies.
-        side_by_side: Whether all seeds of a row and a column train in one step for all (see
-            :class:`~distill.study.side_by_side.SideBySide`), each as it would alone, to rounding. It spares time where
-            networks are small and a step sees the whole training split, and needs one epoch of
-            ``data.init_args.steps_per_epoch`` steps. Scores are those of the test; callbacks hear that alone.
-        alone: Rows whose seeds train one by one all the same, as those of methods that cannot do otherwise must.
-        workers: How many runs, or such groups of runs, train at once.
+        side_by_side: Whether all seeds of a row and a column train together (see
+            :class:`~distill.study.side_by_side.SideBySide`), each as it would alone, up to rounding. It saves time with
+            small networks whose step sees the whole training split, and needs one epoch of
+            ``data.init_args.steps_per_epoch`` steps. Scores are those of the test, the only part that callbacks see.
+        alone: Rows whose seeds train one by one even so; needed for methods that cannot train side by side.
+        workers: The number of runs, or of such groups of runs, that train at once.
         cluster: Where runs train: in ``workers`` processes of this machine; as an array of SLURM jobs, one for each
             column and seed; or, to try that out, as such jobs on this machine (``local``).
-        slurm: Parameters of the jobs by submitit's names, such as ``slurm_partition`` and ``timeout_min`` (a day
-            unless said otherwise); none that hold commands, such as ``slurm_setup``.
+        slurm: Parameters of the jobs by submitit's names, such as ``slurm_partition`` and ``timeout_min`` (a day by
+            default), but none that hold commands, such as ``slurm_setup``.
     """
 
     base: dict
@@ -92,7 +92,9 @@ class Study:
         if len(set(self.all_seeds)) < len(self.all_seeds):
             raise ValueError(f"every seed must be named once, got {self.seeds}")
         if self.reference is not None and self.reference not in self.rows:
-            raise ValueError(f"reference {self.reference!r} is no row; the rows are {', '.join(map(repr, self.rows))}")
+            raise ValueError(
+                f"reference {self.reference!r} is not a row; the rows are {', '.join(map(repr, self.rows))}"
+            )
         if self.teacher is not None and "teacher" in self.rows:
             raise ValueError("a row cannot be named 'teacher' beside the study's teacher: choose another name")
         if self.side_by_side and self.cluster:
@@ -104,7 +106,7 @@ class Study:
             raise ValueError(f"workers must be 1 or more, got {self.workers}")
 
     def _check_names(self) -> None:
-        """Refuses what is said of a row, column or score that the study has not."""
+        """Refuses names of rows, columns and scores that the study does not have."""
         rows = [*(["teacher"] if self.teacher is not None else []), *self.rows]
         metrics = [score.metric for score in self.scores]
         asked = [("a panel's score", panel.score, metrics) for panel in self.panels if panel.score is not None]
@@ -237,10 +239,10 @@ def _check_known(what: str, names: list[str], known: list[str]) -> None:
 
 
 def train_runs(plan: Study, runs: list[Run]) -> None:
-    """Trains those that have no result yet and shows how far they are; one that fails has its error as result."""
+    """Trains the runs that have no result and shows the progress; the result of a run that fails is its error."""
     to_run = unfinished(runs)
     for run in to_run:
-        (run.folder / "result.json").unlink(missing_ok=True)  # or an old error would pass for a new one
+        (run.folder / "result.json").unlink(missing_ok=True)  # so that an old error does not look like a new one
     with progress_bar(plan.name, len(runs), len(runs) - len(to_run)) as ended:
         for run, error in _train_on_cluster(plan, to_run) if plan.cluster else _train_here(plan, to_run):
             ended(run, error)
@@ -261,14 +263,14 @@ def plan_runs(plan: Study, only_row: str | None = None, only_column: str | None 
         only_column: The one column to plan; all columns by default.
 
     Raises:
-        ConfigurationError: A row, a column or the teacher is no configuration of a fit, or would write outside of the
+        ConfigurationError: A row, a column or the teacher is not a valid configuration, or would write outside of the
             study's folder; names it.
         ValueError: Two rows or columns would share a folder.
     """
     rows = plan.all_rows
     for names in (rows, plan.columns):
         if len({_file_name(name) for name in names}) < len(names):
-            raise ValueError(f"of {', '.join(map(repr, names))} two differ only in special characters: rename one")
+            raise ValueError(f"two of {', '.join(map(repr, names))} differ only in special characters: rename one")
     parts = _parts(plan)
     files = {name: plan.folder / "configs" / f"{name}.yaml" for name in parts}
     for name, path in files.items():
@@ -330,7 +332,7 @@ def _with_needed(plan: Study, row: str) -> list[str]:
 
 
 def _used(part: dict, prefix: str = "") -> Iterator[tuple[str, str, str]]:
-    """The keys of a configuration whose values are files of other runs, with the row's name and the file."""
+    """The keys of a configuration whose values are files of other runs, each with the row's name and the file."""
     for key, value in part.items():
         if isinstance(value, dict):
             yield from _used(value, f"{prefix}{key}.")
@@ -341,12 +343,14 @@ def _used(part: dict, prefix: str = "") -> Iterator[tuple[str, str, str]]:
 def _run_used(runs: dict[tuple[str, str, int], Run], column: str, row: str, name: str, seed: int) -> Run:
     if (column, name, seed) not in runs:
         above = ", ".join(dict.fromkeys(repr(row) for _, row, _ in runs))
-        raise ValueError(f"row {row!r} uses a file of {name!r}, which is no row above it; those are {above or 'none'}")
+        raise ValueError(
+            f"row {row!r} uses a file of {name!r}, which is not a row above it; those are {above or 'none'}"
+        )
     return runs[column, name, seed]
 
 
 def unfinished(runs: list[Run]) -> list[Run]:
-    """Those without scores, and those whose checkpoint is gone on which one that is to run builds."""
+    """The runs without scores, and the runs that these need and whose checkpoint is gone."""
     to_run: list[Run] = []
     needed: set[Run] = set()
     for run in reversed(runs):  # a run builds only on those before it
@@ -404,7 +408,7 @@ def _lacks_teacher_weights(model: Any) -> bool:
 
 
 def _data_seeds(data: Any) -> list[str]:
-    """The keys of the seeds of a data module and of one that it wraps."""
+    """The keys of the seeds of a data module and of the one that it wraps."""
     arguments = data.get("init_args") or {}
     own = ["init_args.seed"] if "seed" in arguments else []
     wrapped = arguments.get("data")
@@ -418,7 +422,7 @@ def _line(run: Run) -> dict[str, Any]:
 
 
 def _compare_depths(runs: list[Run], folder: Path) -> None:
-    """Draws what the runs of the first seed say about the same scenes, where ``DepthGallery`` kept it."""
+    """Draws the depths of the runs of the first seed, if ``DepthGallery`` kept them."""
     for column in dict.fromkeys(run.column for run in runs):
         first_seed = [run for run in runs if run.column == column and run.seed == runs[0].seed]
         files = {run.row: run.folder / "figures" / "depth_test.npz" for run in first_seed}

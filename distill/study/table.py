@@ -29,8 +29,8 @@ class Score:
         label: What the table calls it; the metric's name without its stage by default.
         scale: A factor, such as 100 for percent.
         digits: Digits after the point.
-        paper: What a paper reports, as the table shows numbers: by row, and by column where it is not the same for all.
-            It stands beside the study's own, with the paper's difference to the reference.
+        paper: The numbers of a paper, in the unit of the table: by row, and by column where the columns differ. They
+            stand beside the study's own, with the paper's difference to the reference.
     """
 
     metric: str
@@ -46,13 +46,13 @@ class Score:
 
 
 def paper_value(score: Score, row: str, column: str) -> float | None:
-    """What the paper has at this place, if anything."""
+    """The paper's number for a row and a column, or ``None``."""
     value = score.paper.get(row)
     return value.get(column) if isinstance(value, dict) else value
 
 
 def paper_difference(score: Score, row: str, column: str, reference: str) -> float | None:
-    """The same less what the paper has for the reference."""
+    """The paper's difference between a row and the reference, or ``None``."""
     value, other = paper_value(score, row, column), paper_value(score, reference, column)
     return None if value is None or other is None or row == reference else value - other
 
@@ -63,18 +63,18 @@ def margin(std: float, runs: int) -> float:
 
 
 def summarise(results: pd.DataFrame, scores: list[Score], reference: str | None) -> pd.DataFrame:
-    """One line for each column and row of the study: mean and standard deviation of its scores over the seeds.
+    """A line for each column and row of the study: mean and standard deviation of its scores over the seeds.
 
     Args:
-        results: One line a run: ``column``, ``row``, ``seed``, the metrics, and ``error`` for a run that failed.
+        results: One line per run: ``column``, ``row``, ``seed``, the metrics, and ``error`` of a run that failed.
         scores: What to summarise; the difference to ``reference`` is taken of the first.
         reference: A row of the study; differences are paired, over the seeds that both have.
 
     Returns:
         The columns ``column``, ``row``, ``runs``; for each metric ``<metric>`` and ``<metric> std`` (of the sample,
         empty for a single run); ``difference``, ``difference std``, and ``difference low`` and ``difference high``,
-        the 95 % interval of its mean by Student's t; ``failed``, the number of runs that did, and ``error``, what
-        ended the first of them.
+        the 95 % interval of its mean by Student's t; ``failed``, the number of runs that failed, and ``error``, the
+        error of the first of them.
     """
     results = results.assign(**{score.metric: float("nan") for score in scores if score.metric not in results})
     if "error" not in results:
@@ -107,7 +107,7 @@ def write_tables(results: list[dict[str, Any]], scores: list[Score], reference: 
     """Prints the table and writes ``results.csv``, ``table.csv`` and ``table.md`` to a folder.
 
     Args:
-        results: One dictionary a run, as :func:`summarise` takes them.
+        results: One dictionary per run, as :func:`summarise` takes them.
         scores: The numbers to show.
         reference: The row that the others are compared with.
         folder: Where the files are written, each whole or not at all.
@@ -139,7 +139,7 @@ def write_tables(results: list[dict[str, Any]], scores: list[Score], reference: 
 
 
 def with_all_scores(results: list[dict[str, Any]], scores: list[Score]) -> pd.DataFrame:
-    """The runs one a line, with an empty column for a score that none of them has."""
+    """One line per run, with an empty column for a score that no run has."""
     runs = pd.DataFrame(results)
     return runs.reindex(columns=[*runs, *(score.metric for score in scores if score.metric not in runs)])
 
@@ -181,7 +181,7 @@ def _interval(line: dict[str, Any], score: Score) -> str:
 
 
 def _printed(score: Score, row: str, column: str, reference: str | None = None) -> str:
-    """What the paper has, with its digits."""
+    """The paper's number with its digits, and its difference to the reference."""
     value = paper_value(score, row, column)
     if value is None:
         return NONE

@@ -35,7 +35,7 @@ def layers(*names: str) -> dict[str, Any]:
 ON_LOGITS = ("KD", "DKD", "PSSM", "NTDH", "DWLD", "ALKD")
 STAGES = layers("stage1", "stage2", "stage3")
 ALL = layers("stage1", "stage2", "stage3", "pool")
-# the layers of configs/cifar100; of a method with two stages the first, of FitNet both at once
+# the layers of configs/studies/ds_cifar100.yaml; of a method with two stages the first, of FitNet both at once
 ARGUMENTS: dict[str, dict[str, Any]] = {
     **{name: {} for name in ON_LOGITS},
     **dict.fromkeys(("AT", "NST", "VID", "SemCKD", "ARFD", "LIX", "TwoDPASS"), STAGES),

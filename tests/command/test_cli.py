@@ -164,7 +164,7 @@ def test_weights_that_a_checkpoint_replaces_are_not_fetched(tmp_path: Path, monk
     }
     (tmp_path / "network.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"network": network}}}))
     data = [f"--data.init_args.{name}=2" for name in ("n_train", "n_val", "n_test", "batch_size")]
-    config = ["--config", "configs/scenes/student.yaml", "--config", str(tmp_path / "network.yaml"), *data]
+    config = ["--config", "configs/scenes/teacher.yaml", "--config", str(tmp_path / "network.yaml"), *data]
     common = [*config, "--data.init_args.size=[32,64]", "--logs_dir", str(tmp_path), *QUIET]
     main(["fit", *common, "--trainer.max_epochs", "1"])
     assert fetched.pop()
@@ -364,7 +364,7 @@ def test_help_names_the_networks_of_this_project_and_not_all_of_torch(capsys: py
 )
 def test_null_clears_an_argument_of_a_nested_class(option: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as exit_:
-        main(["fit", "--config", "configs/scenes/student.yaml", *option, "--print_config"])
+        main(["fit", "--config", "configs/scenes/teacher.yaml", *option, "--print_config"])
     assert exit_.value.code == 0
     assert yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]["task"]["init_args"]["class_names"] is None
 
@@ -377,7 +377,7 @@ def test_a_damaged_file_that_a_worker_reads_is_one_line(tmp_path: Path, capsys: 
     for files in val.files:
         assert files.depth is not None
         files.depth.write_bytes(files.depth.read_bytes()[:100])  # the header is whole
-    recipe = ["--config", "configs/kitti_semantics/teacher_mfnet.yaml", "--data.init_args.root", str(root)]
+    recipe = ["--config", "configs/kitti_semantics/teacher.yaml", "--data.init_args.root", str(root)]
     some = [
         "--data.init_args.num_workers",
         "1",

@@ -123,5 +123,5 @@ def test_a_caller_that_stops_early_leaves_no_process_at_work(tmp_path: Path) -> 
 
 @pytest.mark.parametrize("after", [{"a": "a"}, {"a": "missing"}, {"a": "b", "b": "a"}])
 def test_a_dependency_that_can_never_end_is_refused(after: dict[str, str | None], tmp_path: Path) -> None:
-    with pytest.raises(ValueError, match="depends on itself, or on something that is no item"):
+    with pytest.raises(ValueError, match="depends on itself, or on something that is not an item"):
         run(after, tmp_path)

@@ -387,7 +387,7 @@ def test_runs_whose_checkpoint_is_gone_are_trained_again_where_one_to_run_builds
 def test_a_row_cannot_use_what_is_no_row_above_it(tmp_path: Path) -> None:
     rows = {"masked": masked("{student}/checkpoints/best.ckpt"), "student": {}}
     with pytest.raises(
-        ValueError, match="row 'masked' uses a file of 'student', which is no row above it; those are 't"
+        ValueError, match="row 'masked' uses a file of 'student', which is not a row above it; those are 't"
     ):
         plan(tmp_path, rows=rows, reference=None)
 
@@ -476,12 +476,15 @@ def test_a_typo_is_named_with_row_and_column_before_anything_is_trained(
 @pytest.mark.parametrize(
     ("changes", "sentence"),
     [
-        ({"reference": "nobody"}, "reference 'nobody' is no row; the rows are 'student', 'KD', 'broken'"),
+        ({"reference": "nobody"}, "reference 'nobody' is not a row; the rows are 'student', 'KD', 'broken'"),
         ({"rows": {"teacher": {}}, "reference": None}, "a row cannot be named 'teacher'"),
         ({"seedz": 3}, "seedz"),
         ({"workers": 0}, "workers must be 1 or more, got 0"),
-        ({"rows": {"student": {}, "a b": {}, "a_b": {}}}, "'a b', 'a_b' two differ only in special characters"),
-        ({"columns": {"a/b": {}, "a:b": {}}}, "'a/b', 'a:b' two differ only in special characters"),
+        (
+            {"rows": {"student": {}, "a b": {}, "a_b": {}}},
+            "'a b', 'a_b' differ only in special characters",
+        ),
+        ({"columns": {"a/b": {}, "a:b": {}}}, "two of 'a/b', 'a:b' differ only in special characters"),
         ({"rows": {}, "reference": None}, "a study needs rows"),
         ({"seeds": 0}, "a study needs seeds, got 0"),
         ({"seeds": [1, 2, 1]}, "every seed must be named once, got [1, 2, 1]"),
