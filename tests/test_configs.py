@@ -108,7 +108,7 @@ ROWS = [
     ("kitti_depth", "tiekd_kitti", "Res-KD SSIM+SI", ""),
     ("kitti_depth", "tiekd_kitti", "TIE-KD beside AdaBins", ""),
     ("kitti_depth", "tiekd_kitti_backbones", "ground truth", "ResNet18"),
-    ("kitti_depth", "tiekd_kitti_backbones", "TIE-KD", "ResNet50"),
+    ("kitti_depth", "tiekd_kitti_backbones", "TIE-KD", "ResNet18"),
     ("ravdess", "ntdh_ravdess", "student", ""),
     ("ravdess", "ntdh_ravdess", "CRD", ""),
     ("ravdess", "ntdh_ravdess", "FitNet", ""),
@@ -335,11 +335,10 @@ def test_rows_of_the_study_on_semantic_kitti_end_a_fit_of_one_step_on_a_small_tr
     data |= {"root": str(root), "train_sequences": [0], "crop": None, "batch_size": 2, "num_workers": 0}
     data["augmentation"]["init_args"]["crop"] = [32, 64]
     content["columns"] = {"": {"trainer": {"max_epochs": 1, "accelerator": "cpu", "logger": False}}}
-    for part in (content["base"], content["teacher"], *content["rows"].values()):
-        if "callbacks" in part.get("trainer", {}):
-            part["trainer"]["callbacks"] = (
-                [{"class_path": "callbacks.DivergenceTracker"}] if part is content["base"] else []
-            )
+    content["base"]["trainer"]["callbacks"] = [{"class_path": "callbacks.DivergenceTracker"}]
+    for part in (content["teacher"], *content["rows"].values()):
+        if "trainer" in part:
+            part["trainer"]["callbacks"] = None
     del content["scores"]
     plan = Study(**content, logs_dir=str(tmp_path / "logs"))
     runs = plan_runs(plan)
