@@ -160,9 +160,10 @@ def test_weights_that_a_checkpoint_replaces_are_not_fetched(tmp_path: Path, monk
     monkeypatch.setattr(timm, "create_model", spy)
     network = {
         "class_path": "distill.models.SNERoadSeg",
-        "init_args": {"num_classes": 11, "encoder_name": "resnet10t", "pretrained": True},
+        "init_args": {"num_classes": 11, "x_channels": None, "encoder_name": "resnet10t", "pretrained": True},
     }
-    (tmp_path / "network.yaml").write_text(yaml.safe_dump({"model": {"init_args": {"network": network}}}))
+    student = {"network": network, "inputs": ["image"]}
+    (tmp_path / "network.yaml").write_text(yaml.safe_dump({"model": {"init_args": student}}))
     data = [f"--data.init_args.{name}=2" for name in ("n_train", "n_val", "n_test", "batch_size")]
     config = ["--config", "configs/scenes/teacher.yaml", "--config", str(tmp_path / "network.yaml"), *data]
     common = [*config, "--data.init_args.size=[32,64]", "--logs_dir", str(tmp_path), *QUIET]
