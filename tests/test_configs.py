@@ -242,7 +242,7 @@ def test_the_printed_configuration_of_a_row_ends_a_fit_of_two_steps(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     config = tmp_path / "run.yaml"
-    config.write_text(configuration_of(study(CONFIGS / "studies" / f"{name}.yaml"), row, column))
+    config.write_text(configuration_of(study(CONFIGS / "studies" / f"{name}.yaml"), [row, column]))
     content = yaml.safe_load(config.read_text())
     options = [*on_a_small_tree(config, trees(data)), "--trainer.callbacks=null"]  # the recipes run them
     if "teacher" in content["model"]["init_args"]:

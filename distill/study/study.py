@@ -6,7 +6,7 @@ import hashlib
 import json
 import re
 import sys
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Literal
@@ -172,7 +172,7 @@ def study(arguments: list[str]) -> None:
     rows, columns, printed = (fields.pop(name) for name in ("only", "only_column", "print_config"))
     plan = Study(**fields | {name: [_made(kind, part) for part in fields[name]] for name, kind in LISTED.items()})
     if printed is not None:
-        sys.stdout.write(configuration_of(plan, *printed))
+        sys.stdout.write(configuration_of(plan, printed))
         return
     runs = plan_runs(plan)
     asked = chosen_runs(plan, runs, rows, columns)
@@ -209,22 +209,21 @@ def chosen_runs(plan: Study, runs: list[Run], rows: list[str] | None, columns: l
     return [run for run in runs if run in wanted]
 
 
-def configuration_of(plan: Study, row: str, column: str | None = None, *more: str) -> str:
+def configuration_of(plan: Study, place: Sequence[str]) -> str:
     """The whole configuration of one run as YAML, which ``fit --config`` takes; its seed is the study's first.
 
     Args:
         plan: The study.
-        row: The name of a row, or ``teacher``.
-        column: The name of a column; may be left out where there is one.
-        more: Nothing; what a command line holds too much.
+        place: The name of a row, or ``teacher``, and that of a column, which may be left out where there is one.
 
     Raises:
-        ConfigurationError: There is no row or column of such a name, or too much or too little is named.
+        ConfigurationError: There is no row or column of such a name, or a name is missing or too many.
     """
-    if more or (column is None and len(plan.columns) > 1):
+    row, *others = place
+    if len(others) > 1 or (not others and len(plan.columns) > 1):
         known = ", ".join(map(repr, plan.columns))
         raise ConfigurationError(f"--print_config takes a row and a column; the columns are {known}")
-    column = next(iter(plan.columns)) if column is None else column
+    (column,) = others or plan.columns
     _check_known("row", [row], list(plan.all_rows))
     _check_known("column", [column], list(plan.columns))
     run = next(run for run in plan_runs(plan, row, column) if run.row == row)
