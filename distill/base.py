@@ -15,9 +15,8 @@ from torch import Tensor, nn
 
 from distill.checkpoint import load_network
 from distill.checks import check_at_least
-from distill.errors import UserError
 from distill.internals.lightning import attached
-from distill.outputs import Batch, NetworkOutput, autocast_off, full_precision, modalities, network_output, step_output
+from distill.outputs import Batch, NetworkOutput, autocast_off, modalities, network_output, step_output
 from distill.supervised import Supervised
 from distill.taps import FeatureTaps
 from distill.tasks import Task
@@ -27,7 +26,7 @@ from distill.training.arguments import required
 from distill.training.compilation import compile_in_place
 from distill.training.first_batch import check_pair
 from distill.training.labels import class_names
-from distill.training.means import counted_mean
+from distill.training.means import counted_means
 from distill.weighting.schedule import WeightingSchedule, begin_fit
 
 __all__ = ["Batch", "DistillationModule", "NetworkOutput", "Supervised"]
@@ -171,9 +170,7 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         """The terms of ``distillation_step`` by name, each a float32 scalar."""
         with autocast_off(student.prediction):
             terms = self.distillation_step(teacher, student, batch)
-            if not terms:
-                raise UserError(f"{type(self).__name__}.distillation_step returns no term to train on")
-            return {name: counted_mean(full_precision(term), batch, self.known_task) for name, term in terms.items()}
+            return counted_means(terms, batch, self.task, type(self).__name__)
 
     def training_losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Any]]:
         """The hard loss and the distillation terms of a batch; see :meth:`Supervised.training_losses`."""

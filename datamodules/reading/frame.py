@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from typing import NamedTuple, Protocol
 
 import numpy as np
@@ -51,14 +50,3 @@ class Frames(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, index: int) -> Frame: ...
-
-
-class NamedFrames(Frames, Protocol):
-    """A split whose frames have names: their paths in the data set, with slashes and without a suffix.
-
-    A stored response has the name of its frame (:class:`~datamodules.reading.responses.StoredResponses`).
-    """
-
-    @property
-    def names(self) -> Sequence[str]:
-        """The frames' names by position."""

@@ -46,6 +46,7 @@ HOOKS = (
     "after_backward",
     *(f"on_{name}" for name in ("fit_start", "train_start", "train_epoch_start", "train_batch_start")),
     *(f"on_{name}" for name in ("train_batch_end", "train_epoch_end", "before_backward", "after_backward")),
+    *(f"on_{name}" for name in ("train_end", "fit_end")),
     *("on_before_optimizer_step", "on_before_zero_grad", "optimizer_step", "configure_gradient_clipping"),
 )
 """The methods by which a module can do more in a fit than compute its loss."""
@@ -198,6 +199,7 @@ def fit_side_by_side(clis: Sequence[CLI]) -> list[int | None]:
 
 def set_up(cli: CLI) -> None:
     """Brings a run to the start of its first step, with the random state that it has there when it trains alone."""
+    _check_cache(cli.model)  # before the cache opens its files
     cli.datamodule.setup("fit")
     cli.trainer.state.fn = TrainerFn.FITTING
     attach_data(cli.trainer, cli.model, cli.datamodule)
@@ -255,7 +257,7 @@ def _check_steps(module: Supervised) -> None:
             base = next(kind for kind in (StagedDistillation, DistillationModule, Supervised) if isinstance(part, kind))
             own = [hook for hook in HOOKS if getattr(type(part), hook, None) is not getattr(base, hook, None)]
             _refuse(part, own, "has its own")
-        _refuse(part, ["cache_teacher"] if getattr(part, "teacher_cache", None) is not None else [], "has a")
+        _check_cache(part)
         if not isinstance(part, Metric):
             kept = [name for name, value in vars(part).items() if isinstance(value, (Tensor, nn.Module))]
             _refuse(
@@ -263,6 +265,11 @@ def _check_steps(module: Supervised) -> None:
                 [name for name in kept if name not in ("teacher", "task")],
                 "keeps, outside of its parameters and buffers,",
             )
+
+
+def _check_cache(part: nn.Module) -> None:
+    """Refuses a cache of the teacher's responses, which would serve one of the seeds."""
+    _refuse(part, ["cache_teacher"] if getattr(part, "teacher_cache", None) is not None else [], "has a")
 
 
 def _refuse(part: nn.Module, names: list[str], reason: str) -> None:

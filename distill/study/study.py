@@ -9,6 +9,7 @@ import sys
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
@@ -226,9 +227,10 @@ def configuration_of(plan: Study, place: Sequence[str]) -> str:
     (column,) = others or plan.columns
     _check_known("row", [row], list(plan.all_rows))
     _check_known("column", [column], list(plan.columns))
-    run = next(run for run in plan_runs(plan, row, column) if run.row == row)
     name = "/".join([plan.name, *([_file_name(column)] if column else []), _file_name(row)])
-    configuration = fit_parser().parse_args([*run.settings_arguments(), "--name", name])
+    with TemporaryDirectory() as folder:  # a study that runs now reads the files in its own folder
+        run = next(run for run in plan_runs(plan, row, column, Path(folder)) if run.row == row)
+        configuration = fit_parser().parse_args([*run.settings_arguments(), "--name", name])
     return str(fit_parser().dump(configuration, skip_unset=False))
 
 
@@ -254,13 +256,16 @@ def _made(kind: type, asked: Any) -> Any:
     return asked if isinstance(asked, kind) else kind(**asked)
 
 
-def plan_runs(plan: Study, only_row: str | None = None, only_column: str | None = None) -> list[Run]:
+def plan_runs(
+    plan: Study, only_row: str | None = None, only_column: str | None = None, folder: Path | None = None
+) -> list[Run]:
     """The trainings of a study, teachers before the rows that need them; writes their configurations.
 
     Args:
         plan: The study.
         only_row: The one row to plan, with the rows that it needs; all rows by default.
         only_column: The one column to plan; all columns by default.
+        folder: Where the configurations are written; ``configs`` in the study's folder by default.
 
     Raises:
         ConfigurationError: A row, a column or the teacher is not a valid configuration, or would write outside of the
@@ -272,7 +277,7 @@ def plan_runs(plan: Study, only_row: str | None = None, only_column: str | None 
         if len({_file_name(name) for name in names}) < len(names):
             raise UserError(f"two of {', '.join(map(repr, names))} differ only in special characters: rename one")
     parts = _parts(plan)
-    files = {name: plan.folder / "configs" / f"{name}.yaml" for name in parts}
+    files = {name: (folder or plan.folder / "configs") / f"{name}.yaml" for name in parts}
     for name, path in files.items():
         with atomic_write(path) as draft:
             draft.write_text(yaml.safe_dump(parts[name], sort_keys=False))

@@ -157,13 +157,15 @@ class OneSampleCheck(Callback):
         Raises:
             ValueError: The network cannot train on one sample, because its BatchNorm gets one value per channel.
         """
+        module: Any = pl_module
+        if self not in getattr(module, "collaborators", ()):  # Lightning leaves the callback with its trainer
+            return
         loader: Any = trainer.train_dataloader
         steps = trainer.max_steps * trainer.accumulate_grad_batches
         if not _ends_with_one_sample(loader):
             return
         if trainer.num_training_batches < len(loader) or 0 <= steps < len(loader):  # the fit never gets to that batch
             return
-        module: Any = pl_module
         precision = trainer.precision_plugin
         try:
             with buffers_kept(module.network), torch.no_grad(), isolate_rng(), precision.forward_context():

@@ -56,8 +56,9 @@ class TrainingLosses(Callback):
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Raises a ValueError if the loss is not finite, before the optimiser takes a step."""
-        module: Any = pl_module
-        self._watch.check(module.network, when=f"in epoch {trainer.current_epoch}, step {trainer.global_step}")
+        # Lightning leaves this callback with its trainer, which may fit another kind of module next
+        network = getattr(pl_module, "network", pl_module)
+        self._watch.check(network, when=f"in epoch {trainer.current_epoch}, step {trainer.global_step}")
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the means."""

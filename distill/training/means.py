@@ -2,34 +2,57 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 import torch
 from torch import Tensor
 
 from distill.distributed import mean
 from distill.errors import UserError
-from distill.outputs import Batch
+from distill.outputs import Batch, full_precision
 from distill.tasks import Task
 
 
-def counted_mean(values: Tensor, batch: Batch, task: Task) -> Tensor:
+def counted_means(terms: Mapping[str, Tensor], batch: Batch, task: Task | None, method: str) -> dict[str, Tensor]:
+    """The terms of a method's step by name, each a float32 mean over the counted positions.
+
+    Args:
+        terms: As :func:`counted_mean` takes them.
+        batch: The batch.
+        task: The task that reads the target.
+        method: The name of the method, for errors.
+
+    Raises:
+        ValueError: There is no term, or a term has another shape.
+    """
+    if not terms:
+        raise UserError(f"{method}.distillation_step returns no term to train on")
+    return {
+        name: counted_mean(full_precision(term), batch, task, f"the term {name!r} of {method}")
+        for name, term in terms.items()
+    }
+
+
+def counted_mean(values: Tensor, batch: Batch, task: Task | None, what: str = "the loss") -> Tensor:
     """The mean of a term over the counted positions of all processes.
 
     Args:
         values: One value per position, ``(N,)`` or ``(N, *spatial)``; a scalar is returned unchanged.
         batch: The batch; its ``target`` says which positions count. Without a target all positions count.
-        task: The task that reads the target.
+        task: The task that reads the target; without a task all positions count.
+        what: The name of the values, for the error.
 
     Raises:
         ValueError: The term has another shape.
     """
     if values.ndim == 0:
         return values
-    if "target" not in batch:
+    if task is None or "target" not in batch:
         return mean(values, torch.ones_like(values))
-    return mean(values, counts_of(values, batch["target"], task))
+    return mean(values, counts_of(values, batch["target"], task, what))
 
 
-def counts_of(values: Tensor, target: Tensor, task: Task) -> Tensor:
+def counts_of(values: Tensor, target: Tensor, task: Task, what: str = "the loss") -> Tensor:
     """The weight of each value in the mean, in the shape of ``values``.
 
     Raises:
@@ -40,7 +63,7 @@ def counts_of(values: Tensor, target: Tensor, task: Task) -> Tensor:
         counts = counts.flatten(values.ndim).amax(dim=-1)
     if counts.shape != values.shape:
         raise UserError(
-            f"a term has the shape {tuple(values.shape)}, but a term must be a scalar or hold one value per position, "
+            f"{what} has the shape {tuple(values.shape)}, but it must be a scalar or hold one value per position, "
             f"{tuple(counts.shape)}"
         )
     return counts

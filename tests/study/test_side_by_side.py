@@ -56,6 +56,11 @@ class Normed(nn.Module):
         return logits
 
 
+class WritesAtTheEnd(KD):
+    def on_train_end(self) -> None:
+        """Writes a file."""
+
+
 class RankedOnce(KD):
     """Keeps what is another tensor for every seed."""
 
@@ -171,6 +176,7 @@ def test_so_it_is_with(options: dict[str, Any], tmp_path: Path) -> None:
             {"method": partial(CRD, memory="queue", **LAYERS)},
             "CRD cannot train side by side, because it has its own after_backward",
         ),
+        ({"method": WritesAtTheEnd}, "WritesAtTheEnd cannot train side by side, because it has its own on_train_end"),
         ({"method": RankedOnce}, "RankedOnce cannot train side by side, because it keeps, outside of its"),
         ({"optimizer": torch.optim.LBFGS}, "LBFGS may mix the seeds"),
         ({"optimizer": torch.optim.Adafactor}, "Adafactor may mix the seeds"),

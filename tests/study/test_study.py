@@ -225,7 +225,10 @@ def test_an_unknown_row_or_column_of_a_part_is_one_sentence(
 def test_a_printed_configuration_is_that_of_the_run_and_fits(
     study: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
+    written = {path: path.stat().st_mtime_ns for path in study.rglob("configs/**/*.yaml")}
     main([*write(study), "--print_config", "KD", "level 6"])
+    # a running study reads its files
+    assert {path: path.stat().st_mtime_ns for path in study.rglob("configs/**/*.yaml")} == written
     path = tmp_path / "kd.yaml"
     path.write_text(capsys.readouterr().out)
     printed = fit_parser().parse_args(["--config", str(path)])

@@ -7,8 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
-from torch import nn
+from lightning.pytorch import LightningModule
+from torch import Tensor, nn
 
+from distill import Batch
 from distill.losses import dkd_loss
 from distill.methods import DKD, KD
 from tests.toys import ToyData, make_batch, pair_arguments, quiet_trainer
@@ -36,3 +38,27 @@ def test_a_module_that_overrides_the_end_of_the_epoch_still_logs_its_losses(tmp_
     trainer = quiet_trainer(tmp_path, max_epochs=1)
     trainer.fit(EndsItself(**pair_arguments()), ToyData())
     assert {"mine", "train/loss", "train/hard", "train/kd"} <= trainer.callback_metrics.keys()
+
+
+class Plain(LightningModule):
+    """A module of somebody else, which has no network of that name."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.head = nn.Linear(4, 1)
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        loss: Tensor = self.head(batch["x_b"]).square().mean()
+        return loss
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.1)
+
+
+def test_a_trainer_that_has_fitted_a_method_fits_another_kind_of_module_next(tmp_path: Path) -> None:
+    trainer = quiet_trainer(tmp_path, max_epochs=1)
+    trainer.fit(KD(**pair_arguments()), ToyData(make_batch(8)))
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(Plain(), ToyData(make_batch(9)).train_dataloader())
+    assert trainer.current_epoch == 2
+    assert trainer.state.finished

@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from distill import Classification, SemanticSegmentation
-from distill.training.means import counted_mean, counts_of
+from distill.training.means import counted_mean, counted_means, counts_of
 
 IGNORED = 255
 
@@ -32,5 +32,18 @@ def test_a_value_per_sample_counts_if_a_pixel_of_the_sample_counts() -> None:
 
 
 def test_a_term_of_another_shape_is_one_sentence() -> None:
-    with pytest.raises(ValueError, match=r"^a term has the shape \(3,\), but a term must be a scalar or hold"):
+    with pytest.raises(ValueError, match=r"^the loss has the shape \(3,\), but it must be a scalar or hold one "):
         counts_of(torch.zeros(3), torch.zeros(2, dtype=torch.int64), Classification(2))
+
+
+def test_the_terms_of_a_method_are_named_with_it() -> None:
+    batch, task = {"target": torch.zeros(2, dtype=torch.int64)}, Classification(2)
+    assert counted_means({"kd": torch.tensor([1.0, 3.0]).half()}, batch, task, "KD") == {"kd": torch.tensor(2.0)}
+    with pytest.raises(ValueError, match=r"^the term 'kd' of KD has the shape \(3,\)"):
+        counted_means({"kd": torch.zeros(3)}, batch, task, "KD")
+    with pytest.raises(ValueError, match=r"^KD\.distillation_step returns no term"):
+        counted_means({}, batch, task, "KD")
+
+
+def test_all_positions_count_without_a_task() -> None:
+    assert counted_mean(torch.tensor([1.0, 3.0]), {"target": torch.tensor([IGNORED, 0])}, None) == 2
