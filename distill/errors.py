@@ -1,15 +1,15 @@
-"""Errors that a user can mend: the command line prints their sentence, and for every other error a traceback.
+"""Errors that a user can mend. The command line prints them as one sentence, and any other error as a traceback.
 
-Each is of the class that Python has for its kind, so ``except ValueError`` catches a :class:`UserError`.
+Each is a subclass of Python's error of its kind, so ``except ValueError`` catches a :class:`UserError`.
 """
 
 
 class UserError(ValueError):
-    """A value that cannot be: an argument, a configuration, a file, or what data and networks are to each other."""
+    """A wrong value: an argument, a configuration, a file, or data and networks that do not fit together."""
 
 
 class UserKeyError(KeyError):
-    """A name that is not there, such as that of a modality or a layer."""
+    """An unknown name, such as that of a modality or a layer."""
 
     def __str__(self) -> str:
         """The sentence, without the quotes that Python puts around a key."""
@@ -17,7 +17,7 @@ class UserKeyError(KeyError):
 
 
 class UserTypeError(TypeError):
-    """An object of the wrong kind, such as what a network returns."""
+    """An object of the wrong kind, such as the output of a network."""
 
 
 class UserOSError(OSError):
@@ -25,7 +25,7 @@ class UserOSError(OSError):
 
 
 class UserFileNotFoundError(FileNotFoundError):
-    """A file or a folder that is not there."""
+    """A missing file or folder."""
 
 
 class UserImportError(ModuleNotFoundError):
@@ -33,4 +33,4 @@ class UserImportError(ModuleNotFoundError):
 
 
 USER_ERRORS = (UserError, UserKeyError, UserTypeError, UserOSError, UserFileNotFoundError, UserImportError)
-"""All of them."""
+"""All classes of errors that a user can mend."""

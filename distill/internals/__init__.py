@@ -1,1 +1,1 @@
-"""The fence: what is used of other libraries beyond their public names, one module a library."""
+"""The fence: all uses of private names of other libraries, one module per library."""

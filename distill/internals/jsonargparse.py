@@ -1,4 +1,4 @@
-"""What is used of jsonargparse and argparse beyond their public names, each with the version in which it was read."""
+"""jsonargparse and argparse: functions that use their private names, each with the version that was read."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter
 
 
 class RewordedHelpFormatter(DefaultHelpFormatter):
-    """A formatter that may change the help of an argument when all is filled in (jsonargparse 4.53.0)."""
+    """A help formatter whose subclass can change the finished help of an argument (jsonargparse 4.53.0)."""
 
     def reworded(self, text: str) -> str:
-        """The help of an argument, made from the one that jsonargparse prints."""
+        """The help of an argument, made from the help of jsonargparse."""
         return text
 
     def _expand_help(self, action: Action) -> str:
@@ -21,7 +21,7 @@ class RewordedHelpFormatter(DefaultHelpFormatter):
 
 
 def list_commands(parser: ArgumentParser, commands: Mapping[str, str]) -> None:
-    """Adds commands that another parser takes to the list in the help of this one (argparse of Python 3.14)."""
+    """Adds commands of another parser to the list in the help of this parser (argparse of Python 3.14)."""
     action: Any = parser._subcommands_action
     action._choices_actions += [action._ChoicesPseudoAction(name, (), text) for name, text in commands.items()]
 

@@ -1,4 +1,4 @@
-"""What is used of Lightning beyond its public names, each with the version in which it was read."""
+"""Lightning: functions that use its private names, each with the version that was read."""
 
 from __future__ import annotations
 
@@ -17,12 +17,12 @@ from lightning.pytorch.strategies import DDPStrategy
 
 
 def attached(module: LightningModule | LightningDataModule) -> Trainer | None:
-    """The trainer of a module or of its data, if it has one; ``LightningModule.trainer`` raises then (2.6.6)."""
+    """The trainer of a module or of its data, or ``None``; ``LightningModule.trainer`` raises without one (2.6.6)."""
     return module._trainer if isinstance(module, LightningModule) else module.trainer
 
 
 def loader_of(trainer: Trainer, stage: str) -> Any:
-    """What the user's data give to fit, validate or test on, before a loop has asked for it (2.6.6)."""
+    """The user's loader to fit, validate or test on, before a loop has requested it (2.6.6)."""
     loop: Any = getattr(trainer, {"fit": "fit_loop", "validate": "validate_loop", "test": "test_loop"}[stage])
     return loop._data_source.dataloader()
 
@@ -33,7 +33,7 @@ def attach_data(trainer: Trainer, module: LightningModule, data: LightningDataMo
 
 
 def made_by_command_line() -> bool:
-    """Whether LightningCLI makes the present module, and so knows its whole configuration (2.6.6)."""
+    """Whether LightningCLI creates the module now and so knows its whole configuration (2.6.6)."""
     return _given_hyperparameters.get() is not None
 
 
@@ -48,7 +48,7 @@ def finds_unused_parameters(strategy: DDPStrategy) -> bool:
 
 
 class SeedingCLI(LightningCLI):
-    """LightningCLI with a public name for its step that seeds, between parsing and making (2.6.6)."""
+    """LightningCLI with a public name for the step that seeds, after parsing and before creating (2.6.6)."""
 
     def _set_seed(self) -> None:
         self.set_seed()
@@ -61,7 +61,7 @@ class SeedingCLI(LightningCLI):
 class TransferHooks(LightningModule):
     """Two hooks around the transfer of a batch to the device.
 
-    The public hooks of Lightning would make it warn every user of a data module that has the same hooks (2.6.6).
+    Lightning's public hooks of this kind would make it warn every user of a data module with the same hooks (2.6.6).
     """
 
     def before_transfer(self, batch: Any) -> None:
@@ -83,23 +83,23 @@ class TransferHooks(LightningModule):
 
 
 def epoch_results(trainer: Trainer) -> dict[str, Any]:
-    """What ``log`` averages over the training epoch, by module and name; each is a metric with a ``meta`` (2.6.6)."""
+    """The values that ``log`` averages over the epoch, by module and name; metrics with a ``meta`` (2.6.6)."""
     results: dict[str, Any] = trainer.fit_loop.epoch_loop._results
     return {key: result for key, result in results.items() if result.is_tensor and result.meta.on_epoch}
 
 
 def current_metrics(trainer: Trainer) -> dict[str, Any]:
-    """What would be logged now, without what was logged before; ``Trainer.logged_metrics`` has both (2.6.6)."""
+    """The values to be logged now; ``Trainer.logged_metrics`` also has those that were logged before (2.6.6)."""
     return dict(trainer._logger_connector.metrics["log"])
 
 
 def logs_this_step(trainer: Trainer) -> bool:
-    """Whether the present step is one of every ``log_every_n_steps`` (2.6.6)."""
+    """Whether loggers get the values of this step, by ``log_every_n_steps`` (2.6.6)."""
     return trainer._logger_connector.should_update_logs
 
 
 def steps_logged(trainer: Trainer) -> int:
-    """The steps of the fit so far, by which loggers count: one a batch with several optimisers as well (2.6.6)."""
+    """The number of steps so far as loggers count: one per batch, even with several optimisers (2.6.6)."""
     return trainer.fit_loop.epoch_loop._batches_that_stepped
 
 
@@ -107,18 +107,18 @@ def steps_logged(trainer: Trainer) -> int:
 
 
 def epoch_ends(trainer: Trainer) -> bool:
-    """Whether no batch of the present epoch is to come (2.6.6)."""
+    """Whether this batch is the last of the epoch (2.6.6)."""
     loop = trainer.fit_loop.epoch_loop
     return loop._is_training_done or (trainer.should_stop and trainer.fit_loop._can_stop_early)
 
 
 def accumulates(trainer: Trainer) -> bool:
-    """Whether gradients are half gathered, by ``accumulate_grad_batches`` (2.6.6)."""
+    """Whether ``accumulate_grad_batches`` has started to sum gradients but not finished (2.6.6)."""
     return trainer.fit_loop.epoch_loop._should_accumulate()
 
 
 def validates_after_batch(trainer: Trainer) -> bool:
-    """Whether a validation follows the present batch (2.6.6)."""
+    """Whether a validation follows this batch (2.6.6)."""
     fetcher = cast(Any, trainer.fit_loop._data_fetcher)
     return trainer.fit_loop.epoch_loop._should_check_val_fx(fetcher)
 
@@ -129,9 +129,9 @@ def validates_by_time(trainer: Trainer) -> bool:
 
 
 def begin_next_epoch(trainer: Trainer) -> None:
-    """Leaves an epoch that has ended, as Lightning does without ``max_steps``; with it, it would enter it again.
+    """Leaves an epoch that has ended; with ``max_steps``, Lightning would enter it a second time (2.6.6).
 
-    ``FitLoop.restarting`` is true wherever ``max_steps`` is set, so the property of its base class is set (2.6.6).
+    ``FitLoop.restarting`` is always true with ``max_steps``, so this sets the property of the base class.
     """
     loop = trainer.fit_loop
     loop.epoch_progress.increment_completed()
@@ -141,7 +141,7 @@ def begin_next_epoch(trainer: Trainer) -> None:
 
 
 def training_loaders(trainer: Trainer) -> list[Any]:
-    """The loaders that a fit takes its batches from, as Lightning has made them anew for several processes (2.6.6)."""
+    """The loaders of a fit; for several processes these are Lightning's own copies (2.6.6)."""
     assert trainer.fit_loop._combined_loader is not None
     return list(trainer.fit_loop._combined_loader.flattened)
 
@@ -152,12 +152,12 @@ def is_stateful(loader: Any) -> bool:
 
 
 def may_save(checkpoint: ModelCheckpoint, trainer: Trainer) -> bool:
-    """Whether the trainer fits, and the callback has not saved this step already (2.6.6)."""
+    """Whether the trainer fits and the callback has not saved this step yet (2.6.6)."""
     return not checkpoint._should_skip_saving_checkpoint(trainer)
 
 
 def save_now(checkpoint: ModelCheckpoint, trainer: Trainer) -> None:
-    """Lets a callback write its checkpoint at once, and delete the one before (2.6.6)."""
+    """Lets a callback write its checkpoint now and delete its previous one (2.6.6)."""
     checkpoint._save_topk_checkpoint(trainer, checkpoint._monitor_candidates(trainer))
 
 
@@ -165,13 +165,13 @@ def save_now(checkpoint: ModelCheckpoint, trainer: Trainer) -> None:
 
 
 def requeues(trainer: Trainer) -> bool:
-    """Whether Lightning puts a job of SLURM back into the queue, by signal handlers of its own (2.6.6)."""
+    """Whether Lightning's own signal handlers requeue a SLURM job (2.6.6)."""
     environment = trainer._accelerator_connector.cluster_environment
     return isinstance(environment, SLURMEnvironment) and environment.auto_requeue
 
 
 def handlers_before(trainer: Trainer) -> dict[Any, Callable[..., Any] | Any]:
-    """The signal handlers that the trainer found, and puts back when it ends (2.6.6)."""
+    """The signal handlers from before the fit; the trainer restores them at its end (2.6.6)."""
     return dict(trainer._signal_connector._original_handlers)
 
 

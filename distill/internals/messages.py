@@ -1,4 +1,4 @@
-"""Texts of other libraries that are parsed; they belong to no interface, so each has the version that wrote it."""
+"""Texts of other libraries that are parsed. No interface promises them, so each has the version that was read."""
 
 from __future__ import annotations
 
@@ -6,20 +6,20 @@ import re
 from collections.abc import Callable
 from typing import NamedTuple
 
-# what an error in a process that loads data becomes in the main one; of its frames the last is followed by the message
+# an error in a process that loads data, as the main process raises it; the message follows the last frame
 WORKER = re.compile(
     r"Caught \w+ in DataLoader worker process \d+\.\n.*"
     r'File "[^"]+", line \d+, in [^\n]+\n(?: [^\n]*\n)*[\w.]+: (?P<message>.*)',
     re.DOTALL,
 )
 
-# what jsonargparse says of every union, beside the causes
+# lines that jsonargparse adds to the causes for every union
 NOISE = re.compile(
     "Does not validate against|Subtypes:|Errors:|Given value|Expected a <class 'NoneType'>|Not a valid subclass of"
     "|Expected a path but .* either not accessible or invalid$|Subclass types expect one of|a class path|a dict with"
 )
 
-# what jsonargparse says of a name that is no argument's
+# the message of jsonargparse about an unknown argument
 UNKNOWN = re.compile(r"(?:Option '|Subcommand '\w+' does not accept option '|unrecognized arguments: --)([\w.]+)")
 
 

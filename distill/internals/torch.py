@@ -1,4 +1,4 @@
-"""What is used of torch beyond its public names, each with the version in which it was read."""
+"""torch: classes and functions that use its private names, each with the version that was read."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ T = TypeVar("T", covariant=True)
 
 
 class FollowedModule(nn.Module):
-    """A module that something follows which is none of its submodules."""
+    """A module that is followed by something that is not one of its submodules."""
 
     def follow(self, change: Callable[[Tensor], Tensor]) -> None:
         """Called with what ``to()``, ``half()`` and their like do to each parameter and buffer (torch 2.14.1)."""

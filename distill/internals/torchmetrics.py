@@ -1,4 +1,4 @@
-"""What is used of torchmetrics beyond its public names, each with the version in which it was read."""
+"""torchmetrics: functions that use its private names, each with the version that was read."""
 
 from __future__ import annotations
 
@@ -6,5 +6,5 @@ from torchmetrics import Metric
 
 
 def set_update_count(metric: Metric, count: int) -> None:
-    """Makes a metric one that was updated so many times, as ``Metric.update_count`` then says (1.9.0)."""
+    """Sets how many times a metric was updated; ``Metric.update_count`` is read-only (1.9.0)."""
     metric._update_count = count

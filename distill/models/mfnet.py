@@ -23,7 +23,7 @@ class MFNet(nn.Module):
     a dilated neighbourhood. The RGB encoder has 16, 48, 48, 96, 96 channels, the X encoder 16, 16, 16, 36, 36. The
     decoder upsamples the concatenated features of the last stage and adds the concatenated ones of the stage before,
     three times. With ``x_channels=None`` there is no X encoder, and the network is LIX's student: ``forward(image)``.
-    With a number it is the teacher: ``forward(image, x)``, or several modalities ``forward(image, *x)`` with so many
+    With a number it is the teacher: ``forward(image, x)``, or several modalities ``forward(image, *x)`` with this many
     channels together.
 
     Counted are the convolutions with their biases and the batch normalisations of the five stages: 528,096 parameters

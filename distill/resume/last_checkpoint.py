@@ -128,7 +128,7 @@ class LastCheckpoint(ModelCheckpoint):
         self._plateau_values = state_dict["plateaus"]
 
     def _checkpoint_is_due(self, trainer: Trainer) -> bool:
-        """Whether a signal requested a checkpoint, the epoch goes on, and no gradients are being accumulated."""
+        """Whether a signal requested a checkpoint, batches are left in the epoch, and no gradients accumulate."""
         possible = not internals.epoch_ends(trainer) and not internals.accumulates(trainer)
         return self._signals.checkpoint_requested(trainer) and possible
 
