@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.errors import UserError
 from distill.losses import kd_loss
 from distill.weighting import SampleWeighting
 
@@ -42,6 +43,11 @@ class KD(DistillationModule):
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """Hinton et al.'s soft cross entropy, up to the teacher's entropy."""
+        if student.prediction.shape[1] < 2:
+            raise UserError(
+                f"{type(self).__name__} compares probabilities of classes, but the predictions have one channel, "
+                f"{tuple(student.prediction.shape)}: ResKD compares depths"
+            )
         target = batch.get("target")
         if target is not None and target.is_floating_point():  # soft labels ignore no position
             target = None

@@ -19,7 +19,7 @@ from distill import Batch, Classification, Task
 from distill.methods import KD
 from tests.losses.cases import IGNORED, assert_near, by_equation, kl, random_case, softmax
 from tests.methods.steps import Fixed, terms_of
-from tests.toys import Net, ToyData, make, make_batch, pair_arguments, quiet_trainer
+from tests.toys import ON_DEPTH, Net, ToyData, make, make_batch, pair_arguments, quiet_trainer
 
 
 @pytest.mark.parametrize("spatial", [(), (2, 3)])
@@ -91,6 +91,15 @@ def test_without_a_hard_weight_pairs_need_no_labels(tmp_path: Path) -> None:
     trainer.fit(make("KD", hard_weight=0.0), Unlabelled())
     assert trainer.global_step == 3
     assert trainer.callback_metrics["train/kd"] > 0
+
+
+def test_predictions_of_one_channel_are_refused_before_the_first_step_since_their_softmax_is_always_one(
+    tmp_path: Path,
+) -> None:
+    arguments = pair_arguments(ON_DEPTH, hard_weight=0.1)
+    sentence = r"^KD compares probabilities of classes, but the predictions have one channel, \(2, 1, 3, 4\): ResKD"
+    with pytest.raises(ValueError, match=sentence):
+        quiet_trainer(tmp_path).fit(KD(**arguments), ToyData(method=ON_DEPTH))
 
 
 @pytest.mark.parametrize(("temperature", "wrong"), [(0.0, "positive"), (-1.0, "positive"), (math.nan, "finite")])

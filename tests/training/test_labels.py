@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -10,6 +11,7 @@ import torch
 
 from distill import Classification
 from distill.training.labels import check_labels_on_cpu, check_num_classes, class_names
+from tests.toys import make
 
 
 class Data:
@@ -40,3 +42,8 @@ def test_a_wrong_label_is_named_but_not_where_labels_are_not_needed() -> None:
     check_labels_on_cpu(batch, Classification(5), trainer(None, predicting=True))
     check_labels_on_cpu(batch, None, None)
     check_labels_on_cpu({}, Classification(5), None)
+
+
+def test_a_module_is_exported_from_an_example_input_which_is_no_batch(tmp_path: Path) -> None:
+    make("KD").eval().to_onnx(tmp_path / "student.onnx", torch.randn(2, 4), dynamo=True)
+    assert (tmp_path / "student.onnx").is_file()
