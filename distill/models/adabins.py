@@ -170,7 +170,7 @@ class Decoder(nn.Module):
 
 
 def bin_centers(widths: Tensor, min_depth: float, max_depth: float) -> Tensor:
-    """The centres ``(N, bins)`` of consecutive bins, the first of which begins at ``min_depth``.
+    """The centres ``(N, bins)`` of consecutive bins; the first one begins at ``min_depth``.
 
     Args:
         widths: ``(N, bins)`` shares of the range of depths, of sum 1.

@@ -148,7 +148,7 @@ def _normalization(name: str) -> tuple[Channels, Channels]:
 
 
 def _stride(config: Any) -> int:
-    """The number of which height and width of the image must be multiples."""
+    """The number that must divide the height and the width of the image."""
     backbone = getattr(config, "backbone_config", None) or config
     patch_size = getattr(backbone, "patch_size", None) or USUAL_STRIDE
     if not isinstance(patch_size, int):  # hybrid: convolutions before the patches

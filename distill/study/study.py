@@ -316,7 +316,7 @@ def plan_runs(
 
 
 def _parts(plan: Study) -> dict[str, dict]:
-    """The parts of which the configuration of a run is merged, by the names of their files."""
+    """The parts that are merged into the configuration of a run, by the names of their files."""
     parts = {"base": plan.base} | {f"rows/{_file_name(name)}": part for name, part in plan.all_rows.items()}
     for name, column in plan.columns.items():
         common = {key: value for key, value in column.items() if key not in ("rows", "teacher")}
