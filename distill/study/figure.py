@@ -141,9 +141,8 @@ def _over_columns(summary: pd.DataFrame, panel: Panel) -> tuple[list[_Curve], st
     """Lines, label and ticks by position, of a panel over the columns."""
     columns, rows = (list(dict.fromkeys(summary[key])) for key in ("column", "row"))
     label, positions, ticks = _positions(columns)
-    curves = [
-        _Curve(row, rows.index(row), positions, [(row, column) for column in columns]) for row in panel.rows or rows
-    ]
+    drawn = [row for row in panel.rows or rows if row in rows]  # a part of a study has a part of the rows
+    curves = [_Curve(row, rows.index(row), positions, [(row, column) for column in columns]) for row in drawn]
     return curves, label, dict(zip(positions, ticks, strict=True))
 
 
@@ -155,7 +154,8 @@ def _over_rows(summary: pd.DataFrame, panel: Panel) -> tuple[list[_Curve], str, 
     for row, name, number in all_rows:
         if number is not None:
             numbered.setdefault(name, {})[number] = row
-    names = panel.rows or list(dict.fromkeys(name for _, name, _ in all_rows))
+    present = {part for row, name, _ in all_rows for part in (row, name)}
+    names = [name for name in panel.rows or dict.fromkeys(name for _, name, _ in all_rows) if name in present]
     numbers = sorted({number for name in names for number in numbered.get(name, ())}, key=float)
     curves = []
     for place, name in enumerate(names):

@@ -91,6 +91,8 @@ class Study:
         for part in ("rows", "columns", "scores", "seeds"):
             if not getattr(self, part):
                 raise UserError(f"a study needs {part}, got {getattr(self, part)!r}")
+        if min(self.all_seeds, default=-1) < 0:
+            raise UserError(f"seeds must be their number, or a list of seeds of 0 or more, got {self.seeds}")
         if len(set(self.all_seeds)) < len(self.all_seeds):
             raise UserError(f"every seed must be named once, got {self.seeds}")
         if self.reference is not None and self.reference not in self.rows:

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from distill.distributed import mean
-from distill.errors import UserError
+from distill.errors import UserError, UserTypeError
 from distill.outputs import Batch, full_precision
 from distill.tasks import Task
 
@@ -25,6 +25,10 @@ def counted_means(terms: Mapping[str, Tensor], batch: Batch, task: Task | None, 
     Raises:
         ValueError: There is no term, or a term has another shape.
     """
+    if not isinstance(terms, Mapping):
+        raise UserTypeError(
+            f"{method}.distillation_step must return a dictionary of terms by name, got {type(terms).__name__}"
+        )
     if not terms:
         raise UserError(f"{method}.distillation_step returns no term to train on")
     return {

@@ -125,6 +125,22 @@ def test_rows_that_differ_in_a_number_are_a_line_over_it() -> None:
     assert drawn(difference, "true")[1] == pytest.approx([-10, -30])
 
 
+@pytest.mark.parametrize(
+    "panel",
+    [
+        Panel(rows=["KD", "DKD", "student"]),
+        Panel(column="gamma 1", rows=["true", "KD 1", "student"]),
+        Panel(column="gamma 9", difference=True),
+    ],
+)
+def test_a_part_of_a_study_is_drawn_without_the_rows_and_columns_that_it_has_not(panel: Panel, tmp_path: Path) -> None:
+    runs = [run for run in results() if run["row"] == "student"]
+    write_figure(runs, [panel], SCORES, "student", tmp_path)
+    assert (tmp_path / "figure.png").is_file()
+    names = [container.get_label() for container in draw(panel, runs).containers]
+    assert set(names) <= {"student"}
+
+
 def test_a_row_without_runs_leaves_a_gap(tmp_path: Path) -> None:
     runs = [run for run in results() if (run["column"], run["row"]) != ("gamma 1", "KD")]
     means = drawn(draw(Panel(), runs), "KD")[1]

@@ -490,6 +490,8 @@ def test_a_typo_is_named_with_row_and_column_before_anything_is_trained(
         ({"columns": {"a/b": {}, "a:b": {}}}, "two of 'a/b', 'a:b' differ only in special characters"),
         ({"rows": {}, "reference": None}, "a study needs rows"),
         ({"seeds": 0}, "a study needs seeds, got 0"),
+        ({"seeds": -1}, "seeds must be their number, or a list of seeds of 0 or more, got -1"),
+        ({"seeds": [-1]}, "seeds must be their number, or a list of seeds of 0 or more, got [-1]"),
         ({"seeds": [1, 2, 1]}, "every seed must be named once, got [1, 2, 1]"),
         ({"scores": []}, "a study needs scores"),
         ({"panels": [{"score": "test/tcjsd"}]}, "a panel's score is 'test/tcjsd', but there are 'test/accuracy', "),
