@@ -41,9 +41,7 @@ def test_the_terms_of_a_method_are_named_with_it() -> None:
     assert counted_means({"kd": torch.tensor([1.0, 3.0]).half()}, batch, task, "KD") == {"kd": torch.tensor(2.0)}
     with pytest.raises(ValueError, match=r"^the term 'kd' of KD has the shape \(3,\)"):
         counted_means({"kd": torch.zeros(3)}, batch, task, "KD")
-    with pytest.raises(
-        TypeError, match=r"^KD\.distillation_step must return a dictionary of terms by name, got"
-    ):
+    with pytest.raises(TypeError, match=r"^KD\.distillation_step must return a dictionary of terms by name, got"):
         counted_means(torch.zeros(2), batch, task, "KD")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match=r"^KD\.distillation_step returns no term"):
         counted_means({}, batch, task, "KD")
