@@ -211,7 +211,7 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
 
     def after_transfer(self, batch: Batch, moved: Batch) -> None:
         """Gives the cache the copy of the samples' positions that is still on the CPU."""
-        if self.teacher_cache is not None:
+        if self.teacher_cache is not None and isinstance(batch, dict):  # exports transfer a plain tensor
             self.teacher_cache.note_transfer(batch, moved)
 
     @torch.no_grad()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from typing import Any, cast
 
 import torch
@@ -59,7 +59,7 @@ class SeedingCLI(LightningCLI):
 
 
 class TransferHooks(LightningModule):
-    """Two hooks around the transfer of a batch, which is a mapping, to the device.
+    """Two hooks around the transfer of a batch to the device.
 
     Lightning's public hooks of this kind would make it warn every user of a data module with the same hooks (2.6.6).
     """
@@ -73,8 +73,6 @@ class TransferHooks(LightningModule):
     def _apply_batch_transfer_handler(
         self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0
     ) -> Any:
-        if not isinstance(batch, Mapping):  # an example input, which Lightning's exports send this way too
-            return super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
         self.before_transfer(batch)
         moved = super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
         self.after_transfer(batch, moved)

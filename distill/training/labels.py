@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch import Trainer
+from torch import Tensor
 
 from distill.errors import UserError
 from distill.outputs import Batch
@@ -28,13 +29,15 @@ def check_num_classes(trainer: Trainer, task: Task) -> None:
         raise UserError(f"{type(data).__name__} has {classes} classes, but the task is {name}(num_classes={expected})")
 
 
-def check_labels_on_cpu(batch: Batch, task: Task | None, trainer: Trainer | None) -> None:
+def check_labels_on_cpu(batch: Batch | Tensor, task: Task | None, trainer: Trainer | None) -> None:
     """Raises a ValueError if a label on the CPU is not one of the task's classes.
 
     On the CPU this check costs almost nothing; on a GPU a wrong label would end the process. ``predict`` needs no
     labels.
     """
     if task is None or (trainer is not None and trainer.predicting):
+        return
+    if not isinstance(batch, Mapping):  # an example input, which Lightning's exports transfer like a batch
         return
     if "target" in batch and batch["target"].device.type == "cpu":
         task.check_labels(batch["target"], data="data", index=batch.get("index"))
