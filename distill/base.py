@@ -107,7 +107,8 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """The terms of the distillation loss by name, weighted, in float32.
 
-        A pure function of its arguments and of the module's parameters: it logs nothing and moves no tensor.
+        A pure function of its arguments and of the module's parameters: it logs nothing and moves no tensor. A method
+        with a memory passes what it will remember to that memory, which changes in :meth:`after_backward` only.
 
         Args:
             teacher: The teacher's prediction and features, without gradient.

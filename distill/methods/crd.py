@@ -95,7 +95,7 @@ class CRD(DistillationModule):
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """Equation 18 in both directions, for each sample.
 
-        The memory gets its size in the first call, as lazy layers get theirs. It holds the embeddings of this call for
+        The memory gets its size in the first call, like a lazy layer. It holds the embeddings of this call for
         :meth:`after_backward` and compares nothing with them before.
         """
         ((of_student, of_teacher),) = feature_pairs(self, student, teacher)
