@@ -44,4 +44,5 @@ class ControllerTracker(Callback):
         self._handles = []
 
     def _record(self, controller: nn.Module, inputs: Any, beta: Tensor) -> None:
-        self._betas.append(beta.detach().mean())
+        if controller.training:  # not in a validation
+            self._betas.append(beta.detach().mean())

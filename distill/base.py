@@ -98,7 +98,7 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         if student is not None:
             self._student_taps = FeatureTaps(student, self.student_layers)
         compile_in_place([network for network in (teacher, student) if network is not None], compile)
-        self.collaborators.append(WeightingSchedule())
+        self.collaborators.insert(0, WeightingSchedule())
         self.teacher_cache = None if cache_teacher is None else TeacherCache(cache_teacher)
         if self.teacher_cache is not None:
             self.collaborators.append(self.teacher_cache)
@@ -183,6 +183,12 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
             loss = loss + self.current_hard_weight * terms["hard"]
         return loss, terms, self._step_output(teacher, student, batch)
 
+    def validation_losses(self, batch: Batch) -> tuple[Tensor | None, dict[str, Tensor], dict[str, Any]]:
+        """As in :class:`Supervised`; no loss without the teacher's modalities, or without labels."""
+        if self._runs_alone(batch) or ("target" not in batch and self.hard_weight):
+            return None, {}, self.evaluate(batch)
+        return self.training_losses(batch)
+
     def evaluate(self, batch: Batch) -> dict[str, Any]:
         """As in :class:`Supervised`, with the teacher if the batch has its modalities."""
         if self._runs_alone(batch):
@@ -197,12 +203,12 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         else:
             check_pair(self, batch)
 
-    def setup(self, stage: str) -> None:
+    def prepare(self, stage: str) -> None:
         """As in :class:`Supervised`, but also checks that a fit has a trained teacher."""
         if stage == "fit":
             required(self.frozen_teacher, "teacher", self).check_trained(class_names(self.trainer))
             self.check_fit()
-        super().setup(stage)
+        super().prepare(stage)
         if stage == "fit":  # before a precision plugin changes the type of the networks
             begin_fit(self)
 

@@ -2,16 +2,40 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from typing import Any
 
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
 
+_held_out = ContextVar("held_out", default=False)
+
+
+@contextmanager
+def held_out() -> Iterator[None]:
+    """Marks a batch that is not from the training set, such as one of the validation.
+
+    Its ``index`` is no position in the training set. And processes evaluate different numbers of batches, so this
+    module's collectives see this process alone.
+    """
+    token = _held_out.set(True)
+    try:
+        yield
+    finally:
+        _held_out.reset(token)
+
+
+def is_held_out() -> bool:
+    """Whether the batch is not from the training set; see :func:`held_out`."""
+    return _held_out.get()
+
 
 def world_size() -> int:
-    """The number of processes that train together; 1 without a process group."""
-    return dist.get_world_size() if dist.is_available() and dist.is_initialized() else 1
+    """The number of processes that train together; 1 without a process group, and for a held-out batch."""
+    return dist.get_world_size() if dist.is_available() and dist.is_initialized() and not is_held_out() else 1
 
 
 def gather(local: Tensor) -> Tensor:

@@ -10,12 +10,14 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from distill.checkpoint import check_class_names
+from distill.distributed import held_out
 from distill.internals.lightning import TransferHooks, attached
 from distill.outputs import Batch, autocast_off, full_precision, modalities, prediction_of
 from distill.resume.random_state import RandomState
 from distill.tasks import Task
 from distill.training.arguments import described, required, save_plain_hyperparameters
-from distill.training.first_batch import OneSampleCheck, check_first_batch, explained
+from distill.training.averaging import AveragedWeights, use_averaged_weights
+from distill.training.first_batch import OneSampleCheck, Preparation, check_first_batch, explained
 from distill.training.labels import check_labels_on_cpu, check_num_classes, class_names
 from distill.training.losses import TrainingLosses
 from distill.training.means import counted_mean
@@ -55,7 +57,8 @@ class Supervised(TransferHooks):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.loss_recorder = TrainingLosses()
-        self.collaborators: list[Callback] = [RandomState(), self.loss_recorder, OneSampleCheck()]
+        self.collaborators: list[Callback] = [RandomState(), self.loss_recorder, AveragedWeights(), OneSampleCheck()]
+        self.collaborators.append(Preparation())
         self.val_scores = None if task is None else StageScores(task, "val")
         self.test_scores = None if task is None else StageScores(task, "test")
 
@@ -86,8 +89,14 @@ class Supervised(TransferHooks):
         loss = self.hard_loss(prediction, batch)
         return loss, {"hard": loss}, {"prediction": prediction.detach(), "inputs": modalities(batch, self.inputs)}
 
+    def validation_losses(self, batch: Batch) -> tuple[Tensor | None, dict[str, Tensor], dict[str, Any]]:
+        """As ``training_losses`` for a batch of the validation split; no loss without labels."""
+        if "target" in batch:
+            return self.training_losses(batch)
+        return None, {}, self.evaluate(batch)
+
     def evaluate(self, batch: Batch) -> dict[str, Any]:
-        """The outputs of a validation or test step for the callbacks; the step scores ``prediction``."""
+        """The outputs of a test step for the callbacks; the step scores ``prediction``."""
         return {"prediction": self.predict(batch), "inputs": modalities(batch, self.inputs)}
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
@@ -97,19 +106,23 @@ class Supervised(TransferHooks):
         return {"loss": loss, **outputs}
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Scores a batch of the validation split."""
-        return self._scored(self.val_scores, batch)
+        """Scores a batch of the validation split, and records its loss and the terms of it."""
+        with held_out():
+            loss, terms, outputs = self.validation_losses(batch)
+        if loss is not None:
+            required(self.val_scores, "task", self).record({"loss": loss, **terms}, batch)
+        return self._scored(self.val_scores, outputs, batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Scores a batch of the test split."""
-        return self._scored(self.test_scores, batch)
+        return self._scored(self.test_scores, self.evaluate(batch), batch)
 
     def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
         """The prediction for a batch, with the ``index`` and ``target`` of its samples if the batch has them."""
         return {"prediction": self.predict(batch)} | {key: batch[key] for key in ("index", "target") if key in batch}
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the scores of the validation split."""
+        """Logs the scores and losses of the validation split."""
         self._log_scores(self.val_scores)
 
     def on_test_epoch_end(self) -> None:
@@ -130,13 +143,19 @@ class Supervised(TransferHooks):
         return optimizer_and_schedule(parameter_groups(self), optimizer, self.lr_scheduler, attached(self))
 
     def configure_callbacks(self) -> list[Callback]:
-        """The collaborators of the module that are callbacks, unless the trainer has them from an earlier fit."""
-        return [callback for callback in self.collaborators if callback not in self.trainer.callbacks]  # type: ignore[attr-defined]
+        """Puts the collaborators before the trainer's callbacks, unless it has them from an earlier fit; returns none.
 
-    def setup(self, stage: str) -> None:
+        Callbacks that average weights copy the module in their ``setup``: lazy layers must know their sizes before.
+        """
+        callbacks: list[Callback] = self.trainer.callbacks  # type: ignore[attr-defined]
+        callbacks[:0] = [callback for callback in self.collaborators if callback not in callbacks]
+        return []
+
+    def prepare(self, stage: str) -> None:
         """Checks arguments, data and networks on one small real batch before training starts.
 
-        Lazy adaptors find their channel counts here, before the optimiser is made and before a checkpoint is loaded.
+        Called after the data module's ``setup`` and before the ``setup`` of the trainer's callbacks. Lazy adaptors find
+        their channel counts here, before the optimiser is made and before a checkpoint is loaded.
 
         Raises:
             KeyError: The batch lacks a modality, or a network lacks a layer.
@@ -165,7 +184,8 @@ class Supervised(TransferHooks):
         ready_to_train(self, required(self.network, "network", self))
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Adds the names of the classes if the data have them."""
+        """Adds the names of the classes if the data have them; saves averaged weights if a callback averages them."""
+        use_averaged_weights(checkpoint, attached(self), self)
         if names := class_names(attached(self)):
             checkpoint["class_names"] = list(names)
 
@@ -182,9 +202,8 @@ class Supervised(TransferHooks):
         """
         return required(self.task, "task", self)
 
-    def _scored(self, scores: StageScores | None, batch: Batch) -> dict[str, Any]:
-        outputs = self.evaluate(batch)
-        required(scores, "task", self).update(outputs["prediction"], batch["target"], self.known_task)
+    def _scored(self, scores: StageScores | None, outputs: dict[str, Any], batch: Batch) -> dict[str, Any]:
+        required(scores, "task", self).update(outputs["prediction"], batch, self.known_task)
         return outputs
 
     def _log_scores(self, scores: StageScores | None) -> None:

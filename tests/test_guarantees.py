@@ -16,12 +16,14 @@ from typing import Any
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging, StochasticWeightAveraging
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from distill import Batch, DistillationModule
+from distill.command.checkpoints import BestCheckpoint
+from distill.distributed import held_out
 from distill.resume.last_checkpoint import LastCheckpoint
 from tests.methods.examples import HintAndRelations
 from tests.processes import run_in_processes
@@ -141,6 +143,43 @@ def test_checkpoint_holds_student_and_adaptors_but_no_teacher(fitted: Fit, tmp_p
     assert other.teacher is not None
     assert module.teacher is not None
     assert_same(weights_of(module.teacher), weights_of(other.teacher))
+
+
+@every_method
+def test_a_fit_with_averaged_weights_keeps_the_weights_that_it_scored(method: str, tmp_path: Path) -> None:
+    best = BestCheckpoint(tmp_path, "val/hard", "min")
+    trainer = quiet_trainer(tmp_path, enable_checkpointing=True, callbacks=[EMAWeightAveraging(decay=0.5), best])
+    trainer.fit(make(method), ToyData(method=method))
+    path = tmp_path / "checkpoints/best.ckpt"
+    (scores,) = quiet_trainer(tmp_path).validate(make(method), ToyData(method=method), ckpt_path=path, verbose=False)
+    assert scores["val/hard"] == best.best_model_score
+
+
+@every_method
+def test_a_fit_that_averages_over_epochs_keeps_the_average(method: str, tmp_path: Path) -> None:
+    callbacks = [StochasticWeightAveraging(0.05, swa_epoch_start=1), BestCheckpoint(tmp_path, "val/hard", "min")]
+    module = make(method)
+    quiet_trainer(tmp_path, enable_checkpointing=True, callbacks=callbacks).fit(module, ToyData(method=method))
+    saved = torch.load(tmp_path / "checkpoints/best.ckpt", weights_only=True)["state_dict"]
+    assert_same(saved, module.state_dict())
+
+
+@every_method
+def test_validation_logs_the_loss_and_its_terms_and_changes_nothing(method: str, tmp_path: Path) -> None:
+    module = prepared(make(method))
+    data = ToyData(method=method)
+    trainer = quiet_trainer(tmp_path)
+    module.eval()
+    before = weights_of(module)
+    with torch.no_grad(), held_out():
+        batches = [(len(batch["x_b"]), *module.training_losses(batch)[:2]) for batch in data.val_dataloader()]
+    (logged,) = trainer.validate(module, data, verbose=False)
+    samples = sum(size for size, _, _ in batches)
+    for name in ("loss", *batches[0][2]):
+        values = [(size, loss if name == "loss" else terms[name]) for size, loss, terms in batches]
+        expected = sum(size * float(value) for size, value in values) / samples
+        assert logged[f"val/{name}"] == pytest.approx(expected, rel=1e-4, abs=1e-6), name
+    assert_same(before, weights_of(module))
 
 
 def test_optimiser_has_student_and_adaptors_but_no_teacher(fitted: Fit) -> None:

@@ -7,15 +7,19 @@ from typing import Any
 
 import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
+from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
 
 from distill.atomic import atomic_write
 from distill.checkpoint import read_content
 from distill.errors import UserOSError
+from distill.training.averaging import stochastic_average_ended
 
 
 class BestCheckpoint(ModelCheckpoint):
     """Keeps ``checkpoints/best.ckpt``: the weights of the epoch with the best value of a metric.
+
+    With ``StochasticWeightAveraging`` it holds the average instead, from the end of the fit.
 
     Args:
         folder: The run's folder.
@@ -32,6 +36,14 @@ class BestCheckpoint(ModelCheckpoint):
             save_weights_only=True,
             enable_version_counter=False,
         )
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Saves the weights that were averaged over epochs; no epoch has validated them."""
+        super().on_train_end(trainer, pl_module)
+        if stochastic_average_ended(trainer):
+            assert self.dirpath is not None
+            self.best_model_path = self.format_checkpoint_name({})
+            trainer.save_checkpoint(self.best_model_path, weights_only=True)
 
 
 class WholeFileCheckpointIO(TorchCheckpointIO):

@@ -9,7 +9,7 @@ import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.types import _Stateful
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.loops.loop import _Loop
@@ -159,6 +159,20 @@ def may_save(checkpoint: ModelCheckpoint, trainer: Trainer) -> bool:
 def save_now(checkpoint: ModelCheckpoint, trainer: Trainer) -> None:
     """Lets a callback write its checkpoint now and delete its previous one (2.6.6)."""
     checkpoint._save_topk_checkpoint(trainer, checkpoint._monitor_candidates(trainer))
+
+
+def averaged_module(callback: WeightAveraging) -> torch.nn.Module | None:
+    """The copy of the module that holds the averaged weights during a fit, or ``None`` before it (2.6.6)."""
+    model = callback._average_model
+    return None if model is None else model.module
+
+
+def forget_averaged_module(callback: WeightAveraging) -> None:
+    """Drops the averaged weights of an ended fit, which a later validation would use instead of a checkpoint's (2.6.6).
+
+    ``WeightAveraging.on_validation_epoch_start`` takes them whenever they are there.
+    """
+    callback._average_model = None
 
 
 # Signals

@@ -81,3 +81,11 @@ def unknown_backend_error() -> type[Exception]:
     from torch._dynamo.exc import InvalidBackend
 
     return InvalidBackend
+
+
+def norms(tensors: list[Tensor]) -> Tensor:
+    """The Euclidean norm of each tensor in float32, in few kernels; NaN or infinite if a tensor is (2.14.1).
+
+    ``torch.nn.utils.get_total_norm`` is public, but it does not tell which tensor is not finite.
+    """
+    return torch.stack([norm.float() for norm in torch._foreach_norm(tensors)])

@@ -67,11 +67,11 @@ class Combined(DistillationModule):
         for method in self._all_parts():
             object.__setattr__(method, "task", self.task)  # seen, but not registered a second time
 
-    def setup(self, stage: str) -> None:
+    def prepare(self, stage: str) -> None:
         """As in the base class; the parts follow the same trainer, for schedules over epochs."""
         for method in self._all_parts():
             method.trainer = self.trainer
-        super().setup(stage)
+        super().prepare(stage)
 
     def check_fit(self) -> None:
         """Checks all parts."""

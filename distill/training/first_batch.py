@@ -25,6 +25,7 @@ from distill.internals.torch import buffers_kept
 from distill.outputs import Batch, NetworkOutput, shapes
 from distill.tasks import Task
 from distill.training.arguments import described
+from distill.training.scores import StageScores
 
 
 class Checked(Protocol):
@@ -46,9 +47,9 @@ def check_first_batch(module: Checked, trainer: Trainer, stage: str) -> None:
         ValueError: Predictions, labels and task do not fit each other.
     """
     assert isinstance(module, LightningModule)
-    for metric in module.modules():
-        if isinstance(metric, Metric):
-            metric.reset()  # validate() creates states in inference mode, which a fit cannot update
+    for part in module.modules():
+        if isinstance(part, (Metric, StageScores)):
+            part.reset()  # validate() creates states in inference mode, which a fit cannot update
     # Lightning moves the module after this, but collectives and some layers need its device now
     module.to(trainer.strategy.root_device)
     modes = {part: part.training for part in module.modules()}
@@ -145,6 +146,16 @@ def check_pair(method: Pair, batch: Batch) -> None:
             f"{type(method).__name__} cannot compare the {of_teacher}, which has {shapes(teacher)}, with the "
             f"{of_student}, which has {shapes(student)}: {str(error).splitlines()[0]}"
         ) from error
+
+
+class Preparation(Callback):
+    """Calls ``prepare`` of its module; the first of all callbacks, so that the others see a module that is complete."""
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Calls ``prepare`` after the data have been set up."""
+        module: Any = pl_module
+        if self in getattr(module, "collaborators", ()):  # Lightning leaves the callback with its trainer
+            module.prepare(stage)
 
 
 class OneSampleCheck(Callback):

@@ -2,23 +2,28 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
+from torch.distributed.tensor import DTensor
 
 from distill.distributed import all_gather_objects, rank_part
 from distill.errors import UserError
+from distill.internals.torch import norms
 from distill.outputs import Batch
+from distill.training.means import LossSums, add_batch
 
 SAMPLES_NAMED = 8
 """The number of samples that an error names; it counts the others."""
 
 
 class TrainingLosses(Callback):
-    """Stops a fit at the first loss that is not finite, and logs an epoch's mean losses as ``train/<name>``.
+    """Stops a fit at the first loss or gradient that is not finite, and logs the mean losses of an epoch.
+
+    They are logged as ``train/<name>``.
 
     It is a callback, so that a module that overrides a hook without ``super()`` still logs them. The module passes the
     losses of each step to :meth:`record`.
@@ -26,7 +31,8 @@ class TrainingLosses(Callback):
 
     def __init__(self) -> None:
         self._watch = LossWatch()
-        self._sums: dict[str, tuple[Tensor, int]] = {}
+        self._gradients = GradientWatch()
+        self._sums: LossSums = {}
 
     @property
     def state_key(self) -> str:
@@ -46,22 +52,35 @@ class TrainingLosses(Callback):
         samples = len(next(iter(batch.values())))
         module.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=samples)
         # a call of log() costs half a millisecond, and there may be many terms: the means are logged once per epoch
-        for name, value in {"loss": loss, **terms}.items():
-            total, count = self._sums.get(name, (torch.zeros(()), 0))
-            self._sums[name] = total + samples * value.detach(), count + samples
+        add_batch(self._sums, {"loss": loss, **terms}, batch)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
-        """Forgets the sums of a failed fit; a checkpoint is loaded after this."""
-        self._sums = {}
+        """Forgets what a failed fit left; a checkpoint is loaded after this."""
+        self._watch, self._gradients, self._sums = LossWatch(), GradientWatch(), {}
+
+    def on_validation_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Raises a ValueError rather than score the weights after a step whose gradients were not finite."""
+        self._gradients.check()
 
     def on_after_backward(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Raises a ValueError if the loss is not finite, before the optimiser takes a step."""
+        """Raises a ValueError if the loss or a gradient is not finite, before the optimiser takes a step.
+
+        On a GPU, the gradients of a step are checked after the next one.
+        """
         # Lightning leaves this callback with its trainer, which may fit another kind of module next
         network = getattr(pl_module, "network", pl_module)
-        self._watch.check(network, when=f"in epoch {trainer.current_epoch}, step {trainer.global_step}")
+        when = f"in epoch {trainer.current_epoch}, step {trainer.global_step}"
+        self._watch.check(network, when=when)
+        if getattr(trainer.precision_plugin, "scaler", None) is None:  # a scaler leaves out steps that overflow
+            self._gradients.watch(pl_module, when=when)
+
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Raises a ValueError rather than save the weights after a step whose gradients were not finite."""
+        self._gradients.check()
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Logs the means."""
+        """Checks the gradients of the last step, and logs the means."""
+        self._gradients.check()
         for name, (total, samples) in self._sums.items():
             pl_module.log(f"train/{name}", total / samples, sync_dist=True, batch_size=samples)
         self._sums = {}
@@ -103,13 +122,8 @@ class LossWatch:
             terms: The terms of that sum, by name.
             batch: The batch of the step.
         """
-        finite = loss.detach().isfinite().to("cpu", non_blocking=loss.is_cuda)
-        copied = None
-        if loss.is_cuda:
-            copied = torch.cuda.Event()
-            copied.record()
         detached = {name: value.detach() for name, value in terms.items()}
-        self._watched = _Watched(finite, copied, loss.detach(), detached, batch)
+        self._watched = _Watched(*_copied(loss.detach().isfinite()), loss.detach(), detached, batch)
 
     def check(self, network: nn.Module, *, when: str) -> None:
         """Checks the loss of the last step, and forgets the step.
@@ -129,6 +143,82 @@ class LossWatch:
             watched.copied.synchronize()
         if not watched.finite:
             raise UserError(f"the loss is {float(watched.loss)} {when}: {_cause(watched, network)}")
+
+
+class _WatchedGradients(NamedTuple):
+    norms: Tensor
+    copied: torch.cuda.Event | None
+    names: list[str]
+    when: str
+
+
+class GradientWatch:
+    """Checks the gradients of each step: the loss of a square root at 0 is finite, and its gradient is not.
+
+    On a CPU the check comes before the step. On a GPU it would wait for the backward pass there, so the result is read
+    after the next step.
+    """
+
+    def __init__(self) -> None:
+        self._watched: _WatchedGradients | None = None
+
+    def watch(self, module: nn.Module, *, when: str) -> None:
+        """Checks the gradients of the step before, and keeps those of this step or checks them as well.
+
+        Args:
+            module: The module in training, after the backward pass.
+            when: The epoch and step, for the message.
+
+        Raises:
+            ValueError: A gradient is not finite. The message names its parameter.
+        """
+        self.check()
+        gradients = {name: _values(p.grad) for name, p in module.named_parameters() if p.grad is not None}
+        gradients = {name: values for name, values in gradients.items() if values.numel()}
+        if not gradients:
+            return
+        sizes = norms([*gradients.values()])
+        self._watched = _WatchedGradients(*_copied(sizes), list(gradients), when)
+        if not sizes.is_cuda:
+            self.check()
+
+    def check(self) -> None:
+        """Checks the gradients that were watched last, and forgets them.
+
+        Raises:
+            ValueError: As in :meth:`watch`.
+        """
+        watched, self._watched = self._watched, None
+        if watched is None:
+            return
+        if watched.copied is not None:
+            watched.copied.synchronize()
+        strange = [name for name, finite in zip(watched.names, watched.norms.isfinite(), strict=True) if not finite]
+        if strange:
+            raise UserError(
+                f"the gradient of {_first_of(strange)} is NaN or infinite {watched.when}, but the loss is finite: "
+                "a term of the loss has no finite derivative there"
+            )
+
+
+def _copied(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
+    """The values on the CPU, from a GPU without waiting for it: they are valid after the event."""
+    on_cpu = values.to("cpu", non_blocking=values.is_cuda)
+    if not values.is_cuda:
+        return on_cpu, None
+    copied = torch.cuda.Event()
+    copied.record()
+    return on_cpu, copied
+
+
+def _values(gradient: Tensor) -> Tensor:
+    """The values of this process: of its shard, and of a sparse gradient those that are stored."""
+    local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
+    return local.coalesce().values() if local.is_sparse else local
+
+
+def _first_of(names: Sequence[str]) -> str:
+    return f"{names[0]!r}" + (f" and {len(names) - 1} more parameters" if len(names) > 1 else "")
 
 
 def _cause(watched: _Watched, network: nn.Module) -> str:

@@ -1,4 +1,4 @@
-"""Means over the counted positions of all processes."""
+"""Means over the counted positions of all processes, and over the batches of an epoch."""
 
 from __future__ import annotations
 
@@ -11,6 +11,23 @@ from distill.distributed import mean
 from distill.errors import UserError, UserTypeError
 from distill.outputs import Batch, full_precision
 from distill.tasks import Task
+
+LossSums = dict[str, tuple[Tensor, int]]
+"""For each loss by name, the sum over samples and the number of samples."""
+
+
+def add_batch(sums: LossSums, losses: Mapping[str, Tensor], batch: Batch) -> None:
+    """Adds the mean losses of a batch to the sums of an epoch, weighted by the number of samples.
+
+    Args:
+        sums: Changed in place.
+        losses: Scalars by name.
+        batch: The batch.
+    """
+    samples = len(next(iter(batch.values())))
+    for name, value in losses.items():
+        total, count = sums.get(name, (torch.zeros(()), 0))
+        sums[name] = total + samples * value.detach(), count + samples
 
 
 def counted_means(terms: Mapping[str, Tensor], batch: Batch, task: Task | None, method: str) -> dict[str, Tensor]:

@@ -1,17 +1,25 @@
-"""The scores of an evaluation stage: the task's metrics and the mean hard loss."""
+"""The scores of an evaluation stage: the task's metrics, the mean hard loss, and the means of other losses."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import torch
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from distill.outputs import autocast_off
+from distill.distributed import all_gather_objects
+from distill.outputs import Batch, autocast_off
 from distill.tasks import Task
-from distill.training.means import counts_of
+from distill.training.means import LossSums, add_batch, counts_of
 
 
 class StageScores(nn.Module):
     """The metrics of a validation or a test, logged as ``<stage>/<name>``, and ``<stage>/hard``.
+
+    Samples without labels have no scores. Losses that are recorded are logged in the same way, as means over the
+    batches weighted by their numbers of samples.
 
     Args:
         task: The task, which makes the metrics and computes the hard loss.
@@ -23,17 +31,41 @@ class StageScores(nn.Module):
         self.stage = stage
         self.metrics = task.metrics().clone(prefix=f"{stage}/")
         self.hard = MeanMetric()
+        self._losses: LossSums = {}
 
-    def update(self, prediction: Tensor, target: Tensor, task: Task) -> None:
-        """Adds a batch; the prediction must have one value for each position of the target."""
+    def update(self, prediction: Tensor, batch: Batch, task: Task) -> None:
+        """Adds a batch, if it has labels; the prediction must have one value for each position of the target."""
+        if "target" not in batch:
+            return
+        target = batch["target"]
         self.metrics.update(prediction, target)
         with autocast_off(prediction):
             values = task.loss(prediction, target)
             self.hard.update(values, counts_of(values, target, task))
 
+    def record(self, losses: Mapping[str, Tensor], batch: Batch) -> None:
+        """Adds the losses of a batch by name, each a scalar."""
+        add_batch(self._losses, losses, batch)
+
     def take(self) -> dict[str, Tensor]:
-        """The scores by name, over all batches of all processes since the last call; resets the metrics."""
-        scores = {**self.metrics.compute(), f"{self.stage}/hard": self.hard.compute()}
+        """The scores by name, over all batches of all processes since the last call; resets them."""
+        sums = {name: (float(total), count) for name, (total, count) in self._losses.items()}
+        gathered = all_gather_objects((sums, self.hard.update_called))
+        scores: dict[str, Tensor] = {}
+        for name in dict.fromkeys(name for sums, _ in gathered for name in sums):
+            total, count = (
+                sum(parts) for parts in zip(*(sums[name] for sums, _ in gathered if name in sums), strict=True)
+            )
+            scores[f"{self.stage}/{name}"] = torch.tensor(total / count)
+        if any(labelled for _, labelled in gathered):  # all processes or none: compute() waits for the others
+            scores |= {**self.metrics.compute(), f"{self.stage}/hard": self.hard.compute()}
+        else:
+            rank_zero_warn(f"no batch of {self.stage} has labels ('target'), so there are no scores of predictions")
+        self.reset()
+        return scores
+
+    def reset(self) -> None:
+        """Forgets all batches."""
         self.metrics.reset()
         self.hard.reset()
-        return scores
+        self._losses = {}

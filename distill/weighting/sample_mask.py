@@ -11,7 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.checks import check_option, check_share
-from distill.distributed import gather, own_rows, world_size
+from distill.distributed import gather, is_held_out, own_rows, world_size
 from distill.errors import UserError, UserKeyError
 from distill.internals.torch import FollowedModule, apply_to
 from distill.losses.parts.logits import check_logits
@@ -163,13 +163,15 @@ class NontargetSampleMask(FollowedModule, SampleWeighting):
         target = batch["target"]
         check_logits(student, teacher, target)
         if self._score_by_index is not None and self._rank_by_index is not None:
+            if is_held_out():  # only samples of the training set have a rank
+                return torch.ones_like(at_least_float32(teacher[:, 0]))
             out = (self._rank_by_index < _number_left_out(self._score_by_index, self.current_fraction))[batch["index"]]
         else:
             if self._reference is not None and self.mode != "random":
                 student = self._reference_prediction(batch)
             scores = gather(self._scores(student, teacher, batch))
             out = own_rows(left_out(self._randomized(scores, self._calls), self.current_fraction), target)
-            self._calls += self.mode == "random"
+            self._calls += self.mode == "random" and not is_held_out()
         weights = torch.ones_like(at_least_float32(teacher[:, 0])).masked_fill(out, 0)
         return weights if self.average == "all" else self._rescaled(weights, target)
 

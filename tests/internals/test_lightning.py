@@ -13,7 +13,7 @@ import pytest
 import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.pytorch import Callback, LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EMAWeightAveraging, ModelCheckpoint
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.strategies import DDPStrategy
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -376,3 +376,17 @@ def test_the_fit_ends_as_by_sigterm_after_the_batch(tmp_path: Path) -> None:
         trainer.fit(Model(), Data())
     assert trainer.received_sigterm
     assert len(watch.seen) == 1
+
+
+def test_the_averaged_module_is_there_during_a_fit_and_can_be_forgotten(tmp_path: Path) -> None:
+    average = EMAWeightAveraging(decay=0.5)
+    assert internals.averaged_module(average) is None
+    watch = Watch(lambda _: internals.averaged_module(average))
+    model = Model()
+    quiet(tmp_path, max_epochs=1, callbacks=[average, watch]).fit(model, Data())
+    averaged = watch.seen[-1]
+    assert isinstance(averaged, Model)
+    assert averaged is not model
+    assert torch.equal(averaged.layer.weight, model.layer.weight)  # the fit ends with the averages
+    internals.forget_averaged_module(average)
+    assert internals.averaged_module(average) is None

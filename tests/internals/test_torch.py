@@ -120,3 +120,11 @@ def test_buffers_are_kept_that_were_changed_or_replaced_or_not_there() -> None:
 def test_an_unknown_backend_is_refused_with_the_error_that_is_relied_on() -> None:
     with pytest.raises(internals.unknown_backend_error()):
         nn.Linear(1, 1).compile(backend="no_such_backend")
+
+
+def test_norms_are_those_of_each_tensor_and_keep_nan() -> None:
+    tensors = [torch.tensor([1.0, torch.nan]), torch.tensor([[-3.0], [4.0]]), torch.tensor([-torch.inf, 1.0])]
+    norms = internals.norms([*tensors, torch.tensor([3e5], dtype=torch.bfloat16)])
+    torch.testing.assert_close(norms[:3], torch.tensor([torch.nan, 5.0, torch.inf]), equal_nan=True)
+    assert float(norms[3]) == pytest.approx(3e5, rel=1e-2)
+    assert norms.dtype == torch.float32

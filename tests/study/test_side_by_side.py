@@ -302,6 +302,7 @@ def test_a_study_side_by_side_has_the_results_of_one_that_is_not(tmp_path: Path)
     for name, result in together.items():
         assert result["fingerprint"] == alone[name]["fingerprint"]
         for score, value in result["scores"].items():
-            assert value == pytest.approx(alone[name]["scores"][score], abs=1e-4)
+            # CRD divides similarities by 0.07, and with them what the number of threads changes in the last bits
+            assert value == pytest.approx(alone[name]["scores"][score], abs=1e-4, rel=5e-4), (name, score)
     fit = yaml.safe_load((tmp_path / "True/tiny/level_6/KD/seed_2/fit.yaml").read_text())
     assert fit["data"]["init_args"]["seed"] == fit["seed_everything"] == 2

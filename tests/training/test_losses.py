@@ -10,9 +10,11 @@ import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor, nn
 
-from distill import Batch
+from distill import Batch, NetworkOutput
+from distill.errors import UserError
 from distill.losses import dkd_loss
 from distill.methods import DKD, KD
+from distill.training.losses import GradientWatch
 from tests.toys import ToyData, make_batch, pair_arguments, quiet_trainer
 
 
@@ -62,3 +64,32 @@ def test_a_trainer_that_has_fitted_a_method_fits_another_kind_of_module_next(tmp
     trainer.fit(Plain(), ToyData(make_batch(9)).train_dataloader())
     assert trainer.current_epoch == 2
     assert trainer.state.finished
+
+
+class Root(KD):
+    """A term that is 0 at the third step, where its square root has no derivative."""
+
+    def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
+        return {"root": (student.prediction * (self.global_step < 2)).square().sum(1).sqrt()}
+
+
+def test_gradients_that_are_not_finite_end_the_fit_before_they_reach_the_weights(tmp_path: Path) -> None:
+    module = Root(**pair_arguments())
+    with pytest.raises(UserError, match=r"gradient of 'network.first.weight' and 5 more parameters is NaN.*step 2"):
+        quiet_trainer(tmp_path).fit(module, ToyData())
+    assert all(weight.isfinite().all() for weight in module.parameters())
+
+
+def test_a_watch_names_the_parameter_and_reads_sparse_gradients() -> None:
+    watch = GradientWatch()
+    layer = nn.Linear(2, 1)
+    layer.weight.grad = torch.tensor([[1.0, torch.inf]])
+    layer.bias.grad = torch.zeros(1)
+    with pytest.raises(UserError, match="gradient of 'weight' is NaN or infinite now"):
+        watch.watch(layer, when="now")
+    watch.check()  # once only
+    layer.weight.grad = torch.sparse_coo_tensor(torch.tensor([[0], [1]]), torch.tensor([torch.nan]), (1, 2))
+    with pytest.raises(UserError, match="'weight'"):
+        watch.watch(layer, when="now")
+    layer.weight.grad = None
+    watch.watch(layer, when="now")

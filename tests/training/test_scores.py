@@ -15,13 +15,13 @@ def test_scores_are_over_all_samples_of_all_batches_and_are_reset_when_they_are_
     scores = StageScores(task, "val")
     logits = torch.tensor([[2.0, 0, 0], [0, 3, 0], [0, 0, 1], [1, 0, 0]])
     target = torch.tensor([0, 1, 0, 255])
-    scores.update(logits[:1], target[:1], task)
-    scores.update(logits[1:], target[1:], task)
+    scores.update(logits[:1], {"target": target[:1]}, task)
+    scores.update(logits[1:], {"target": target[1:]}, task)
     taken = scores.take()
     assert taken.keys() == {"val/accuracy", "val/hard"}
     assert float(taken["val/accuracy"]) == pytest.approx(2 / 3)
     assert float(taken["val/hard"]) == pytest.approx(float(F.cross_entropy(logits[:3], target[:3])))
-    scores.update(logits[2:3], target[2:3], task)
+    scores.update(logits[2:3], {"target": target[2:3]}, task)
     assert float(scores.take()["val/accuracy"]) == 0
 
 
@@ -30,5 +30,5 @@ def test_the_hard_loss_is_float32_under_autocast() -> None:
     scores = StageScores(task, "test")
     logits = torch.tensor([[1000.0, 0.0]])
     with torch.autocast("cpu", torch.bfloat16):
-        scores.update(logits, torch.tensor([1]), task)
+        scores.update(logits, {"target": torch.tensor([1])}, task)
     assert float(scores.take()["test/hard"]) == 1000

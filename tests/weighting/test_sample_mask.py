@@ -13,6 +13,7 @@ from lightning.pytorch.callbacks import Callback, ModelCheckpoint
 from torch import Tensor, nn
 
 from distill import Batch
+from distill.distributed import is_held_out
 from distill.methods import NTDH
 from distill.metrics import nontarget_jsd
 from distill.weighting import MaskMode, NontargetSampleMask, left_out
@@ -39,7 +40,7 @@ class Weights(Callback):
         self.shares.append(self.mask.current_fraction)
 
     def record(self, mask: Any, arguments: tuple[Tensor, Tensor, Batch], weights: Tensor) -> None:
-        if self.weights:  # not what the check before the fit asks
+        if self.weights and not is_held_out():  # not what the check before the fit and the validation ask
             self.weights[-1] |= dict(zip(arguments[2]["index"].tolist(), weights, strict=True))
 
 

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from distill.distributed import SynchronizedBuffers, gather, own_rows
+from distill.distributed import SynchronizedBuffers, gather, is_held_out, own_rows
 from distill.errors import UserError, UserKeyError
 from distill.losses.parts.normalization import unit_vectors
 from distill.outputs import Batch
@@ -67,8 +67,9 @@ class EmbeddingMemory(SynchronizedBuffers, ABC):
         """
 
     def hold(self, student: Tensor, teacher: Tensor, batch: Batch) -> None:
-        """Holds the embeddings of a step, ``(N, D)``, for :meth:`update`; they replace those held before."""
-        self._held = student.detach(), teacher.detach(), batch
+        """Holds the embeddings of a training step, ``(N, D)``, for :meth:`update`; they replace those held before."""
+        if not is_held_out():
+            self._held = student.detach(), teacher.detach(), batch
 
     @torch.no_grad()
     def update(self) -> None:
@@ -135,10 +136,14 @@ class MemoryBank(EmbeddingMemory):
 
     def similarities(self, student: Tensor, teacher: Tensor, batch: Batch) -> tuple[Similarities, Similarities]:
         """See :meth:`EmbeddingMemory.similarities`."""
-        index = self._index(batch)
-        positive, negatives = index.unsqueeze(1), self._draw(index)
         # a product with the whole bank takes less memory than K embeddings for each sample, (N, K, D)
         of_student, of_teacher = student @ self.teacher.mT, teacher @ self.student.mT
+        if is_held_out():  # the sample is not in the bank: its positive is its embedding in this batch
+            positive = (student * teacher).sum(1)
+            negatives = self._draw(torch.full((len(student),), len(self) - 1, device=student.device))
+            return (positive, of_student.gather(1, negatives)), (positive, of_teacher.gather(1, negatives))
+        index = self._index(batch)
+        positive, negatives = index.unsqueeze(1), self._draw(index)
         return (
             (of_student.gather(1, positive).squeeze(1), of_student.gather(1, negatives)),
             (of_teacher.gather(1, positive).squeeze(1), of_teacher.gather(1, negatives)),

@@ -101,4 +101,4 @@ def test_ddp_must_allow_for_parameters_that_a_stage_leaves_alone(combined: bool,
     module = alone_or_in_a_combination(combined, stage_one_epochs=1)
     module.trainer = quiet_trainer(tmp_path, strategy="ddp", devices=1)
     with pytest.raises(ValueError, match=r"FT trains other parameters in each of its stages: give --trainer\.strategy"):
-        module.setup("fit")
+        module.prepare("fit")
