@@ -67,7 +67,7 @@ def test_scores_and_divergence_of_uneven_shares_are_those_of_one_process(
 def fit_in_part(rank: int, size: int, folder: str) -> list[float]:
     with as_torchrun_does(rank, size):
         trainer = quiet_trainer(Path(folder), callbacks=[DivergenceTracker()], strategy="ddp", devices=size)
-        trainer.fit(make("KD"), Uneven(batch_size=3))
+        trainer.fit(make("hint and relations"), Uneven(batch_size=3))  # its terms gather samples in training
     return [float(value) for name, value in sorted(trainer.callback_metrics.items()) if name.startswith("val/")]
 
 
@@ -75,7 +75,7 @@ def fit_in_part(rank: int, size: int, folder: str) -> list[float]:
 def test_a_fit_validates_uneven_shares_without_waiting_for_ever(tmp_path: Path) -> None:
     first, second = run_in_processes(fit_in_part, 2, str(tmp_path))
     assert first == second
-    assert len(first) > 2
+    assert len(first) > 5
 
 
 def test_fewer_samples_than_processes_are_one_sentence() -> None:
