@@ -18,7 +18,7 @@ from distill.checks import check_at_least, check_option, check_positive
 from distill.distributed import gather, world_size
 from distill.errors import UserError
 from distill.feature_mask.salience import Salience, count_features, feature_divergence, feature_shape
-from distill.losses.parts.logits import kl_divergence
+from distill.losses.parts.logits import kl_divergence, softened
 from distill.outputs import Batch, NetworkOutput, autocast_off, full_precision, modalities, prediction_of, step_output
 from distill.supervised import Supervised
 from distill.tasks import Task
@@ -179,8 +179,8 @@ class FeatureMask(Supervised):
 
     def _distance(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         with autocast_off(student):
-            log_student, log_teacher = (F.log_softmax(logits / self.temperature, 1) for logits in (student, teacher))
-            kl = kl_divergence(log_student, log_teacher) * self.temperature**2
+            hot = (softened(logits, self.temperature) for logits in (student, teacher))
+            kl = kl_divergence(*(F.log_softmax(logits, 1) for logits in hot)).to(student.dtype) * self.temperature**2
             return self.distance_weight * counted_mean(kl, batch, self.known_task)
 
     def check_batch(self, batch: Batch) -> None:

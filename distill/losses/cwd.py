@@ -7,7 +7,7 @@ from torch import Tensor
 
 from distill.checks import check_positive
 from distill.errors import UserError
-from distill.losses.parts.logits import kl_divergence
+from distill.losses.parts.logits import kl_divergence, softened
 from distill.losses.parts.precision import at_least_float32
 from distill.losses.parts.recompute import in_chunks
 from distill.losses.parts.reduction import Reduction, check_reduction, reduce_losses
@@ -48,7 +48,7 @@ def cwd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, redu
         )
 
     def divergence(student: Tensor, teacher: Tensor) -> Tensor:
-        log_q, log_p = (F.log_softmax(at_least_float32(x).flatten(2) / temperature, 2) for x in (student, teacher))
-        return kl_divergence(log_q, log_p, dim=2).mean(1)
+        log_q, log_p = (F.log_softmax(softened(x.flatten(2), temperature), 2) for x in (student, teacher))
+        return kl_divergence(log_q, log_p, dim=2).mean(1).to(at_least_float32(student).dtype)
 
     return reduce_losses(temperature**2 * in_chunks(divergence, student, teacher.detach()), reduction)

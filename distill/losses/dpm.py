@@ -290,9 +290,11 @@ class _Divergence(torch.autograd.Function):
             index, teacher = window.around(depth[part])
             if direction == "teacher_student":
                 log_student = scores.gather(1, index) - log_sum[part]
-                losses[part] = (teacher.xlogy(teacher) - teacher * log_student).sum(1, keepdim=True)
+                # a bin may be masked by a logit of -inf: 0 times that is 0 where the teacher's probability is 0
+                cross = (teacher * log_student).masked_fill_(teacher == 0, 0)
+                losses[part] = (teacher.xlogy(teacher) - cross).sum(1, keepdim=True)
             else:
-                log_student = scores - log_sum[part]
+                log_student = _finite(scores - log_sum[part])
                 log_ratio = _log_ratio(log_student, index, teacher, window.cutoff)
                 losses[part] = (log_student.exp() * log_ratio).sum(1, keepdim=True)
         ctx.save_for_backward(logits, depth, log_sum, losses)
@@ -310,11 +312,17 @@ class _Divergence(torch.autograd.Function):
             if ctx.direction == "teacher_student":
                 of_part = log_student.exp_().scatter_add_(1, index, -teacher)
             else:
+                log_student = _finite(log_student)
                 log_ratio = _log_ratio(log_student, index, teacher, ctx.window.cutoff)
                 of_part = log_ratio.sub_(losses[part]).mul_(log_student.exp_())
             # a product with a gradient of 0 would keep NaN and infinity where there is no response
             in_logits[part] = of_part.mul_(gradient[part]).masked_fill_(~(depth[part] > 0), 0)
         return in_logits, None, None, None
+
+
+def _finite(log_student: Tensor) -> Tensor:
+    """Log-probabilities whose probability of 0 gives 0 in a product: a large number for -inf, in place."""
+    return log_student.clamp_(min=-1e30)
 
 
 def _log_ratio(log_student: Tensor, index: Tensor, teacher: Tensor, cutoff: float) -> Tensor:

@@ -64,10 +64,9 @@ class DynamicWeightController(nn.Module):
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The weights beta ``(N, C, *)`` for the logits of student and teacher, ``(N, C, *)`` each."""
         logits = (student if self.source == "student" else teacher).detach()
-        log_p = logits.reshape(*logits.shape[:2], -1).log_softmax(1)
-        values = log_p.exp()
+        values = logits.reshape(*logits.shape[:2], -1).softmax(1)
         if self.confidence:
-            values = torch.cat([values, -(values * log_p).sum(1, keepdim=True)], 1)
+            values = torch.cat([values, torch.special.entr(values).sum(1, keepdim=True)], 1)
         for index, layer in enumerate(self.layers):
             if index > 0:
                 values = self.dropout(values.relu())

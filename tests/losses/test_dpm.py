@@ -368,3 +368,13 @@ def test_what_does_not_belong_together_is_refused() -> None:
         dpm_loss(logits, depths(), direction="both")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="reduction must be one of none, mean, sum, got 'max'"):
         dpm_loss(logits, depths(), reduction="max")  # type: ignore[arg-type]
+
+
+@directions
+def test_bins_masked_by_minus_infinity_are_bins_without_probability(direction: Direction) -> None:
+    depth = depths().clamp(max=40)  # far from the masked bins
+    logits, masked = random_logits(depth, 30), torch.arange(30).view(-1, 1, 1) > 25
+    spoiled, least = logits.masked_fill(masked, -torch.inf), logits.masked_fill(masked, -1e4)
+    assert_near(dpm_loss(spoiled, depth, direction=direction), dpm_loss(least, depth, direction=direction))
+    slopes = [gradient(lambda z: dpm_loss(z, depth, direction=direction), values) for values in (spoiled, least)]
+    assert_near(*slopes)
