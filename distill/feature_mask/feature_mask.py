@@ -180,7 +180,8 @@ class FeatureMask(Supervised):
     def _distance(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         with autocast_off(student):
             hot = (softened(logits, self.temperature) for logits in (student, teacher))
-            kl = kl_divergence(*(F.log_softmax(logits, 1) for logits in hot)).to(student.dtype) * self.temperature**2
+            log_student, log_teacher = (F.log_softmax(logits, 1) for logits in hot)
+            kl = kl_divergence(log_student, log_teacher).to(student.dtype) * self.temperature**2
             return self.distance_weight * counted_mean(kl, batch, self.known_task)
 
     def check_batch(self, batch: Batch) -> None:

@@ -75,7 +75,7 @@ class AFKD(DistillationModule):
         discriminator_losses, adversarial_losses = [], []
         parts = zip(self.adaptors, self.discriminators, feature_pairs(self, student, teacher), strict=True)
         for adaptor, discriminator, pair in parts:
-            of_student, of_teacher = (feature.reshape(*feature.shape[:2], -1) for feature in to_common_size(*pair))
+            of_student, of_teacher = (feature.unsqueeze(-1).flatten(2) for feature in to_common_size(*pair))
             adapted = convolve_to(of_teacher.shape[1], adaptor, of_student)
             losses = opposed_losses(discriminator, adapted, of_teacher, self.form)
             discriminator_losses.append(losses[0].mean(1))

@@ -70,7 +70,7 @@ class ARFD(DistillationModule):
                 recalibrate(_aligned(feature, channels, convolution), kernel=self.kernel)
                 for feature, convolution in zip(features, alignment, strict=True)
             ]
-            values.append(consistency_loss(*recalibrated, measure=self.measure))
+            values.append(consistency_loss(*recalibrated, measure=self.measure, teacher_gradient=True))
         return {"arfd": self.weight * sum(values[1:], start=values[0])}
 
 

@@ -64,5 +64,5 @@ class CC(DistillationModule):
         values = []
         for modules, pair in zip(embeddings, feature_pairs(self, student, teacher), strict=True):
             embedded = (gather(embed(as_vector(feature))) for embed, feature in zip(modules, pair, strict=True))
-            values.append(cc_loss(*embedded, gamma=self.gamma, order=self.order))
+            values.append(cc_loss(*embedded, gamma=self.gamma, order=self.order, teacher_gradient=True))
         return {"cc": self.weight * torch.stack(values).sum()}

@@ -111,7 +111,9 @@ class DimensionalStructure(DistillationModule):
     def _sem(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
         student_z = self.student_projector(as_vector(student))
         teacher_z = self.teacher_projector(as_vector(teacher))
-        diagonal, off_diagonal = sem_terms(gather(student_z), gather(teacher_z), center=self.center)
+        diagonal, off_diagonal = sem_terms(
+            gather(student_z), gather(teacher_z), center=self.center, teacher_gradient=True
+        )
         return {"sem_1": diagonal, "sem_2": self.lambda_ * off_diagonal}
 
     def _dcm(self, pairs: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:

@@ -64,7 +64,7 @@ class DynamicWeightController(nn.Module):
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The weights beta ``(N, C, *)`` for the logits of student and teacher, ``(N, C, *)`` each."""
         logits = (student if self.source == "student" else teacher).detach()
-        values = logits.reshape(*logits.shape[:2], -1).softmax(1)
+        values = logits.unsqueeze(-1).flatten(2).softmax(1)
         if self.confidence:
             values = torch.cat([values, torch.special.entr(values).sum(1, keepdim=True)], 1)
         for index, layer in enumerate(self.layers):

@@ -61,7 +61,7 @@ class ResKD(DepthDistillation):
         return {name: self.weight * self._loss(name, *depths) for name in self.losses}
 
     def _loss(self, name: DepthLoss, student: Tensor, teacher: Tensor) -> Tensor:
-        responded = teacher > 0
+        responded = ~(teacher <= 0)  # NaN counts, so that it is not hidden
         if name == "si":
             return mean(silog_loss(student, teacher, reduction="none"), responded.flatten(1).any(1))
         if name == "mse":

@@ -80,7 +80,7 @@ class TIEKD(DepthDistillation):
         task = self.depth_task
         student_depth, teacher_depth = self.depths(teacher, student)
         (logits,) = student.at(self.student_layers)
-        responded = (teacher_depth > 0)[:, 0]
+        responded = ~(teacher_depth <= 0)[:, 0]  # NaN counts, so that it is not hidden
         terms = {}
         if self.alpha > 0:
             divergence = dpm_loss(
