@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
@@ -12,9 +13,8 @@ from torch import Tensor, nn
 from distill.distributed import all_gather_objects, rank_part
 from distill.errors import UserError
 from distill.outputs import Batch
-
-SAMPLES_NAMED = 8
-"""The number of samples that an error names; it counts the others."""
+from distill.training.named_samples import named_samples, not_finite_rows
+from distill.training.teacher_fault import no_fault, teacher_fault
 
 
 class TrainingLosses(Callback):
@@ -58,7 +58,8 @@ class TrainingLosses(Callback):
         """Raises a ValueError if the loss is not finite, before the optimiser takes a step."""
         # Lightning leaves this callback with its trainer, which may fit another kind of module next
         network = getattr(pl_module, "network", pl_module)
-        self._watch.check(network, when=f"in epoch {trainer.current_epoch}, step {trainer.global_step}")
+        when = f"in epoch {trainer.current_epoch}, step {trainer.global_step}"
+        self._watch.check(network, when=when, of_teacher=partial(teacher_fault, pl_module))
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the means."""
@@ -111,16 +112,17 @@ class LossWatch:
         detached = {name: value.detach() for name, value in terms.items()}
         self._watched = _Watched(finite, copied, loss.detach(), detached, batch)
 
-    def check(self, network: nn.Module, *, when: str) -> None:
+    def check(self, network: nn.Module, *, when: str, of_teacher: Callable[[Batch], str | None] = no_fault) -> None:
         """Checks the loss of the last step, and forgets the step.
 
         Args:
             network: The trained network; its weights may be the cause.
             when: The epoch and step, for the message.
+            of_teacher: What is wrong with the teacher on a batch; called only if the loss is not finite.
 
         Raises:
             ValueError: The loss is not finite. The message names the samples that are not finite; if all are finite,
-                it names the first such weight; if these are finite too, it names the terms.
+                it names the first such weight; if these are finite too, the teacher's weight or output, or the terms.
         """
         watched, self._watched = self._watched, None
         if watched is None:
@@ -128,27 +130,22 @@ class LossWatch:
         if watched.copied is not None:
             watched.copied.synchronize()
         if not watched.finite:
-            raise UserError(f"the loss is {float(watched.loss)} {when}: {_cause(watched, network)}")
+            raise UserError(f"the loss is {float(watched.loss)} {when}: {_cause(watched, network, of_teacher)}")
 
 
-def _cause(watched: _Watched, network: nn.Module) -> str:
+def _cause(watched: _Watched, network: nn.Module, of_teacher: Callable[[Batch], str | None]) -> str:
     for name, values in watched.batch.items():
         if name == "target" or not values.is_floating_point():
             continue
-        rows = (~values.reshape(len(values), -1).isfinite().all(1)).nonzero()[:, 0]
+        rows = not_finite_rows(values)
         if len(rows):
-            return f"{name!r} is not finite in {_samples(rows, watched.batch.get('index'))}"
+            return f"{name!r} is not finite in {named_samples(rows, watched.batch.get('index'))}"
     for name, parameter in network.named_parameters():
         if not parameter.isfinite().all():
             return f"the network's weight {name!r} is not finite, but all inputs are"
+    if fault := of_teacher(watched.batch):
+        return fault
     terms = [name for name, value in watched.terms.items() if not value.isfinite().all()]
     if not terms:
         return "all its terms, all inputs of this process and all weights are finite"
     return f"these terms are not finite: {', '.join(terms)}; all inputs of this process and all weights are"
-
-
-def _samples(rows: Tensor, index: Tensor | None) -> str:
-    numbers = rows if index is None else index[rows]
-    named = ", ".join(map(str, numbers[:SAMPLES_NAMED].tolist()))
-    rest = f" and {len(rows) - SAMPLES_NAMED} more" if len(rows) > SAMPLES_NAMED else ""
-    return f"samples {named}{rest} of the {'batch' if index is None else 'data set'}"

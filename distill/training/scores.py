@@ -22,7 +22,7 @@ class StageScores(nn.Module):
         super().__init__()
         self.stage = stage
         self.metrics = task.metrics().clone(prefix=f"{stage}/")
-        self.hard = MeanMetric()
+        self.hard = _WeightedMean()
 
     def update(self, prediction: Tensor, target: Tensor, task: Task) -> None:
         """Adds a batch; the prediction must have one value for each position of the target."""
@@ -37,3 +37,12 @@ class StageScores(nn.Module):
         self.metrics.reset()
         self.hard.reset()
         return scores
+
+
+class _WeightedMean(MeanMetric):
+    """A mean that is NaN if a value is; torchmetrics leaves NaN out, or the weights with ``nan_strategy="disable"``."""
+
+    def update(self, value: Tensor, weight: Tensor) -> None:  # type: ignore[override]
+        """Adds values and their weights, of one shape."""
+        self.mean_value += (value * weight).sum()
+        self.weight += weight.sum()
