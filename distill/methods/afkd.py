@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.checks import check_at_least, check_positive, check_weights
 from distill.losses.adversarial import Form
 from distill.losses.parts.pooling import to_common_size
 from distill.methods.parts.adaptors import convolve_to
@@ -60,6 +61,9 @@ class AFKD(DistillationModule):
     ) -> None:
         super().__init__(*args, **kwargs)
         require_pairs(self)
+        check_weights(self.hard_weight, weight=weight)
+        check_at_least(1, hidden=hidden)
+        check_positive(discriminator_lr=discriminator_lr)
         self.form: Form = form
         self.weight = weight
         self.discriminator_lr = discriminator_lr

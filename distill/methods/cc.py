@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.checks import check_at_least, check_positive, check_weights
 from distill.distributed import gather
 from distill.losses import cc_loss
 from distill.methods.parts.pairs import as_vector, feature_pairs, require_pairs
@@ -52,6 +53,9 @@ class CC(DistillationModule):
     ) -> None:
         super().__init__(*args, **kwargs)
         require_pairs(self)
+        check_weights(self.hard_weight, weight=weight)
+        check_positive(gamma=gamma)
+        check_at_least(1, order=order, dimension=dimension)
         self.gamma = gamma
         self.order = order
         self.weight = weight

@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.checks import check_at_least, check_positive, check_weights
 from distill.distributed import gather
 from distill.errors import UserError
 from distill.losses.ds import Cross, dcm_terms, sem_terms
@@ -77,6 +78,10 @@ class DimensionalStructure(DistillationModule):
     ) -> None:
         super().__init__(*args, **kwargs)
         require_pairs(self)
+        check_weights(self.hard_weight, gamma=gamma)
+        check_at_least(0, lambda_=lambda_)
+        check_at_least(1, dimension=dimension)
+        check_positive(sigma=sigma)
         unknown = [term for term in terms if term not in get_args(Term)]
         if unknown or not terms:
             raise UserError(f"terms must be some of {', '.join(get_args(Term))}, got {list(terms)}")
