@@ -105,6 +105,6 @@ def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
     for name, value in values.items():
         if value is None:
             continue
-        if not isinstance(value, Real):
+        if not issubclass(type(value), Real):
             raise UserError(f"{name} must be a number, got {value!r}")
         yield name, value

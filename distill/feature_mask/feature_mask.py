@@ -14,7 +14,7 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from distill.atomic import atomic_write
-from distill.checks import check_at_least, check_option, check_positive
+from distill.checks import check_at_least, check_finite, check_option, check_positive
 from distill.distributed import gather, world_size
 from distill.errors import UserError
 from distill.feature_mask.salience import Salience, count_features, feature_divergence, feature_shape
@@ -94,6 +94,7 @@ class FeatureMask(Supervised):
         super().__init__(student, task, student_inputs, optimizer, lr_scheduler)
         check_option("salience", salience, get_args(Salience))
         check_at_least(0, distance_weight=distance_weight)
+        check_finite(fill=fill)
         check_at_least(1, repeats=repeats, max_samples=max_samples, rows=rows)
         check_positive(temperature=temperature)
         self.teacher = teacher

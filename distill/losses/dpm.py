@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from distill.checks import check_at_least, check_option, check_positive
+from distill.checks import check_at_least, check_finite, check_option, check_positive
 from distill.errors import UserError
 from distill.losses.parts.precision import at_least_float32
 from distill.losses.parts.reduction import Reduction, check_reduction, reduce_losses
@@ -354,5 +354,6 @@ def _check_logits(logits: Tensor) -> None:
 
 def _check_range(bins: int, min_depth: float, max_depth: float) -> None:
     check_at_least(1, bins=bins)
+    check_finite(min_depth=min_depth, max_depth=max_depth)
     if not min_depth < max_depth:
         raise UserError(f"min_depth must be below max_depth, got {min_depth} and {max_depth}")

@@ -10,7 +10,7 @@ from torch import Tensor
 from torchmetrics import Metric
 from torchmetrics.utilities import rank_zero_warn
 
-from distill.checks import check_at_least, check_option
+from distill.checks import check_at_least, check_finite, check_option
 from distill.errors import UserError
 
 Crop = Literal["garg", "eigen", "nyu"]
@@ -92,6 +92,7 @@ class DepthScores(Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        check_finite(min_depth=min_depth, max_depth=max_depth)
         if not 0 < min_depth < max_depth:
             raise UserError(f"min_depth must lie between 0 and max_depth, got {min_depth} and {max_depth}")
         check_option("crop", crop, [*CROPS, None])

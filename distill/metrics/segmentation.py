@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from distill.checks import check_at_least
 from distill.errors import UserError
 from distill.metrics.accuracy import count_undefined
 
@@ -55,6 +56,7 @@ class SegmentationScores(MulticlassConfusionMatrix):
     def __init__(
         self, num_classes: int, ignore_index: int = 255, class_names: Sequence[str] | None = None, **kwargs: Any
     ) -> None:
+        check_at_least(2, num_classes=num_classes)
         names = tuple(class_names or map(str, range(num_classes)))
         if len(set(names)) != num_classes or len(names) != num_classes:
             raise UserError(f"class_names must be {num_classes} different names, got {', '.join(names)}")

@@ -5,61 +5,32 @@ The numbers are found in the signatures of all methods, so that a new method and
 
 from __future__ import annotations
 
-import inspect
 import math
 import re
-from typing import Any, NamedTuple
+from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule
 
 import distill.methods
 from distill import DistillationModule
 from distill.errors import UserError
 from distill.feature_mask import FeatureMask
-from distill.methods import Combined
 from distill.methods.dwld import DynamicWeightController
 from distill.weighting import NontargetSampleMask, PerceptualSolutionSpaceMask
 from tests.methods.examples import EXAMPLES
+from tests.numbers import ANY_FINITE, Argument, of_all
 from tests.toys import KINDS, make_batch, pair_arguments
-
-ANY_NUMBER = {"ignore_index", "fill"}
-"""Arguments that take any finite number: a label, and a value of an input."""
 
 BELOW_0 = ("adversarial", "dcm", "vid")
 """Terms that may be negative as they are printed: a score, and logarithms."""
 
 
-class Argument(NamedTuple):
-    owner: type
-    name: str
-    annotation: str
-
-    def __str__(self) -> str:
-        return f"{self.owner.__name__}.{self.name}"
-
-
-def numbers_of(owner: type) -> dict[str, Argument]:
-    """The arguments of a class that take a number, alone or in a list or dictionary, of its bases too."""
-    found: dict[str, Argument] = {}
-    for base in owner.__mro__:
-        if base is LightningModule or "__init__" not in vars(base):
-            continue
-        for name, parameter in inspect.signature(base.__init__).parameters.items():  # type: ignore[misc]
-            annotation = str(parameter.annotation)
-            if (base, owner.__name__) == (Combined, "LIX") and name == "weights":
-                continue  # LIX gives them itself
-            if re.search(r"\b(int|float)\b", annotation) and "Literal" not in annotation:
-                found.setdefault(name, Argument(owner, name, annotation))
-    return found
-
-
-def of_all(*owners: type) -> list[Argument]:
-    return [argument for owner in owners for argument in numbers_of(owner).values()]
-
-
-METHODS = of_all(*(getattr(distill.methods, name) for name in distill.methods.__all__))
+METHODS = [
+    argument
+    for argument in of_all(*(getattr(distill.methods, name) for name in distill.methods.__all__))
+    if str(argument) != "LIX.weights"  # LIX gives them itself
+]
 OTHERS = of_all(DynamicWeightController, NontargetSampleMask, PerceptualSolutionSpaceMask, FeatureMask)
 
 
@@ -85,7 +56,7 @@ def made(argument: Argument, value: float) -> Any:
 @pytest.mark.parametrize("argument", METHODS + OTHERS, ids=str)
 @pytest.mark.parametrize("value", [-1, math.nan, math.inf])
 def test_a_number_that_makes_no_sense_is_refused_by_its_name(argument: Argument, value: float) -> None:
-    if argument.name in ANY_NUMBER:
+    if argument.name in ANY_FINITE and value == -1:
         return
     with pytest.raises(UserError, match=rf"\b{argument.name}\b.*got.*{value}|\b{argument.name}\b.*{value}"):
         made(argument, value)
@@ -112,9 +83,10 @@ def test_0_is_refused_by_its_name_or_a_weight_whose_loss_is_finite_and_not_empty
 def test_a_loss_without_any_weight_is_refused(name: str) -> None:
     owner = getattr(distill.methods, name)
     weights = [
-        argument
-        for argument in numbers_of(owner)
-        if re.search(rf"^        {argument}: [^\n]*weight of", documentation(owner), re.MULTILINE)
+        argument.name
+        for argument in METHODS
+        if argument.owner is owner
+        and re.search(rf"^        {argument.name}: [^\n]*weight of", documentation(owner), re.MULTILINE)
     ]
     assert "hard_weight" in weights
     _, arguments = example(owner)
