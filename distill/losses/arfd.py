@@ -96,14 +96,14 @@ def cka(student: Tensor, teacher: Tensor, *, centering: Centering = "hsic", teac
         ``(N,)``; float32, or float64 if the features are float64.
 
     Raises:
-        ValueError: N or C differ, or the centering is unknown.
+        ValueError: N or C differ, there is one channel only, or the centering is unknown.
 
     Source: Guo et al., LIX, eqs. 18 and 19; Kornblith et al., Similarity of Neural Network Representations Revisited,
     ICML 2019, eqs. 3 and 4.
     """
-    if student.shape[:2] != teacher.shape[:2] or student.ndim < 2:
+    if student.ndim < 2 or student.shape[:2] != teacher.shape[:2] or student.shape[1] < 2:
         raise UserError(
-            "student and teacher must have the same number of samples and channels, (N, C, *), got "
+            "student and teacher must have the same number of samples and channels, (N, C, *) with 2 channels or more, got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         )
     check_option("centering", centering, get_args(Centering))

@@ -41,7 +41,7 @@ def cwd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, redu
     """
     check_positive(temperature=temperature)
     check_reduction(reduction)
-    if student.shape != teacher.shape or student.ndim < 3:
+    if student.shape != teacher.shape or student.ndim < 3 or student.shape[2:].numel() == 1:
         raise UserError(
             "student and teacher must have the same shape (N, C, *) with positions after the channels, got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
