@@ -75,7 +75,7 @@ class FrameDataModule(SeededDataModule):
             check_option("geometry", name, get_args(Geometry))
         check_option("target", target, get_args(Target))
         if size is not None:
-            check_at_least(1, height=size[0], width=size[1])
+            check_at_least(1, size_height=size[0], size_width=size[1])
         check_positive(max_depth=max_depth)
         self.geometry = tuple(geometry)
         self.target: Target = target

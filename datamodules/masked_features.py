@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader
 
 from datamodules.base import PairedDataModule
 from datamodules.serving.datasets import Splits
-from distill.checks import check_option, check_share
+from distill.checks import check_finite, check_option, check_share
 from distill.errors import UserError, UserFileNotFoundError
 from distill.outputs import Batch
 
@@ -59,6 +59,7 @@ class MaskedFeatures(PairedDataModule):
     ) -> None:
         super().__init__(seed, data.batch_size, data.num_workers, data.predict_on)
         check_share(ratio=ratio)
+        check_finite(fill=fill)
         check_option("mode", mode, get_args(MaskMode))
         if ratio and salience is None:
             raise UserError(f"ratio={ratio} needs the salience of the features, a file that FeatureMask writes")

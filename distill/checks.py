@@ -6,7 +6,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from numbers import Real
+from typing import Any
 
 from distill.errors import UserError
 
@@ -51,6 +53,23 @@ def check_positive(**values: float | None) -> None:
             raise UserError(f"{name} must be positive, got {value}")
 
 
+def check_weights(hard_weight: float, /, **weights: float | None) -> None:
+    """Checks that the weights of a loss's terms are finite, 0 or more, and not all 0 beside a hard loss without weight.
+
+    A weight of 0 leaves its term out.
+
+    Args:
+        hard_weight: The weight of the hard loss.
+        weights: The weights of the terms; None is a default above 0.
+
+    Raises:
+        ValueError: A weight is negative, infinite or NaN, or the loss is empty.
+    """
+    check_at_least(0, **weights)
+    if not hard_weight and not any(weight is None or weight for weight in weights.values()):
+        raise UserError(f"hard_weight and {' and '.join(weights)} must not all be 0: the loss would be empty")
+
+
 def check_share(**values: float | None) -> None:
     """Checks that numbers lie in [0, 1].
 
@@ -66,8 +85,8 @@ def check_within(least: float, most: float, /, **values: float | None) -> None:
     Raises:
         ValueError: A number lies outside, or is NaN.
     """
-    for name, value in values.items():
-        if value is not None and not least <= value <= most:
+    for name, value in _numbers(values):
+        if not least <= value <= most:
             raise UserError(f"{name} must lie in [{least}, {most}], got {value}")
 
 
@@ -77,6 +96,15 @@ def check_finite(**values: float | None) -> None:
     Raises:
         ValueError: A number is infinite or NaN.
     """
-    for name, value in values.items():
-        if value is not None and not math.isfinite(value):
+    for name, value in _numbers(values):
+        if not math.isfinite(value):
             raise UserError(f"{name} must be finite, got {value}")
+
+
+def _numbers(values: Mapping[str, Any]) -> Iterator[tuple[str, float]]:
+    for name, value in values.items():
+        if value is None:
+            continue
+        if not issubclass(type(value), Real):
+            raise UserError(f"{name} must be a number, got {value!r}")
+        yield name, value

@@ -11,13 +11,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
-from torchmetrics.classification import MulticlassAccuracy
 
 from distill.checks import check_at_least, check_share
 from distill.errors import UserError
 from distill.losses import silog_loss
 from distill.losses.parts.logits import where_counted
 from distill.metrics import DepthScores, SegmentationScores
+from distill.metrics.accuracy import Accuracy
 from distill.metrics.depth import Average, Crop
 
 
@@ -143,10 +143,7 @@ class Classification(ClassTask):
         """``accuracy`` and, with more than 5 classes, ``top5``, over the samples with a label."""
         top_k = {"accuracy": 1, "top5": 5} if self.num_classes > 5 else {"accuracy": 1}
         return MetricCollection(
-            {
-                name: MulticlassAccuracy(self.num_classes, k, average="micro", ignore_index=self.ignore_index)
-                for name, k in top_k.items()
-            }
+            {name: Accuracy(self.num_classes, k, ignore_index=self.ignore_index) for name, k in top_k.items()}
         )
 
     def check(self, prediction: Tensor, target: Tensor, *, model: str, data: str) -> None:

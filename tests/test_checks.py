@@ -8,7 +8,15 @@ from functools import partial
 
 import pytest
 
-from distill.checks import check_at_least, check_finite, check_option, check_positive, check_share, check_within
+from distill.checks import (
+    check_at_least,
+    check_finite,
+    check_option,
+    check_positive,
+    check_share,
+    check_weights,
+    check_within,
+)
 
 NUMBER_CHECKS: dict[str, Callable[..., None]] = {
     "at least": partial(check_at_least, 1),
@@ -71,6 +79,22 @@ def test_every_check_of_numbers_refuses_nan(check: Callable[..., None]) -> None:
 @pytest.mark.parametrize("check", NUMBER_CHECKS.values(), ids=NUMBER_CHECKS.keys())
 def test_every_check_of_numbers_passes_none_over(check: Callable[..., None]) -> None:
     check(repeats=None)
+
+
+@pytest.mark.parametrize("check", NUMBER_CHECKS.values(), ids=NUMBER_CHECKS.keys())
+def test_every_check_of_numbers_refuses_what_is_no_number(check: Callable[..., None]) -> None:
+    with pytest.raises(ValueError, match=r"^repeats must .*, got '3'$"):
+        check(repeats="3")
+
+
+def test_weights_may_be_0_but_not_all_beside_a_hard_loss_without_weight() -> None:
+    check_weights(1, alpha=0, beta=0)
+    check_weights(0, alpha=0, beta=2)
+    check_weights(0, alpha=0, beta=None)
+    with pytest.raises(ValueError, match=r"^beta must be at least 0, got -1$"):
+        check_weights(1, alpha=0, beta=-1)
+    with pytest.raises(ValueError, match=r"^hard_weight and alpha and beta must not all be 0: the loss"):
+        check_weights(0, alpha=0, beta=0)
 
 
 def test_the_first_wrong_number_of_several_is_named() -> None:

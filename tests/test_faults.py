@@ -88,6 +88,36 @@ def test_weights_or_terms_are_named_where_the_data_are_fine(tmp_path: Path) -> N
         quiet_trainer(tmp_path).fit(make("KD", student=student), ToyData())
 
 
+def test_a_teacher_that_is_not_finite_is_named(tmp_path: Path) -> None:
+    arguments = pair_arguments()
+    torch.nn.init.constant_(arguments["teacher"].head.bias, math.nan)
+    with pytest.raises(
+        ValueError, match=r"^the loss is nan in epoch 0, step 0: the teacher's weight 'head.bias' is not"
+    ):
+        quiet_trainer(tmp_path).fit(make("KD", **arguments), ToyData())
+    arguments = pair_arguments()
+    # a network that overflows for two samples, which stand out of the others
+    arguments["teacher"].forward = partial(_overflowing, arguments["teacher"].forward)
+    batch = make_batch(10)
+    batch["x_a"][[6, 7]] = 1e4
+    with pytest.raises(ValueError, match="the teacher's prediction is not finite in samples 6, 7 of the data set, but"):
+        quiet_trainer(tmp_path, num_sanity_val_steps=0).fit(make("KD", **arguments), Ordered(batch))
+
+
+def _overflowing(forward: Any, *inputs: Tensor) -> Tensor:
+    output: Tensor = forward(*inputs)
+    return torch.where((inputs[0] > 1e3).flatten(1).any(1)[:, None], math.inf, output)
+
+
+def test_a_fit_goes_well_where_the_teacher_masks_a_class_by_minus_infinity(tmp_path: Path) -> None:
+    for method in ("KD", "DKD", "DWLD", "NTDH", "PSSM of KD"):
+        arguments = pair_arguments()
+        torch.nn.init.constant_(arguments["teacher"].head.bias[3:], -math.inf)
+        batch = make_batch(10)
+        batch["target"].clamp_(max=2)
+        quiet_trainer(tmp_path).fit(make(method, **arguments), ToyData(batch))
+
+
 @pytest.mark.parametrize("stage", ["fit", "validate"])
 def test_a_wrong_label_in_the_middle_of_an_epoch_is_named_with_its_sample(stage: str, tmp_path: Path) -> None:
     batch = make_batch(10)

@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 from torchmetrics import Metric
 
+from distill.losses.parts.logits import softened
 from distill.metrics import CentralMomentDiscrepancy, NontargetJSD, TargetJSD
 from distill.resume.epoch_state import metric_state, set_metric_state
 
@@ -81,7 +82,7 @@ class OutputDivergences:
             if not counts.all():
                 student, teacher, target = student[counts], teacher[counts], target[counts]
             if self.temperature != 1:
-                student, teacher = student / self.temperature, teacher / self.temperature
+                student, teacher = softened(student, self.temperature), softened(teacher, self.temperature)
             target = target.long()
             pairs = zip(_distributions(student, target), _distributions(teacher, target), strict=True)
             for cmd, pair in zip(self.cmds.values(), pairs, strict=True):

@@ -14,11 +14,11 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from distill.atomic import atomic_write
-from distill.checks import check_at_least, check_option, check_positive
+from distill.checks import check_at_least, check_finite, check_option, check_positive
 from distill.distributed import gather, world_size
 from distill.errors import UserError
 from distill.feature_mask.salience import Salience, count_features, feature_divergence, feature_shape
-from distill.losses.parts.logits import kl_divergence
+from distill.losses.parts.logits import kl_divergence, softened
 from distill.outputs import Batch, NetworkOutput, autocast_off, full_precision, modalities, prediction_of, step_output
 from distill.supervised import Supervised
 from distill.tasks import Task
@@ -94,6 +94,7 @@ class FeatureMask(Supervised):
         super().__init__(student, task, student_inputs, optimizer, lr_scheduler)
         check_option("salience", salience, get_args(Salience))
         check_at_least(0, distance_weight=distance_weight)
+        check_finite(fill=fill)
         check_at_least(1, repeats=repeats, max_samples=max_samples, rows=rows)
         check_positive(temperature=temperature)
         self.teacher = teacher
@@ -179,8 +180,9 @@ class FeatureMask(Supervised):
 
     def _distance(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         with autocast_off(student):
-            log_student, log_teacher = (F.log_softmax(logits / self.temperature, 1) for logits in (student, teacher))
-            kl = kl_divergence(log_student, log_teacher) * self.temperature**2
+            hot = (softened(logits, self.temperature) for logits in (student, teacher))
+            log_student, log_teacher = (F.log_softmax(logits, 1) for logits in hot)
+            kl = kl_divergence(log_student, log_teacher).to(student.dtype) * self.temperature**2
             return self.distance_weight * counted_mean(kl, batch, self.known_task)
 
     def check_batch(self, batch: Batch) -> None:

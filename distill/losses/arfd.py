@@ -66,7 +66,7 @@ def recalibrate(features: Tensor, *, kernel: Kernel = "laplace") -> Tensor:
     return (squares / (-variance if kernel == "laplace" else -2 * variance)).exp()
 
 
-def cka(student: Tensor, teacher: Tensor, *, centering: Centering = "hsic") -> Tensor:
+def cka(student: Tensor, teacher: Tensor, *, centering: Centering = "hsic", teacher_gradient: bool = False) -> Tensor:
     r"""The centered kernel alignment of two feature maps, in [0, 1]: the similarity of the relations of their channels.
 
     With the Gram matrices :math:`S = F^S F^{S \top}` and :math:`T = F^T F^{T \top}` of the channels, C x C, and the
@@ -89,23 +89,26 @@ def cka(student: Tensor, teacher: Tensor, *, centering: Centering = "hsic") -> T
         student: Feature maps, ``(N, C, *)``; the channels are compared.
         teacher: ``(N, C, *)`` with the same N and C, and any number of positions.
         centering: ``hsic``, or eq. 18 letter by letter as ``printed``.
+        teacher_gradient: Whether gradients flow to the teacher's maps too: True if a module that makes them is trained,
+            as the paper's convolution. By default the teacher is a constant.
 
     Returns:
         ``(N,)``; float32, or float64 if the features are float64.
 
     Raises:
-        ValueError: N or C differ, or the centering is unknown.
+        ValueError: N or C differ, there is one channel only, or the centering is unknown.
 
     Source: Guo et al., LIX, eqs. 18 and 19; Kornblith et al., Similarity of Neural Network Representations Revisited,
     ICML 2019, eqs. 3 and 4.
     """
-    if student.shape[:2] != teacher.shape[:2] or student.ndim < 2:
+    if student.ndim < 2 or student.shape[:2] != teacher.shape[:2] or student.shape[1] < 2:
         raise UserError(
-            "student and teacher must have the same number of samples and channels, (N, C, *), got "
+            "student and teacher must have the same number of samples and channels, (N, C, *) with 2 channels or more, got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         )
     check_option("centering", centering, get_args(Centering))
-    maps = [at_least_float32(features).reshape(*features.shape[:2], -1) for features in (student, teacher)]
+    teacher = teacher if teacher_gradient else teacher.detach()
+    maps = [at_least_float32(features).unsqueeze(-1).flatten(2) for features in (student, teacher)]
     if centering == "printed":
         return _printed_cka(*(features @ features.mT for features in maps))
     grams = [F.normalize(_CenteredGram.apply(features).flatten(1), dim=1) for features in maps]
@@ -113,7 +116,9 @@ def cka(student: Tensor, teacher: Tensor, *, centering: Centering = "hsic") -> T
     return (grams[0] * grams[1]).sum(1).clamp(max=1)
 
 
-def consistency_loss(student: Tensor, teacher: Tensor, *, measure: Measure = "cka") -> Tensor:
+def consistency_loss(
+    student: Tensor, teacher: Tensor, *, measure: Measure = "cka", teacher_gradient: bool = False
+) -> Tensor:
     r"""The inconsistency of two feature maps of each sample, 0 if they are equal.
 
     - ``cka``: 1 - CKA (eq. 20); ``cka_printed`` with eq. 18 as printed;
@@ -125,6 +130,7 @@ def consistency_loss(student: Tensor, teacher: Tensor, *, measure: Measure = "ck
         student: Feature maps, ``(N, C, *)``.
         teacher: The teacher's maps, of the same shape; with CKA the positions may differ.
         measure: One of the above.
+        teacher_gradient: As in :func:`cka`.
 
     Returns:
         ``(N,)``; float32, or float64 if the features are float64.
@@ -135,8 +141,10 @@ def consistency_loss(student: Tensor, teacher: Tensor, *, measure: Measure = "ck
     Source: Guo et al., LIX, eq. 20 and Fig. 3d. The figure names the measures other than CKA without equations.
     """
     check_option("measure", measure, get_args(Measure))
+    teacher = teacher if teacher_gradient else teacher.detach()
     if measure in ("cka", "cka_printed"):
-        return 1 - cka(student, teacher, centering="hsic" if measure == "cka" else "printed")
+        centering: Centering = "hsic" if measure == "cka" else "printed"
+        return 1 - cka(student, teacher, centering=centering, teacher_gradient=teacher_gradient)
     if student.shape != teacher.shape:
         raise UserError(
             f"student and teacher must have the same shape, got {tuple(student.shape)} and {tuple(teacher.shape)}"

@@ -9,12 +9,14 @@ from torch import Tensor
 
 from distill.checks import check_at_least, check_positive
 from distill.losses.parts.normalization import unit_vectors
-from distill.losses.parts.pairwise import rows
+from distill.losses.parts.pairwise import mean_of_pairs, rows
 from distill.losses.parts.precision import without_autocast
 
 
 @without_autocast
-def cc_loss(student: Tensor, teacher: Tensor, *, gamma: float = 0.4, order: int = 2) -> Tensor:
+def cc_loss(
+    student: Tensor, teacher: Tensor, *, gamma: float = 0.4, order: int = 2, teacher_gradient: bool = False
+) -> Tensor:
     r"""The squared difference of the samples' correlations under a Gaussian kernel, divided by N^2.
 
     .. math::
@@ -24,16 +26,18 @@ def cc_loss(student: Tensor, teacher: Tensor, *, gamma: float = 0.4, order: int 
     This is the Taylor series of :math:`e^{-\gamma \lVert x_i - x_j \rVert^2}` for embeddings x, which are divided by
     their length first. It does not change if the embeddings of one network are scaled or rotated. Widespread code
     multiplies the differences of neighbouring rows instead, which depends on the order of the batch; this is the
-    paper's form. Gradients flow to both networks' embeddings, because both are trained.
+    paper's form.
 
     Args:
         student: Embeddings of the samples, ``(N, *)``, of all processes under DDP.
         teacher: The teacher's embeddings of the same samples, ``(N, *)``; the dims after N may differ.
         gamma: The kernel's gamma; 0.4 in the paper.
         order: P, the order of the series; 2 in the paper.
+        teacher_gradient: Whether gradients flow to the teacher's embeddings too: True if their layer is trained, as in
+            the paper. By default the teacher is a constant.
 
     Returns:
-        A scalar, 0 for one sample; float32, or float64 if the embeddings are float64.
+        A scalar, 0 for one sample or none; float32, or float64 if the embeddings are float64.
 
     Raises:
         ValueError: The numbers of samples differ, gamma is not positive, or the order is below 1.
@@ -42,8 +46,9 @@ def cc_loss(student: Tensor, teacher: Tensor, *, gamma: float = 0.4, order: int 
     """
     check_positive(gamma=gamma)
     check_at_least(1, order=order)
-    of_student, of_teacher = (_kernel(unit_vectors(embeddings), gamma, order) for embeddings in rows(student, teacher))
-    return (of_student - of_teacher).square().mean()
+    embeddings = rows(student, teacher if teacher_gradient else teacher.detach())
+    of_student, of_teacher = (_kernel(unit_vectors(rows_), gamma, order) for rows_ in embeddings)
+    return mean_of_pairs((of_student - of_teacher).square())
 
 
 def _kernel(directions: Tensor, gamma: float, order: int) -> Tensor:

@@ -7,7 +7,7 @@ from torch import Tensor
 
 from distill.checks import check_positive
 from distill.errors import UserError
-from distill.losses.parts.logits import kl_divergence
+from distill.losses.parts.logits import kl_divergence, softened
 from distill.losses.parts.precision import at_least_float32
 from distill.losses.parts.recompute import in_chunks
 from distill.losses.parts.reduction import Reduction, check_reduction, reduce_losses
@@ -41,14 +41,14 @@ def cwd_loss(student: Tensor, teacher: Tensor, *, temperature: float = 1.0, redu
     """
     check_positive(temperature=temperature)
     check_reduction(reduction)
-    if student.shape != teacher.shape or student.ndim < 3:
+    if student.shape != teacher.shape or student.ndim < 3 or student.shape[2:].numel() == 1:
         raise UserError(
             "student and teacher must have the same shape (N, C, *) with positions after the channels, got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         )
 
     def divergence(student: Tensor, teacher: Tensor) -> Tensor:
-        log_q, log_p = (F.log_softmax(at_least_float32(x).flatten(2) / temperature, 2) for x in (student, teacher))
-        return kl_divergence(log_q, log_p, dim=2).mean(1)
+        log_q, log_p = (F.log_softmax(softened(x.flatten(2), temperature), 2) for x in (student, teacher))
+        return kl_divergence(log_q, log_p, dim=2).mean(1).to(at_least_float32(student).dtype)
 
     return reduce_losses(temperature**2 * in_chunks(divergence, student, teacher.detach()), reduction)

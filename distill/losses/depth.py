@@ -29,7 +29,7 @@ def silog_loss(
 
     Args:
         student: Depth d in metres, ``(N, 1, H, W)``; values below 1 mm count as 1 mm.
-        target: Depth d* of the same shape; pixels with 0 have no target and do not count.
+        target: Depth d* of the same shape; pixels with 0 or less have no target and do not count.
         variance_focus: lambda. 0 gives the root mean square of g, 1 its standard deviation, which does not depend on
             the scale of the depth.
         reduction: ``"none"``, ``"mean"`` over the images that have a target (0 if none has), or ``"sum"``.
@@ -48,7 +48,7 @@ def silog_loss(
     _check_maps(student, target, "target")
     check_share(variance_focus=variance_focus)
     student, target = at_least_float32(student).flatten(1), at_least_float32(target).detach().flatten(1)
-    valid = target > 0
+    valid = ~(target <= 0)  # NaN counts, so that it is not hidden
     pixels = valid.sum(1).clamp(min=1).to(student.dtype)
     # without a target both depths are equal, so that the pixel has no gradient
     depth = torch.where(valid & ~(student < NEAREST), student, NEAREST)
@@ -87,7 +87,8 @@ def ssim_loss(
 
     Args:
         student: Depth in metres, ``(N, 1, H, W)``.
-        teacher: The teacher's, of the same shape; pixels with 0, no response, do not count. No gradient flows to it.
+        teacher: The teacher's, of the same shape; pixels with 0 or less, no response, do not count. No gradient flows
+            to it.
         data_range: The range of depths in the constants, in metres; 1 gives the constants of TIE-KD's released code.
         window: The width of the window in pixels, odd.
         sigma: The standard deviation of the window in pixels.
@@ -110,7 +111,7 @@ def ssim_loss(
         raise UserError(f"window must be an odd number of pixels, got {window}")
     check_positive(data_range=data_range, sigma=sigma)
     student = at_least_float32(student)
-    valid = teacher > 0
+    valid = ~(teacher <= 0)  # NaN counts, so that it is not hidden
     teacher = torch.where(valid, teacher.detach().to(student.dtype), 0)
     student = torch.where(valid, student, 0)
     total, difference = student + teacher, student - teacher

@@ -6,7 +6,14 @@ import torch
 from torch import Tensor
 
 from distill.checks import check_positive
-from distill.losses.parts.logits import check_logits, check_two_classes, kl_divergence, split_target, where_counted
+from distill.losses.parts.logits import (
+    check_logits,
+    check_two_classes,
+    kl_divergence,
+    softened,
+    split_target,
+    where_counted,
+)
 from distill.losses.parts.precision import at_least_float32
 from distill.losses.parts.recompute import in_chunks
 from distill.losses.parts.reduction import Reduction, check_reduction, reduce_losses
@@ -51,11 +58,10 @@ def decoupled_kd_terms(
 
     def terms(student: Tensor, teacher: Tensor, target: Tensor, counted: Tensor) -> Tensor:
         student = where_counted(at_least_float32(student), counted)
-        student_binary, student_others = split_target(student / temperature, target)
-        teacher_binary, teacher_others = split_target(at_least_float32(teacher) / temperature, target)
-        return torch.stack(
-            [kl_divergence(student_binary, teacher_binary), kl_divergence(student_others, teacher_others)], 1
-        )
+        student_binary, student_others = split_target(softened(student, temperature), target)
+        teacher_binary, teacher_others = split_target(softened(teacher, temperature), target)
+        values = kl_divergence(student_binary, teacher_binary), kl_divergence(student_others, teacher_others)
+        return torch.stack(values, 1).to(student.dtype)
 
     counted = target != ignore_index
     values = in_chunks(terms, student, teacher.detach(), torch.where(counted, target, 0), counted)

@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from distill.checks import check_at_least, check_option, check_positive
+from distill.checks import check_at_least, check_finite, check_option, check_positive
 from distill.errors import UserError
 from distill.losses.parts.precision import at_least_float32
 from distill.losses.parts.reduction import Reduction, check_reduction, reduce_losses
@@ -119,7 +119,7 @@ def depth_probability_map(
     of 257 bins, each with at most 0.036.
 
     Args:
-        depth: In metres, ``(N, 1, H, W)``; 0 is no response. It is taken as a constant.
+        depth: In metres, ``(N, 1, H, W)``; 0 or less is no response. It is taken as a constant.
         bins: The number of bins of equal width; 257 in the paper.
         min_depth: Where the first bin begins, in metres.
         max_depth: Where the last one ends; 80 in the paper.
@@ -144,7 +144,7 @@ def depth_probability_map(
     depth = at_least_float32(depth.detach())
     index, probability = window.around(depth)
     map_ = depth.new_zeros(depth.shape[0], bins, *depth.shape[2:])
-    return map_.scatter_(1, index, torch.where(depth > 0, probability, 0))
+    return map_.scatter_(1, index, torch.where(_responds(depth), probability, 0))
 
 
 def dpm_loss(
@@ -179,8 +179,8 @@ def dpm_loss(
 
     Args:
         student_logits: ``(N, bins, H, W)``, nearest bin first.
-        teacher_depth: In metres, ``(N, 1, H, W)``; positions with 0, no response, do not count. No gradient flows to
-            it.
+        teacher_depth: In metres, ``(N, 1, H, W)``; positions with 0 or less, no response, do not count. No gradient
+            flows to it.
         min_depth: Where the first bin begins, in metres.
         max_depth: Where the last one ends.
         sigma: The standard deviation of the teacher's Gaussian, in metres.
@@ -212,7 +212,7 @@ def dpm_loss(
     window = _Window(bins, min_depth, max_depth, sigma, bin_value, normalization, cutoff)
     depth = teacher_depth.detach().to(torch.promote_types(student_logits.dtype, torch.float32))
     losses = _Divergence.apply(student_logits, depth, window, direction).squeeze(1)
-    counted = depth.squeeze(1) > 0
+    counted = _responds(depth).squeeze(1)
     return reduce_losses(torch.where(counted, losses, 0), reduction, counted)
 
 
@@ -252,9 +252,9 @@ class _Window:
     def around(self, depth: Tensor) -> tuple[Tensor, Tensor]:
         """The numbers of the bins around depths ``(N, 1, H, W)`` and their probabilities, both ``(N, K, H, W)``."""
         size = min(self.bins, 2 * self.reach + 1)
-        # NaN is no response, and has no bin
-        position = (depth.nan_to_num(nan=0).clamp(self.min_depth, self.max_depth) - self.min_depth) / self.width
-        holding = position.long().clamp(max=self.bins - 1)
+        position = (depth.clamp(self.min_depth, self.max_depth) - self.min_depth) / self.width
+        # NaN is in no bin; its values are NaN in any
+        holding = position.nan_to_num(nan=0).long().clamp(max=self.bins - 1)
         first = (holding - self.reach).clamp(0, self.bins - size)
         index = first + torch.arange(size, device=depth.device).view(-1, 1, 1)
         value = self._value(((index - position) + 0.5).abs() * self.width)
@@ -290,9 +290,11 @@ class _Divergence(torch.autograd.Function):
             index, teacher = window.around(depth[part])
             if direction == "teacher_student":
                 log_student = scores.gather(1, index) - log_sum[part]
-                losses[part] = (teacher.xlogy(teacher) - teacher * log_student).sum(1, keepdim=True)
+                # a bin may be masked by a logit of -inf: 0 times that is 0 where the teacher's probability is 0
+                cross = (teacher * log_student).masked_fill_(teacher == 0, 0)
+                losses[part] = (teacher.xlogy(teacher) - cross).sum(1, keepdim=True)
             else:
-                log_student = scores - log_sum[part]
+                log_student = _finite(scores - log_sum[part])
                 log_ratio = _log_ratio(log_student, index, teacher, window.cutoff)
                 losses[part] = (log_student.exp() * log_ratio).sum(1, keepdim=True)
         ctx.save_for_backward(logits, depth, log_sum, losses)
@@ -310,11 +312,22 @@ class _Divergence(torch.autograd.Function):
             if ctx.direction == "teacher_student":
                 of_part = log_student.exp_().scatter_add_(1, index, -teacher)
             else:
+                log_student = _finite(log_student)
                 log_ratio = _log_ratio(log_student, index, teacher, ctx.window.cutoff)
                 of_part = log_ratio.sub_(losses[part]).mul_(log_student.exp_())
             # a product with a gradient of 0 would keep NaN and infinity where there is no response
-            in_logits[part] = of_part.mul_(gradient[part]).masked_fill_(~(depth[part] > 0), 0)
+            in_logits[part] = of_part.mul_(gradient[part]).masked_fill_(~_responds(depth[part]), 0)
         return in_logits, None, None, None
+
+
+def _responds(depth: Tensor) -> Tensor:
+    """Where there is a response: everywhere but at depths of 0 or less. NaN counts, so that it is not hidden."""
+    return ~(depth <= 0)
+
+
+def _finite(log_student: Tensor) -> Tensor:
+    """Log-probabilities whose probability of 0 gives 0 in a product: a large number for -inf, in place."""
+    return log_student.clamp_(min=-1e30)
 
 
 def _log_ratio(log_student: Tensor, index: Tensor, teacher: Tensor, cutoff: float) -> Tensor:
@@ -341,5 +354,6 @@ def _check_logits(logits: Tensor) -> None:
 
 def _check_range(bins: int, min_depth: float, max_depth: float) -> None:
     check_at_least(1, bins=bins)
+    check_finite(min_depth=min_depth, max_depth=max_depth)
     if not min_depth < max_depth:
         raise UserError(f"min_depth must be below max_depth, got {min_depth} and {max_depth}")

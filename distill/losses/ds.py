@@ -19,7 +19,9 @@ Cross = Literal["printed", "align"]
 
 
 @without_autocast
-def cross_correlation(student_z: Tensor, teacher_z: Tensor, *, center: bool = True) -> Tensor:
+def cross_correlation(
+    student_z: Tensor, teacher_z: Tensor, *, center: bool = True, teacher_gradient: bool = False
+) -> Tensor:
     r"""The correlation of each dimension of the student's embedding with each of the teacher's, in [-1, 1].
 
     .. math::
@@ -27,12 +29,14 @@ def cross_correlation(student_z: Tensor, teacher_z: Tensor, *, center: bool = Tr
 
     Eq. 6 does not centre z, so an offset counts as correlation. ``center=True`` first subtracts the mean over the batch
     from each dimension, as Barlow Twins does, whose objective is eq. 7. A dimension that is constant over the samples
-    has correlation 0. Gradients flow to both embeddings.
+    has correlation 0.
 
     Args:
         student_z: Projected embeddings of the samples, ``(N, D)``, of all processes under DDP.
         teacher_z: The teacher's embeddings of the same samples, ``(N, E)``.
         center: Whether to centre; False is eq. 6 as printed.
+        teacher_gradient: Whether gradients flow to the teacher's embeddings too: True if their projector is trained. By
+            default the teacher is a constant.
 
     Returns:
         ``(D, E)``; float32, or float64 if the embeddings are float64.
@@ -42,11 +46,14 @@ def cross_correlation(student_z: Tensor, teacher_z: Tensor, *, center: bool = Tr
 
     Source: Si et al., DS, eq. 6; Zbontar et al., Barlow Twins, ICML 2021, eq. 2.
     """
-    columns = [unit_vectors(_centred(z) if center else z, 0) for z in rows(student_z, teacher_z)]
+    both = rows(student_z, teacher_z if teacher_gradient else teacher_z.detach())
+    columns = [unit_vectors(_centred(z) if center else z, 0) for z in both]
     return columns[0].mT @ columns[1]
 
 
-def sem_terms(student_z: Tensor, teacher_z: Tensor, *, center: bool = True) -> tuple[Tensor, Tensor]:
+def sem_terms(
+    student_z: Tensor, teacher_z: Tensor, *, center: bool = True, teacher_gradient: bool = False
+) -> tuple[Tensor, Tensor]:
     r"""The two parts of :func:`sem_loss`: one aligns equal dimensions, one decorrelates different dimensions.
 
     .. math::
@@ -56,26 +63,36 @@ def sem_terms(student_z: Tensor, teacher_z: Tensor, *, center: bool = True) -> t
         student_z: Projected embeddings of the samples, ``(N, D)``, of all processes under DDP.
         teacher_z: The teacher's embeddings of the same samples, ``(N, D)``.
         center: As in :func:`cross_correlation`.
+        teacher_gradient: As in :func:`cross_correlation`.
 
     Returns:
-        ``(on_diagonal, off_diagonal)``, scalars, the second without its weight lambda.
+        ``(on_diagonal, off_diagonal)``, scalars, the second without its weight lambda; 0 without samples.
 
     Raises:
         ValueError: The numbers of samples or of dimensions differ.
 
     Source: Si et al., DS, eq. 7.
     """
-    correlation = cross_correlation(student_z, teacher_z, center=center)
+    correlation = cross_correlation(student_z, teacher_z, center=center, teacher_gradient=teacher_gradient)
     if correlation.shape[0] != correlation.shape[1]:
         raise UserError(
             "the embeddings of student and teacher must have the same number of dimensions, got "
             f"{tuple(student_z.shape)} and {tuple(teacher_z.shape)}"
         )
+    if len(student_z) == 0:
+        return correlation.sum(), correlation.sum()
     diagonal = correlation.diagonal()
     return (1 - diagonal).square().sum(), (correlation - torch.diag(diagonal)).square().sum()
 
 
-def sem_loss(student_z: Tensor, teacher_z: Tensor, *, lambda_: float = 0.005, center: bool = True) -> Tensor:
+def sem_loss(
+    student_z: Tensor,
+    teacher_z: Tensor,
+    *,
+    lambda_: float = 0.005,
+    center: bool = True,
+    teacher_gradient: bool = False,
+) -> Tensor:
     r"""Semantic enhancement: the squared distance of the cross-correlation from the identity.
 
     .. math::
@@ -88,16 +105,17 @@ def sem_loss(student_z: Tensor, teacher_z: Tensor, *, lambda_: float = 0.005, ce
         teacher_z: The teacher's embeddings of the same samples, ``(N, D)``.
         lambda_: The weight of the different dimensions; 0.005 in Barlow Twins.
         center: As in :func:`cross_correlation`.
+        teacher_gradient: As in :func:`cross_correlation`.
 
     Returns:
-        A scalar; float32, or float64 if the embeddings are float64.
+        A scalar, 0 without samples; float32, or float64 if the embeddings are float64.
 
     Raises:
         ValueError: The numbers of samples or of dimensions differ.
 
     Source: Si et al., DS, eqs. 6 and 7.
     """
-    on_diagonal, off_diagonal = sem_terms(student_z, teacher_z, center=center)
+    on_diagonal, off_diagonal = sem_terms(student_z, teacher_z, center=center, teacher_gradient=teacher_gradient)
     return on_diagonal + lambda_ * off_diagonal
 
 
@@ -117,7 +135,7 @@ def rbf_log_mean(a: Tensor, b: Tensor, *, sigma: float) -> Tensor:
         sigma: The kernel's width, above 0.
 
     Returns:
-        A scalar; float32, or float64 if the features are float64.
+        A scalar, 0 without samples; float32, or float64 if the features are float64.
 
     Raises:
         ValueError: Sigma is not positive, or the features have different numbers of dimensions.
@@ -133,6 +151,8 @@ def rbf_log_mean(a: Tensor, b: Tensor, *, sigma: float) -> Tensor:
         return torch.logsumexp(-squared_distances(few, others) / sigma**2, 1)
 
     pairs, numel = len(first) * len(second), max(first.numel(), second.numel())
+    if pairs == 0:
+        return first.sum() + second.sum()
     few = len(first) if pairs <= 4 * numel else max(1, numel // 2 // len(second))
     sums = in_chunks(of_rows, first, shared=(second,), rows=few)
     return torch.logsumexp(sums, 0) - math.log(pairs)
@@ -166,7 +186,7 @@ def dcm_terms(
         student, teacher = unit_vectors(student), unit_vectors(teacher)
     within = rbf_log_mean(student, student, sigma=sigma)
     if cross == "align":
-        return within, (student - teacher).square().sum(1).mean()
+        return within, (student - teacher).square().sum() / max(1, len(student))
     return within, rbf_log_mean(student, teacher, sigma=sigma)
 
 
@@ -208,8 +228,8 @@ def _centred(z: Tensor) -> Tensor:
     """The embeddings minus their mean over samples; a dimension that is constant up to rounding is exactly 0."""
     centred = z - z.mean(0)
     rounding = 4 * torch.finfo(z.dtype).eps * torch.linalg.vector_norm(z.detach(), dim=0)
-    varies = torch.linalg.vector_norm(centred.detach(), dim=0) > rounding
-    return torch.where(varies, centred, 0)
+    constant = torch.linalg.vector_norm(centred.detach(), dim=0) <= rounding
+    return torch.where(constant & rounding.isfinite(), 0, centred)
 
 
 def _check_width(first: Tensor, second: Tensor) -> None:

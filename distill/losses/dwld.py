@@ -9,7 +9,15 @@ from torch import Tensor
 
 from distill.checks import check_option, check_positive
 from distill.errors import UserError
-from distill.losses.parts.logits import check_logits, check_two_classes, kl_divergence, split_target, where_counted
+from distill.losses.parts.logits import (
+    check_logits,
+    check_two_classes,
+    kl_divergence,
+    kl_terms,
+    softened,
+    split_target,
+    where_counted,
+)
 from distill.losses.parts.precision import at_least_float32
 from distill.losses.parts.recompute import in_chunks
 from distill.losses.parts.reduction import Reduction, check_reduction, reduce_losses
@@ -69,13 +77,13 @@ def dwld_terms(
     def terms(student: Tensor, teacher: Tensor, target: Tensor, beta: Tensor, counted: Tensor) -> Tensor:
         student = where_counted(at_least_float32(student), counted)
         beta = where_counted(beta.to(student.dtype), counted)
-        student_binary, log_q = split_target(student / temperature, target)
-        teacher_binary, log_p = split_target(at_least_float32(teacher) / temperature, target)
-        weights = beta * log_p.exp()
-        divergence = weights * (log_p - log_q)
+        student_binary, log_q = split_target(softened(student, temperature), target)
+        teacher_binary, log_p = split_target(softened(teacher, temperature), target)
+        divergence = kl_terms(log_q, log_p)
         if form == "bregman":
-            divergence = divergence - weights + beta * log_q.exp()
-        return torch.stack([kl_divergence(student_binary, teacher_binary), divergence.sum(1)], 1)
+            divergence = divergence - log_p.exp() + log_q.exp()
+        values = kl_divergence(student_binary, teacher_binary), (beta * divergence).sum(1)
+        return torch.stack(values, 1).to(student.dtype)
 
     counted = target != ignore_index
     values = in_chunks(terms, student, teacher.detach(), torch.where(counted, target, 0), beta, counted)

@@ -7,7 +7,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill.checks import check_positive
-from distill.losses.parts.logits import check_logits, kl_divergence, where_counted
+from distill.losses.parts.logits import check_logits, check_two_classes, kl_divergence, softened, where_counted
 from distill.losses.parts.precision import at_least_float32
 from distill.losses.parts.recompute import in_chunks
 from distill.losses.parts.reduction import Reduction, check_reduction, reduce_losses
@@ -41,23 +41,25 @@ def kd_loss(
         ``(N, *)`` for ``"none"``, else a scalar; float32, or float64 if the logits are float64.
 
     Raises:
-        ValueError: The temperature is not positive, the reduction is unknown, or the shapes do not belong together.
+        ValueError: The temperature is not positive, the reduction is unknown, the shapes do not belong together, or
+            there is one class only, whose probability is always 1.
 
     Source: Hinton et al., Distilling the Knowledge in a Neural Network, 2015.
     """
     check_positive(temperature=temperature)
     check_reduction(reduction)
     check_logits(student, teacher, target)
+    check_two_classes(student)
 
-    def softened(student: Tensor, teacher: Tensor, counted: Tensor | None = None) -> Tensor:
+    def divergence(student: Tensor, teacher: Tensor, counted: Tensor | None = None) -> Tensor:
         student = at_least_float32(student)
         if counted is not None:
             student = where_counted(student, counted)
-        log_q, log_p = (F.log_softmax(logits / temperature, 1) for logits in (student, at_least_float32(teacher)))
-        return kl_divergence(log_q, log_p)
+        log_q, log_p = (F.log_softmax(softened(logits, temperature), 1) for logits in (student, teacher))
+        return kl_divergence(log_q, log_p).to(student.dtype)
 
     if target is None:
-        return reduce_losses(temperature**2 * in_chunks(softened, student, teacher.detach()), reduction)
+        return reduce_losses(temperature**2 * in_chunks(divergence, student, teacher.detach()), reduction)
     counted = target != ignore_index
-    losses = temperature**2 * in_chunks(softened, student, teacher.detach(), counted)
+    losses = temperature**2 * in_chunks(divergence, student, teacher.detach(), counted)
     return reduce_losses(torch.where(counted, losses, 0), reduction, counted)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from distill.losses.parts.logits import check_logits
+from distill.losses.parts.logits import check_logits, check_two_classes
 from distill.losses.parts.precision import at_least_float32
 from distill.losses.parts.reduction import Reduction, check_reduction, reduce_losses
 
@@ -34,12 +34,13 @@ def lovasz_loss(student: Tensor, target: Tensor, *, ignore_index: int = 255, red
         logits are.
 
     Raises:
-        ValueError: The reduction is unknown, or the shapes do not belong together.
+        ValueError: The reduction is unknown, there is one class only, or the shapes do not belong together.
 
     Source: Berman et al., The Lovász-Softmax loss, CVPR 2018, eqs. 8, 9 and 11.
     """
     check_reduction(reduction)
     check_logits(student, student, target)
+    check_two_classes(student)
     counted = target != ignore_index
     samples = [_of_sample(*sample) for sample in zip(student, target, counted, strict=True)]
     losses = torch.stack(samples) if samples else at_least_float32(student).new_zeros(0)

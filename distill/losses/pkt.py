@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from distill.losses.parts.normalization import unit_vectors
-from distill.losses.parts.pairwise import rows
+from distill.losses.parts.pairwise import mean_of_pairs, rows
 from distill.losses.parts.precision import without_autocast
 
 
@@ -29,7 +29,7 @@ def pkt_loss(student: Tensor, teacher: Tensor, *, eps: float = 1e-7) -> Tensor:
         eps: Keeps the logarithm finite; 1e-7 in the authors' code.
 
     Returns:
-        A scalar, 0 for one sample; float32, or float64 if the features are float64.
+        A scalar, 0 for one sample or none; float32, or float64 if the features are float64.
 
     Raises:
         ValueError: The numbers of samples differ.
@@ -37,7 +37,7 @@ def pkt_loss(student: Tensor, teacher: Tensor, *, eps: float = 1e-7) -> Tensor:
     Source: Passalis and Tefas, Learning Deep Representations with Probabilistic Knowledge Transfer, ECCV 2018, Sec. 3.
     """
     q, p = (_neighbours(features) for features in rows(student, teacher.detach()))
-    return (p * ((p + eps).log() - (q + eps).log())).mean()
+    return mean_of_pairs(p * ((p + eps).log() - (q + eps).log()))
 
 
 def _neighbours(features: Tensor) -> Tensor:

@@ -6,8 +6,17 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from distill.losses.parts.pairwise import distances, rows, squared_distances, squared_distances_of_pairs
+from distill.losses.parts.pairwise import (
+    distances,
+    in_unit_range,
+    rows,
+    squared_distances,
+    squared_distances_of_pairs,
+)
 from distill.losses.parts.recompute import in_chunks
+
+EQUAL = 1e-30
+"""Samples with a smaller squared distance, of features of at most 1, count as equal: the gradient would overflow."""
 
 
 def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -27,7 +36,7 @@ def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
         teacher: The teacher's features of the same samples, ``(N, *)``; the dims after N may differ.
 
     Returns:
-        A scalar, 0 for one sample; float32, or float64 if the features are float64.
+        A scalar, 0 for one sample or none; float32, or float64 if the features are float64.
 
     Raises:
         ValueError: The numbers of samples differ.
@@ -35,7 +44,7 @@ def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
     Source: Park et al., Relational Knowledge Distillation, CVPR 2019, eqs. 5-8.
     """
     of_student, of_teacher = (_relative_distances(features) for features in rows(student, teacher.detach()))
-    return 2 * F.smooth_l1_loss(of_student, of_teacher, reduction="sum") / len(student) ** 2
+    return 2 * F.smooth_l1_loss(of_student, of_teacher, reduction="sum") / max(1, len(student) ** 2)
 
 
 def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -57,15 +66,16 @@ def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
         teacher: The teacher's features of the same samples, ``(N, *)``; the dims after N may differ.
 
     Returns:
-        A scalar, 0 for one sample; float32, or float64 if the features are float64.
+        A scalar, 0 for one sample or none; float32, or float64 if the features are float64.
 
     Raises:
         ValueError: The numbers of samples differ.
 
     Source: Park et al., Relational Knowledge Distillation, CVPR 2019, eqs. 8-10.
     """
-    of_student, of_teacher = (squared_distances(x, x) for x in rows(student, teacher.detach()))
-    samples = len(of_student)
+    scaled = (in_unit_range(x) for x in rows(student, teacher.detach()))
+    of_student, of_teacher = (_unequal(squared_distances(x, x)) for x in scaled)
+    samples = max(1, len(of_student))
     few = max(1, max(student.numel(), teacher.numel()) // 4 // samples**2)
     values = in_chunks(_at_vertices, of_student, of_teacher, shared=(of_student, of_teacher), rows=few)
     return values.sum() / samples**3
@@ -73,8 +83,13 @@ def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _relative_distances(features: Tensor) -> Tensor:
     """The distances of all pairs of samples, divided by the mean of those above 0."""
-    apart = distances(squared_distances_of_pairs(features))
+    apart = distances(_unequal(squared_distances_of_pairs(in_unit_range(features))))
     return apart * ((apart > 0).sum() / torch.where(apart.any(), apart.sum(), 1))
+
+
+def _unequal(squared: Tensor) -> Tensor:
+    """Squared distances with 0 for samples that count as equal."""
+    return torch.where(squared < EQUAL, 0, squared)
 
 
 def _at_vertices(student_rows: Tensor, teacher_rows: Tensor, of_student: Tensor, of_teacher: Tensor) -> Tensor:
@@ -85,6 +100,7 @@ def _at_vertices(student_rows: Tensor, teacher_rows: Tensor, of_student: Tensor,
 def _cosines(from_vertices: Tensor, squared: Tensor) -> Tensor:
     """The cosines at some of the samples, ``(n, N)`` and ``(N, N)`` squared distances to ``(n, N, N)``."""
     lengths = distances(from_vertices)
-    inverse = torch.where(lengths > 0, 1 / torch.where(lengths > 0, lengths, 1), 0)
+    equal = lengths == 0
+    inverse = torch.where(equal, 0, 1 / torch.where(equal, 1, lengths))
     products = from_vertices.unsqueeze(2) + from_vertices.unsqueeze(1) - squared
     return products * inverse.unsqueeze(2) * inverse.unsqueeze(1) / 2

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from distill.losses.parts.normalization import unit_vectors
-from distill.losses.parts.pairwise import rows
+from distill.losses.parts.pairwise import in_unit_range, mean_of_pairs, rows
 from distill.losses.parts.precision import without_autocast
 
 
@@ -26,12 +26,13 @@ def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
         teacher: The teacher's features of the same samples, ``(N, *)``; the dims after N may differ.
 
     Returns:
-        A scalar, 0 for one sample; float32, or float64 if the features are float64.
+        A scalar, 0 for one sample or none; float32, or float64 if the features are float64.
 
     Raises:
         ValueError: The numbers of samples differ.
 
     Source: Tung and Mori, Similarity-Preserving Knowledge Distillation, ICCV 2019, Sec. 3.
     """
-    of_student, of_teacher = (unit_vectors(features @ features.mT) for features in rows(student, teacher.detach()))
-    return (of_student - of_teacher).square().mean()
+    scaled = (in_unit_range(features) for features in rows(student, teacher.detach()))
+    of_student, of_teacher = (unit_vectors(features @ features.mT) for features in scaled)
+    return mean_of_pairs((of_student - of_teacher).square())

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.checks import check_at_least, check_positive, check_weights
 from distill.losses.adversarial import Form
 from distill.losses.parts.pooling import to_common_size
 from distill.methods.parts.adaptors import convolve_to
@@ -60,6 +61,9 @@ class AFKD(DistillationModule):
     ) -> None:
         super().__init__(*args, **kwargs)
         require_pairs(self)
+        check_weights(self.hard_weight, weight=weight)
+        check_at_least(1, hidden=hidden)
+        check_positive(discriminator_lr=discriminator_lr)
         self.form: Form = form
         self.weight = weight
         self.discriminator_lr = discriminator_lr
@@ -75,7 +79,7 @@ class AFKD(DistillationModule):
         discriminator_losses, adversarial_losses = [], []
         parts = zip(self.adaptors, self.discriminators, feature_pairs(self, student, teacher), strict=True)
         for adaptor, discriminator, pair in parts:
-            of_student, of_teacher = (feature.reshape(*feature.shape[:2], -1) for feature in to_common_size(*pair))
+            of_student, of_teacher = (feature.unsqueeze(-1).flatten(2) for feature in to_common_size(*pair))
             adapted = convolve_to(of_teacher.shape[1], adaptor, of_student)
             losses = opposed_losses(discriminator, adapted, of_teacher, self.form)
             discriminator_losses.append(losses[0].mean(1))

@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.checks import check_at_least, check_positive, check_weights
 from distill.losses.adversarial import Form
 from distill.methods.parts.discriminator import Discriminator, discriminator_settings, opposed_losses
 from distill.training.optimization import ParameterSettings
@@ -48,6 +49,9 @@ class ALKD(DistillationModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_weights(self.hard_weight, weight=weight)
+        check_at_least(1, hidden=hidden)
+        check_positive(discriminator_lr=discriminator_lr)
         self.form: Form = form
         self.weight = weight
         self.discriminator_lr = discriminator_lr

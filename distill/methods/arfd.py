@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.checks import check_weights
 from distill.losses import consistency_loss, recalibrate
 from distill.losses.arfd import Kernel, Measure
 from distill.losses.parts.pooling import to_common_size
@@ -53,6 +54,7 @@ class ARFD(DistillationModule):
     ) -> None:
         super().__init__(*args, **kwargs)
         require_pairs(self)
+        check_weights(self.hard_weight, weight=weight)
         self.kernel = kernel
         self.measure = measure
         self.weight = weight
@@ -70,7 +72,7 @@ class ARFD(DistillationModule):
                 recalibrate(_aligned(feature, channels, convolution), kernel=self.kernel)
                 for feature, convolution in zip(features, alignment, strict=True)
             ]
-            values.append(consistency_loss(*recalibrated, measure=self.measure))
+            values.append(consistency_loss(*recalibrated, measure=self.measure, teacher_gradient=True))
         return {"arfd": self.weight * sum(values[1:], start=values[0])}
 
 

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.checks import check_weights
 from distill.losses import at_loss
 from distill.methods.parts.pairs import feature_pairs, require_pairs
 
@@ -36,6 +37,7 @@ class AT(DistillationModule):
     def __init__(self, *args: Any, weight: float = 1000.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         require_pairs(self)
+        check_weights(self.hard_weight, weight=weight)
         self.weight = weight
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:

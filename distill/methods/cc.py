@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.checks import check_at_least, check_positive, check_weights
 from distill.distributed import gather
 from distill.losses import cc_loss
 from distill.methods.parts.pairs import as_vector, feature_pairs, require_pairs
@@ -52,6 +53,9 @@ class CC(DistillationModule):
     ) -> None:
         super().__init__(*args, **kwargs)
         require_pairs(self)
+        check_weights(self.hard_weight, weight=weight)
+        check_positive(gamma=gamma)
+        check_at_least(1, order=order, dimension=dimension)
         self.gamma = gamma
         self.order = order
         self.weight = weight
@@ -64,5 +68,5 @@ class CC(DistillationModule):
         values = []
         for modules, pair in zip(embeddings, feature_pairs(self, student, teacher), strict=True):
             embedded = (gather(embed(as_vector(feature))) for embed, feature in zip(modules, pair, strict=True))
-            values.append(cc_loss(*embedded, gamma=self.gamma, order=self.order))
+            values.append(cc_loss(*embedded, gamma=self.gamma, order=self.order, teacher_gradient=True))
         return {"cc": self.weight * torch.stack(values).sum()}

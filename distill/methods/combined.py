@@ -8,6 +8,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.checks import check_weights
 from distill.errors import UserError
 
 OF_THE_WHOLE = {
@@ -63,6 +64,7 @@ class Combined(DistillationModule):
             if own:
                 raise UserError(f"method {name!r} has its own {own[0]}: give it to Combined alone")
         self.weights = {name: (weights or {}).get(name, 1.0) for name in methods}
+        check_weights(self.hard_weight, **{f"weights[{name!r}]": weight for name, weight in self.weights.items()})
         self.methods = nn.ModuleDict(methods)
         for method in self._all_parts():
             object.__setattr__(method, "task", self.task)  # seen, but not registered a second time

@@ -8,7 +8,7 @@ from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
-from distill.checks import check_at_least, check_option, check_positive
+from distill.checks import check_at_least, check_option, check_positive, check_weights
 from distill.errors import UserError
 from distill.internals.lightning import attached, loader_of
 from distill.losses import nce_log_normalizer, nce_loss
@@ -76,7 +76,8 @@ class CRD(DistillationModule):
         if len(self.student_layers) > 1:
             raise UserError(f"CRD compares one pair of layers, got {len(self.student_layers)}")
         check_option("memory", memory, get_args(Memory))
-        check_at_least(1, negatives=negatives)
+        check_weights(self.hard_weight, weight=weight)
+        check_at_least(1, num_samples=num_samples, negatives=negatives, dimension=dimension)
         check_positive(temperature=temperature)
         if not 0 <= momentum < 1:
             raise UserError(f"momentum must lie in [0, 1), got {momentum}")

@@ -8,6 +8,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.checks import check_positive, check_weights
 from distill.losses import cwd_loss
 from distill.methods.parts.adaptors import convolve_to
 from distill.methods.parts.pairs import check_pairs, feature_pairs
@@ -39,6 +40,8 @@ class CWD(DistillationModule):
     def __init__(self, *args: Any, temperature: float = 4.0, weight: float | None = None, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         check_pairs(self)
+        check_weights(self.hard_weight, weight=weight)
+        check_positive(temperature=temperature)
         self.temperature = temperature
         self.weight = weight if weight is not None else 50.0 if self.student_layers else 3.0
         self.adaptors = nn.ModuleList(nn.LazyConv2d(1, kernel_size=1) for _ in self.student_layers)

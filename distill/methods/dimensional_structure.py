@@ -11,6 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.checks import check_at_least, check_positive, check_weights
 from distill.distributed import gather
 from distill.errors import UserError
 from distill.losses.ds import Cross, dcm_terms, sem_terms
@@ -77,6 +78,10 @@ class DimensionalStructure(DistillationModule):
     ) -> None:
         super().__init__(*args, **kwargs)
         require_pairs(self)
+        check_weights(self.hard_weight, gamma=gamma)
+        check_at_least(0, lambda_=lambda_)
+        check_at_least(1, dimension=dimension)
+        check_positive(sigma=sigma)
         unknown = [term for term in terms if term not in get_args(Term)]
         if unknown or not terms:
             raise UserError(f"terms must be some of {', '.join(get_args(Term))}, got {list(terms)}")
@@ -111,7 +116,9 @@ class DimensionalStructure(DistillationModule):
     def _sem(self, student: Tensor, teacher: Tensor) -> dict[str, Tensor]:
         student_z = self.student_projector(as_vector(student))
         teacher_z = self.teacher_projector(as_vector(teacher))
-        diagonal, off_diagonal = sem_terms(gather(student_z), gather(teacher_z), center=self.center)
+        diagonal, off_diagonal = sem_terms(
+            gather(student_z), gather(teacher_z), center=self.center, teacher_gradient=True
+        )
         return {"sem_1": diagonal, "sem_2": self.lambda_ * off_diagonal}
 
     def _dcm(self, pairs: list[tuple[Tensor, Tensor]]) -> dict[str, Tensor]:

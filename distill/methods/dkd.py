@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.checks import check_at_least, check_positive, check_weights
 from distill.losses import decoupled_kd_terms
 from distill.methods.parts.warmup import warmup_share
 from distill.weighting import SampleWeighting
@@ -42,6 +43,9 @@ class DKD(DistillationModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_weights(self.hard_weight, alpha=alpha, beta=beta)
+        check_positive(temperature=temperature)
+        check_at_least(0, warmup_epochs=warmup_epochs)
         self.alpha = alpha
         self.beta = beta
         self.temperature = temperature

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
-from distill.checks import check_at_least, check_option
+from distill.checks import check_at_least, check_finite, check_option, check_positive, check_weights
 from distill.errors import UserError
 from distill.losses import dwld_terms
 from distill.losses.dwld import Form
@@ -52,6 +52,7 @@ class DynamicWeightController(nn.Module):
         if not 0 <= dropout < 1:
             raise UserError(f"dropout must lie in [0, 1), got {dropout}")
         check_option("source", source, ("student", "teacher"))
+        check_finite(beta_min=beta_min, beta_max=beta_max)
         if not 0 <= beta_min <= beta_max:
             raise UserError(f"the range of beta must be 0 <= beta_min <= beta_max, got [{beta_min}, {beta_max}]")
         self.confidence = confidence
@@ -64,10 +65,9 @@ class DynamicWeightController(nn.Module):
     def forward(self, student: Tensor, teacher: Tensor) -> Tensor:
         """The weights beta ``(N, C, *)`` for the logits of student and teacher, ``(N, C, *)`` each."""
         logits = (student if self.source == "student" else teacher).detach()
-        log_p = logits.reshape(*logits.shape[:2], -1).log_softmax(1)
-        values = log_p.exp()
+        values = logits.unsqueeze(-1).flatten(2).softmax(1)
         if self.confidence:
-            values = torch.cat([values, -(values * log_p).sum(1, keepdim=True)], 1)
+            values = torch.cat([values, torch.special.entr(values).sum(1, keepdim=True)], 1)
         for index, layer in enumerate(self.layers):
             if index > 0:
                 values = self.dropout(values.relu())
@@ -115,6 +115,9 @@ class DWLD(DistillationModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_weights(self.hard_weight, weight=weight)
+        check_at_least(0, alpha=alpha, warmup_epochs=warmup_epochs)
+        check_positive(temperature=temperature)
         self.alpha = alpha
         self.temperature = temperature
         self.form = form

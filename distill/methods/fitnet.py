@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.base import Batch, NetworkOutput
+from distill.checks import check_positive
 from distill.losses import hint_loss
 from distill.methods.parts.pairs import as_map, feature_pairs, require_pairs
 from distill.methods.parts.regressor import Regressor
@@ -59,6 +60,7 @@ class FitNet(StagedDistillation):
     ) -> None:
         super().__init__(*args, stage_one_epochs=stage_one_epochs, **kwargs)
         require_pairs(self)
+        check_positive(weight=weight)
         self.joint = joint
         self.weight = weight
         if joint:

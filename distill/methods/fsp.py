@@ -11,6 +11,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter
 
 from distill.base import Batch, NetworkOutput
+from distill.checks import check_positive
 from distill.errors import UserError
 from distill.losses import fsp_loss, fsp_matrix
 from distill.methods.parts.pairs import feature_pairs, require_pairs
@@ -56,6 +57,7 @@ class FSP(StagedDistillation):
                 "name a first and a second of each pair"
             )
         self._require_hard_loss()
+        check_positive(weight=weight)
         self.weight = weight
         self.convolutions = nn.ModuleList(_ChannelMatch() for _ in self.student_layers)
 

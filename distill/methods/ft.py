@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.base import Batch, NetworkOutput
-from distill.checks import check_positive
+from distill.checks import check_positive, check_weights
 from distill.losses import factor_loss, hint_loss
 from distill.losses.parts.pooling import to_common_size
 from distill.methods.parts.adaptors import convolve_to
@@ -54,6 +54,7 @@ class FT(StagedDistillation):
         super().__init__(*args, stage_one_epochs=stage_one_epochs, **kwargs)
         require_pairs(self)
         check_positive(rate=rate)
+        check_weights(self.hard_weight, weight=weight)
         self.rate = rate
         self.weight = weight
         self.encoders = nn.ModuleList(_Convolutions() for _ in self.teacher_layers)

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.checks import check_positive, check_weights
 from distill.errors import UserError
 from distill.losses import kd_loss
 from distill.weighting import SampleWeighting
@@ -37,6 +38,8 @@ class KD(DistillationModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, hard_weight=hard_weight, **kwargs)  # type: ignore[misc]
+        check_weights(self.hard_weight, weight=weight)
+        check_positive(temperature=temperature)
         self.temperature = temperature
         self.weight = weight
         self.weighting = weighting

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from distill.checks import check_at_least, check_weights
 from distill.losses.arfd import Kernel, Measure
 from distill.losses.dwld import Form
 from distill.methods.arfd import ARFD
@@ -34,8 +35,8 @@ class LIX(Combined):
         warmup_epochs: As in :class:`DWLD`.
         kernel: As in :class:`ARFD`.
         measure: As in :class:`ARFD`.
-        logit_weight: lambda_L.
-        feature_weight: lambda_F.
+        logit_weight: lambda_L, the weight of DWLD.
+        feature_weight: lambda_F, the weight of ARFD.
         **kwargs: As in :class:`~distill.base.DistillationModule`.
 
     Raises:
@@ -58,6 +59,7 @@ class LIX(Combined):
         feature_weight: float = 0.5,
         **kwargs: Any,
     ) -> None:
+        check_at_least(0, logit_weight=logit_weight, feature_weight=feature_weight)
         dwld = DWLD(
             alpha=alpha,
             temperature=temperature,
@@ -74,3 +76,4 @@ class LIX(Combined):
             weight=feature_weight,
         )
         super().__init__(*args, methods={"dwld": dwld, "arfd": arfd}, weights=None, **kwargs)
+        check_weights(self.hard_weight, logit_weight=logit_weight, feature_weight=feature_weight)

@@ -7,6 +7,7 @@ from typing import Any
 from torch import Tensor
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.checks import check_positive, check_weights
 from distill.losses import decoupled_kd_terms
 from distill.weighting import NontargetSampleMask
 
@@ -48,6 +49,8 @@ class NTDH(DistillationModule):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_weights(self.hard_weight, alpha=alpha, beta=beta)
+        check_positive(temperature=temperature)
         self.alpha = alpha
         self.beta = beta
         self.temperature = temperature

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.checks import check_weights
 from distill.distributed import gather
 from distill.losses import pkt_loss
 from distill.methods.parts.pairs import feature_pairs, require_pairs
@@ -35,6 +36,7 @@ class PKT(DistillationModule):
     def __init__(self, *args: Any, weight: float = 30000.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         require_pairs(self)
+        check_weights(self.hard_weight, weight=weight)
         self.weight = weight
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:

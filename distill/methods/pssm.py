@@ -7,7 +7,7 @@ from typing import Any, Literal
 from torch import Tensor
 
 from distill.base import Batch, DistillationModule, NetworkOutput
-from distill.checks import check_option
+from distill.checks import check_at_least, check_option, check_positive, check_weights
 from distill.losses import dkd_loss, kd_loss
 from distill.weighting import PerceptualSolutionSpaceMask
 
@@ -55,6 +55,11 @@ class PSSM(DistillationModule):
     ) -> None:
         super().__init__(*args, **kwargs)
         check_option("loss", loss, ("kd", "dkd"))
+        check_weights(self.hard_weight, weight=weight)
+        check_at_least(0, alpha=alpha, beta=beta)
+        if loss == "dkd":
+            check_weights(self.hard_weight, alpha=alpha, beta=beta)
+        check_positive(temperature=temperature)
         self.loss = loss
         self.alpha = alpha
         self.beta = beta

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from distill.base import Batch, NetworkOutput
+from distill.checks import check_positive, check_weights
 from distill.distributed import mean
 from distill.errors import UserError
 from distill.losses import silog_loss, ssim_loss
@@ -48,6 +49,8 @@ class ResKD(DepthDistillation):
         **kwargs: Any,
     ) -> None:
         super().__init__(*args, **kwargs)
+        check_weights(self.hard_weight, weight=weight)
+        check_positive(data_range=data_range)
         known = get_args(DepthLoss)
         if not losses or any(name not in known for name in losses):
             raise UserError(f"losses must be one or more of {', '.join(known)}, got {list(losses)}")
@@ -61,10 +64,10 @@ class ResKD(DepthDistillation):
         return {name: self.weight * self._loss(name, *depths) for name in self.losses}
 
     def _loss(self, name: DepthLoss, student: Tensor, teacher: Tensor) -> Tensor:
-        responded = teacher > 0
+        responded = ~(teacher <= 0)  # NaN counts, so that it is not hidden
         if name == "si":
             return mean(silog_loss(student, teacher, reduction="none"), responded.flatten(1).any(1))
         if name == "mse":
             return mean(torch.where(responded, student - teacher, 0).square(), responded)
-        data_range = self.data_range or self.depth_task.max_depth
+        data_range = self.depth_task.max_depth if self.data_range is None else self.data_range
         return mean(ssim_loss(student, teacher, data_range=data_range, reduction="none"), responded[:, 0])

@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.checks import check_at_least
 from distill.distributed import gather
 from distill.errors import UserError
 from distill.losses import rkd_angle_loss, rkd_distance_loss
@@ -38,6 +39,7 @@ class RKD(DistillationModule):
     def __init__(self, *args: Any, distance_weight: float = 25.0, angle_weight: float = 50.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         require_pairs(self)
+        check_at_least(0, distance_weight=distance_weight, angle_weight=angle_weight)
         if not (distance_weight or angle_weight):
             raise UserError("RKD has nothing to compare: distance_weight and angle_weight are both 0")
         self.distance_weight = distance_weight

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
-from distill.checks import check_at_least
+from distill.checks import check_at_least, check_weights
 from distill.errors import UserError
 from distill.losses import semckd_loss
 from distill.losses.parts.normalization import unit_vectors
@@ -51,6 +51,7 @@ class SemCKD(DistillationModule):
         if not (self.teacher_layers and self.student_layers):
             raise UserError("SemCKD compares all layers with all: name one or more teacher_layers and student_layers")
         check_at_least(1, embedding_dim=embedding_dim)
+        check_weights(self.hard_weight, weight=weight)
         self.weight = weight
         self.queries = nn.ModuleList(_embedding(embedding_dim) for _ in self.student_layers)
         self.keys = nn.ModuleList(_embedding(embedding_dim) for _ in self.teacher_layers)

@@ -8,7 +8,7 @@ from typing import Any
 from torch import Tensor
 
 from distill.base import Batch, NetworkOutput
-from distill.checks import check_share
+from distill.checks import check_positive, check_share, check_weights
 from distill.distributed import mean
 from distill.errors import UserError, UserKeyError
 from distill.losses import dpm_loss, ssim_loss
@@ -67,6 +67,8 @@ class TIEKD(DepthDistillation):
         if len(student_layers) != 1:
             raise UserError(f"student_layers must name the one layer with logits over bins, got {list(student_layers)}")
         check_share(alpha=alpha)
+        check_weights(self.hard_weight, beta=beta)
+        check_positive(sigma=sigma, data_range=data_range)
         self.alpha = alpha
         self.beta = beta
         self.sigma = sigma
@@ -80,7 +82,7 @@ class TIEKD(DepthDistillation):
         task = self.depth_task
         student_depth, teacher_depth = self.depths(teacher, student)
         (logits,) = student.at(self.student_layers)
-        responded = (teacher_depth > 0)[:, 0]
+        responded = ~(teacher_depth <= 0)[:, 0]  # NaN counts, so that it is not hidden
         terms = {}
         if self.alpha > 0:
             divergence = dpm_loss(
@@ -96,7 +98,7 @@ class TIEKD(DepthDistillation):
             )
             terms["dpm"] = self.beta * self.alpha * mean(divergence, responded)
         if self.alpha < 1:
-            data_range = self.data_range or task.max_depth
+            data_range = task.max_depth if self.data_range is None else self.data_range
             dissimilarity = ssim_loss(student_depth, teacher_depth, data_range=data_range, reduction="none")
             terms["depth"] = self.beta * (1 - self.alpha) * mean(dissimilarity, responded)
         return terms

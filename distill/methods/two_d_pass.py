@@ -9,6 +9,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.checks import check_weights
 from distill.losses import kd_loss, lovasz_loss
 from distill.losses.parts.logits import where_counted
 from distill.losses.parts.pooling import to_common_size
@@ -62,6 +63,7 @@ class TwoDPASS(DistillationModule):
     ) -> None:
         super().__init__(*args, **kwargs)
         require_pairs(self)
+        check_weights(self.hard_weight, weight=weight, head_weight=head_weight, lovasz_weight=lovasz_weight)
         self.weight = weight
         self.head_weight = head_weight
         self.lovasz_weight = lovasz_weight

@@ -13,6 +13,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter
 
 from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.checks import check_weights
 from distill.losses import vid_loss
 from distill.losses.parts.pooling import to_common_size
 from distill.methods.parts.adaptors import PointwiseMLP
@@ -52,6 +53,7 @@ class VID(DistillationModule):
     def __init__(self, *args: Any, weight: float = 1.0, **kwargs: Any) -> None:
         super().__init__(*args, **kwargs)
         require_pairs(self)
+        check_weights(self.hard_weight, weight=weight)
         self.weight = weight
         self.regressors = nn.ModuleList(PointwiseMLP(3) for _ in self.student_layers)
         self.variances = nn.ModuleList(_Variance() for _ in self.student_layers)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from math import comb
 from typing import Any
 
@@ -174,7 +175,7 @@ def _gather_sums(local: Tensor, group: Any = None) -> list[Tensor]:
 
 def _check_options(moments: int, bounds: tuple[float, float]) -> None:
     check_at_least(1, moments=moments)
-    if not bounds[0] < bounds[1]:
+    if not -math.inf < bounds[0] < bounds[1] < math.inf:
         raise UserError(f"bounds must be a lower and a higher number, got {tuple(bounds)}")
 
 

@@ -8,8 +8,9 @@ from typing import Any, Literal, get_args
 import torch
 from torch import Tensor
 from torchmetrics import Metric
+from torchmetrics.utilities import rank_zero_warn
 
-from distill.checks import check_at_least, check_option
+from distill.checks import check_at_least, check_finite, check_option
 from distill.errors import UserError
 
 Crop = Literal["garg", "eigen", "nyu"]
@@ -41,7 +42,8 @@ class DepthScores(Metric):
     :math:`100 \sqrt{E(g^2) - E(g)^2}`. The loss :func:`distill.losses.silog_loss` differs: it keeps a part of the mean.
 
     A pixel counts if it lies inside the crop and ``min_depth`` < d* < ``max_depth``. Predictions are clamped to that
-    range. NaN counts as ``min_depth``, so a NaN costs its own pixel the whole depth and leaves the others as they are.
+    range. A prediction that is no depth, 0 or less or infinite, is clamped as well, and ``compute`` warns of their
+    number. If a prediction is NaN, the scores are NaN.
 
     There are two conventions for several images. ``image`` computes the scores of each image and averages them over the
     images with a pixel that counts: the protocol of Eigen et al. and TIE-KD. ``pixel`` computes the scores over all
@@ -78,6 +80,7 @@ class DepthScores(Metric):
 
     sums: Tensor
     count: Tensor
+    no_depth: Tensor
 
     def __init__(
         self,
@@ -89,6 +92,7 @@ class DepthScores(Metric):
         **kwargs: Any,
     ) -> None:
         super().__init__(**kwargs)
+        check_finite(min_depth=min_depth, max_depth=max_depth)
         if not 0 < min_depth < max_depth:
             raise UserError(f"min_depth must lie between 0 and max_depth, got {min_depth} and {max_depth}")
         check_option("crop", crop, [*CROPS, None])
@@ -102,6 +106,7 @@ class DepthScores(Metric):
         # sums of scores and the number of images, or sums of errors and the number of pixels
         self.add_state("sums", torch.zeros(9, dtype=torch.float64), dist_reduce_fx="sum")
         self.add_state("count", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+        self.add_state("no_depth", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, prediction: Tensor, target: Tensor) -> None:
         """Adds a batch of depth maps in metres, ``(N, 1, H, W)``; targets outside the range do not count."""
@@ -116,7 +121,9 @@ class DepthScores(Metric):
             pixels = valid.sum()
             if pixels == 0:
                 continue
-            errors = self._errors(estimated[valid].double(), measured[valid].double())
+            estimated = estimated[valid].double()
+            self.no_depth += ((estimated <= 0) | estimated.isinf()).sum()
+            errors = self._errors(estimated, measured[valid].double())
             if self.average == "image":
                 self.sums += _scores(errors / pixels)
                 self.count += 1
@@ -125,7 +132,12 @@ class DepthScores(Metric):
                 self.count += pixels
 
     def compute(self) -> dict[str, Tensor]:
-        """All scores by name, float64 scalars; NaN where no pixel counted."""
+        """All scores by name, float64 scalars; NaN if no pixel counted or a prediction is NaN."""
+        if self.no_depth > 0:
+            rank_zero_warn(
+                f"{int(self.no_depth)} scored predictions are no depth, but 0 or less or infinite: they are scored as "
+                f"{self.min_depth} or {self.max_depth} m"
+            )
         mean = self.sums / self.count
         scores = mean if self.average == "image" else _scores(mean)
         names = ("abs_rel", "sq_rel", "rmse", "rmse_log", "log10", "silog", "delta1", "delta2", "delta3")
@@ -138,7 +150,7 @@ class DepthScores(Metric):
 
     def _errors(self, estimated: Tensor, measured: Tensor) -> Tensor:
         """The sums over pixels ``(P,)`` of the errors whose means are the scores, ``(9,)``, in the scores' order."""
-        estimated = estimated.nan_to_num(nan=self.min_depth).clamp(self.min_depth, self.max_depth)
+        estimated = estimated.clamp(self.min_depth, self.max_depth)
         difference = estimated - measured
         log_ratio = estimated.log() - measured.log()
         log10_error = estimated.log10().sub_(measured.log10()).abs_()
@@ -150,7 +162,7 @@ class DepthScores(Metric):
             log_ratio.square(),
             log10_error,
             log_ratio,
-            *(ratio < 1.25**k for k in (1, 2, 3)),
+            *(torch.where(ratio.isnan(), ratio, (ratio < 1.25**k).double()) for k in (1, 2, 3)),
         ]
         return torch.stack([error.sum(dtype=torch.float64) for error in errors])
 

@@ -177,6 +177,7 @@ def _at_counted(
 
 def _jsd_terms(log_p: Tensor, log_q: Tensor) -> Tensor:
     """The terms of the Jensen-Shannon divergence, from log-probabilities; finite if p or q is 0."""
+    log_p, log_q = (x.clamp(min=torch.finfo(x.dtype).min / 2) for x in (log_p, log_q))  # -inf of a masked class
     high = torch.maximum(log_p, log_q)
     # log((p + q) / 2) from the higher of the two: it does not overflow, and is exactly log p if p = q
     log_mean = high + torch.log1p(torch.expm1(torch.minimum(log_p, log_q) - high) / 2)

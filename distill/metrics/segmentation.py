@@ -9,7 +9,9 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassConfusionMatrix
 
+from distill.checks import check_at_least
 from distill.errors import UserError
+from distill.metrics.accuracy import count_undefined
 
 
 class SegmentationScores(MulticlassConfusionMatrix):
@@ -25,7 +27,8 @@ class SegmentationScores(MulticlassConfusionMatrix):
     ``mFsc`` and ``mIoU`` are their means over the classes, ``fwFsc`` and ``fwIoU`` their means weighted by :math:`f_c`.
     ``accuracy`` is the share of correct pixels, ``iou_<class>`` the IoU of one class. A class that is neither labelled
     nor predicted anywhere has no score (NaN) and does not count in the means. States are integer counts, so the scores
-    are exact for any batches and processes.
+    are exact for any batches and processes. All scores are NaN if the logits of a labelled pixel are undefined: one of
+    them is NaN, or all are -inf.
 
     Args:
         num_classes: C, at least 2.
@@ -34,7 +37,8 @@ class SegmentationScores(MulticlassConfusionMatrix):
         **kwargs: As in :class:`torchmetrics.Metric`.
 
     Raises:
-        ValueError: The number of names is not that of the classes, or two names are equal.
+        ValueError: The number of names is not that of the classes, or two names are equal; on update, the shapes do
+            not belong together, or the logits are of another number of classes.
 
     Shapes of ``update``: logits ``(N, C, *)`` or class indices ``(N, *)``, and target ``(N, *)``.
 
@@ -47,19 +51,40 @@ class SegmentationScores(MulticlassConfusionMatrix):
         {'mFsc': 0.667, 'fwFsc': 0.667, 'mIoU': 0.5, 'fwIoU': 0.5, 'accuracy': 0.667, 'iou_0': 0.5, 'iou_1': 0.5}
     """
 
+    undefined: Tensor
+
     def __init__(
         self, num_classes: int, ignore_index: int = 255, class_names: Sequence[str] | None = None, **kwargs: Any
     ) -> None:
+        check_at_least(2, num_classes=num_classes)
         names = tuple(class_names or map(str, range(num_classes)))
         if len(set(names)) != num_classes or len(names) != num_classes:
             raise UserError(f"class_names must be {num_classes} different names, got {', '.join(names)}")
         # the task has checked shapes and labels; a check here would sort all pixels in every step
         super().__init__(num_classes, ignore_index=ignore_index, validate_args=False, **kwargs)
         self.class_names = names
+        self.add_state("undefined", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
+
+    def update(self, preds: Tensor, target: Tensor) -> None:
+        """Adds logits ``(N, C, *)`` or class indices ``(N, *)``, and targets ``(N, *)``."""
+        if preds.is_floating_point():
+            if preds.ndim < 2 or preds.shape[:1] + preds.shape[2:] != target.shape:
+                raise UserError(
+                    f"logits must have shape (N, {self.num_classes}, *) for targets (N, *), got {tuple(preds.shape)} "
+                    f"and {tuple(target.shape)}"
+                )
+            if preds.shape[1] != self.num_classes:
+                raise UserError(f"there are {preds.shape[1]} logits a pixel for {self.num_classes} classes")
+            self.undefined = self.undefined + count_undefined(preds, target, self.ignore_index)
+        elif preds.shape != target.shape:
+            raise UserError(
+                f"predicted classes must have the shape of the target, {tuple(target.shape)}, got {tuple(preds.shape)}"
+            )
+        super().update(preds, target)
 
     def compute(self) -> dict[str, Tensor]:  # type: ignore[override]
-        """All scores by name, float64 scalars; NaN where no pixel was labelled."""
-        counts = self.confmat.double()
+        """All scores by name, float64 scalars; NaN if no pixel was labelled, or the logits of one are undefined."""
+        counts = torch.where(self.undefined > 0, torch.nan, self.confmat.double())
         labelled, predicted, right = counts.sum(1), counts.sum(0), counts.diag()
         f_score = 2 * right / (labelled + predicted)
         iou = right / (labelled + predicted - right)

@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
-from torch.distributed.tensor import DTensor
 
 from distill.distributed import all_gather_objects, rank_part
 from distill.errors import UserError
-from distill.internals.torch import norms
 from distill.outputs import Batch
+from distill.training.gradients import GradientWatch, copied_to_cpu
 from distill.training.means import LossSums, add_batch
-
-SAMPLES_NAMED = 8
-"""The number of samples that an error names; it counts the others."""
+from distill.training.named_samples import named_samples, not_finite_rows
+from distill.training.teacher_fault import no_fault, teacher_fault
 
 
 class TrainingLosses(Callback):
@@ -70,7 +69,7 @@ class TrainingLosses(Callback):
         # Lightning leaves this callback with its trainer, which may fit another kind of module next
         network = getattr(pl_module, "network", pl_module)
         when = f"in epoch {trainer.current_epoch}, step {trainer.global_step}"
-        self._watch.check(network, when=when)
+        self._watch.check(network, when=when, of_teacher=partial(teacher_fault, pl_module))
         if getattr(trainer.precision_plugin, "scaler", None) is None:  # a scaler leaves out steps that overflow
             self._gradients.watch(pl_module, when=when)
 
@@ -123,18 +122,19 @@ class LossWatch:
             batch: The batch of the step.
         """
         detached = {name: value.detach() for name, value in terms.items()}
-        self._watched = _Watched(*_copied(loss.detach().isfinite()), loss.detach(), detached, batch)
+        self._watched = _Watched(*copied_to_cpu(loss.detach().isfinite()), loss.detach(), detached, batch)
 
-    def check(self, network: nn.Module, *, when: str) -> None:
+    def check(self, network: nn.Module, *, when: str, of_teacher: Callable[[Batch], str | None] = no_fault) -> None:
         """Checks the loss of the last step, and forgets the step.
 
         Args:
             network: The trained network; its weights may be the cause.
             when: The epoch and step, for the message.
+            of_teacher: What is wrong with the teacher on a batch; called only if the loss is not finite.
 
         Raises:
             ValueError: The loss is not finite. The message names the samples that are not finite; if all are finite,
-                it names the first such weight; if these are finite too, it names the terms.
+                it names the first such weight; if these are finite too, the teacher's weight or output, or the terms.
         """
         watched, self._watched = self._watched, None
         if watched is None:
@@ -142,103 +142,22 @@ class LossWatch:
         if watched.copied is not None:
             watched.copied.synchronize()
         if not watched.finite:
-            raise UserError(f"the loss is {float(watched.loss)} {when}: {_cause(watched, network)}")
+            raise UserError(f"the loss is {float(watched.loss)} {when}: {_cause(watched, network, of_teacher)}")
 
 
-class _WatchedGradients(NamedTuple):
-    norms: Tensor
-    copied: torch.cuda.Event | None
-    names: list[str]
-    when: str
-
-
-class GradientWatch:
-    """Checks the gradients of each step: the loss of a square root at 0 is finite, and its gradient is not.
-
-    On a CPU the check comes before the step. On a GPU it would wait for the backward pass there, so the result is read
-    after the next step.
-    """
-
-    def __init__(self) -> None:
-        self._watched: _WatchedGradients | None = None
-
-    def watch(self, module: nn.Module, *, when: str) -> None:
-        """Checks the gradients of the step before, and keeps those of this step or checks them as well.
-
-        Args:
-            module: The module in training, after the backward pass.
-            when: The epoch and step, for the message.
-
-        Raises:
-            ValueError: A gradient is not finite. The message names its parameter.
-        """
-        self.check()
-        gradients = {name: _values(p.grad) for name, p in module.named_parameters() if p.grad is not None}
-        gradients = {name: values for name, values in gradients.items() if values.numel()}
-        if not gradients:
-            return
-        sizes = norms([*gradients.values()])
-        self._watched = _WatchedGradients(*_copied(sizes), list(gradients), when)
-        if not sizes.is_cuda:
-            self.check()
-
-    def check(self) -> None:
-        """Checks the gradients that were watched last, and forgets them.
-
-        Raises:
-            ValueError: As in :meth:`watch`.
-        """
-        watched, self._watched = self._watched, None
-        if watched is None:
-            return
-        if watched.copied is not None:
-            watched.copied.synchronize()
-        strange = [name for name, finite in zip(watched.names, watched.norms.isfinite(), strict=True) if not finite]
-        if strange:
-            raise UserError(
-                f"the gradient of {_first_of(strange)} is NaN or infinite {watched.when}, but the loss is finite: "
-                "a term of the loss has no finite derivative there"
-            )
-
-
-def _copied(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
-    """The values on the CPU, from a GPU without waiting for it: they are valid after the event."""
-    on_cpu = values.to("cpu", non_blocking=values.is_cuda)
-    if not values.is_cuda:
-        return on_cpu, None
-    copied = torch.cuda.Event()
-    copied.record()
-    return on_cpu, copied
-
-
-def _values(gradient: Tensor) -> Tensor:
-    """The values of this process: of its shard, and of a sparse gradient those that are stored."""
-    local = gradient.to_local() if isinstance(gradient, DTensor) else gradient
-    return local.coalesce().values() if local.is_sparse else local
-
-
-def _first_of(names: Sequence[str]) -> str:
-    return f"{names[0]!r}" + (f" and {len(names) - 1} more parameters" if len(names) > 1 else "")
-
-
-def _cause(watched: _Watched, network: nn.Module) -> str:
+def _cause(watched: _Watched, network: nn.Module, of_teacher: Callable[[Batch], str | None]) -> str:
     for name, values in watched.batch.items():
         if name == "target" or not values.is_floating_point():
             continue
-        rows = (~values.reshape(len(values), -1).isfinite().all(1)).nonzero()[:, 0]
+        rows = not_finite_rows(values)
         if len(rows):
-            return f"{name!r} is not finite in {_samples(rows, watched.batch.get('index'))}"
+            return f"{name!r} is not finite in {named_samples(rows, watched.batch.get('index'))}"
     for name, parameter in network.named_parameters():
         if not parameter.isfinite().all():
             return f"the network's weight {name!r} is not finite, but all inputs are"
+    if fault := of_teacher(watched.batch):
+        return fault
     terms = [name for name, value in watched.terms.items() if not value.isfinite().all()]
     if not terms:
         return "all its terms, all inputs of this process and all weights are finite"
     return f"these terms are not finite: {', '.join(terms)}; all inputs of this process and all weights are"
-
-
-def _samples(rows: Tensor, index: Tensor | None) -> str:
-    numbers = rows if index is None else index[rows]
-    named = ", ".join(map(str, numbers[:SAMPLES_NAMED].tolist()))
-    rest = f" and {len(rows) - SAMPLES_NAMED} more" if len(rows) > SAMPLES_NAMED else ""
-    return f"samples {named}{rest} of the {'batch' if index is None else 'data set'}"

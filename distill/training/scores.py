@@ -30,7 +30,7 @@ class StageScores(nn.Module):
         super().__init__()
         self.stage = stage
         self.metrics = task.metrics().clone(prefix=f"{stage}/")
-        self.hard = MeanMetric()
+        self.hard = _WeightedMean()
         self._losses: LossSums = {}
 
     def update(self, prediction: Tensor, batch: Batch, task: Task) -> None:
@@ -53,10 +53,9 @@ class StageScores(nn.Module):
         gathered = all_gather_objects((sums, self.hard.update_called))
         scores: dict[str, Tensor] = {}
         for name in dict.fromkeys(name for sums, _ in gathered for name in sums):
-            total, count = (
-                sum(parts) for parts in zip(*(sums[name] for sums, _ in gathered if name in sums), strict=True)
-            )
-            scores[f"{self.stage}/{name}"] = torch.tensor(total / count)
+            parts = [sums[name] for sums, _ in gathered if name in sums]
+            mean = sum(total for total, _ in parts) / sum(count for _, count in parts)
+            scores[f"{self.stage}/{name}"] = torch.tensor(mean)
         if any(labelled for _, labelled in gathered):  # all processes or none: compute() waits for the others
             scores |= {**self.metrics.compute(), f"{self.stage}/hard": self.hard.compute()}
         else:
@@ -69,3 +68,12 @@ class StageScores(nn.Module):
         self.metrics.reset()
         self.hard.reset()
         self._losses = {}
+
+
+class _WeightedMean(MeanMetric):
+    """A mean that is NaN if a value is; torchmetrics leaves NaN out, or the weights with ``nan_strategy="disable"``."""
+
+    def update(self, value: Tensor, weight: Tensor) -> None:  # type: ignore[override]
+        """Adds values and their weights, of one shape."""
+        self.mean_value += (value * weight).sum()
+        self.weight += weight.sum()

@@ -45,7 +45,7 @@ class PerceptualSolutionSpaceMask(SampleWeighting):
             mentions wrong pseudo-labels, which are the teacher's.
         on: The outputs O. Probabilities are not negative, so their cosine is at least 0, s is at least 1/2, and the
             mask has little effect. The cosine of logits lies between -1 and 1, but it changes if a constant is added
-            to all logits.
+            to all logits. Classes with a logit of -inf, which masks them, are left out of it.
         ignore_index: Positions with this target never count as wrong.
 
     Raises:
@@ -88,6 +88,9 @@ class PerceptualSolutionSpaceMask(SampleWeighting):
         student, teacher = at_least_float32(student), at_least_float32(teacher)
         if self.on == "probabilities":
             student, teacher = student.softmax(1), teacher.softmax(1)
+        else:
+            masked = (student == -torch.inf) | (teacher == -torch.inf)
+            student, teacher = student.masked_fill(masked, 0), teacher.masked_fill(masked, 0)
         # rounding can make a cosine slightly larger than 1
         return ((F.cosine_similarity(student, teacher, dim=1) + 1) / 2).clamp(0, 1)
 

@@ -75,3 +75,8 @@ def test_finite_for_gaps_of_1000_and_for_half_precision() -> None:
 def test_maps_that_do_not_belong_together_are_refused(student: tuple[int, ...], teacher: tuple[int, ...]) -> None:
     with pytest.raises(ValueError, match=r"the same shape \(N, C, \*\) with positions after the channels, got"):
         cwd_loss(torch.zeros(student), torch.zeros(teacher))
+
+
+def test_one_position_is_refused_since_its_softmax_is_always_1() -> None:
+    with pytest.raises(ValueError, match=r"with positions after the channels, got \(2, 3, 1, 1\)"):
+        cwd_loss(torch.zeros(2, 3, 1, 1), torch.zeros(2, 3, 1, 1))

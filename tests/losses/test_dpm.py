@@ -83,15 +83,18 @@ def test_a_bin_too_wide_for_the_gaussian_to_reach_its_center_has_all_the_probabi
 
 
 @maps
-def test_depths_beyond_the_range_are_at_its_ends_and_no_response_is_0_everywhere(options: dict[str, Any]) -> None:
+def test_depths_beyond_the_range_are_at_its_ends_and_no_response_is_0_everywhere_and_nan_is_nan(
+    options: dict[str, Any],
+) -> None:
     actual = depth_probability_map(
         metres(0.5, 1.0, 20.0, 90.0, math.inf, 0.0, -1.0, math.nan), min_depth=1.0, **options
     )
-    below, lowest, _, above, infinite, *absent = actual[0, :, 0].unbind(1)
+    below, lowest, _, above, infinite, *absent, unknown = actual[0, :, 0].unbind(1)
     assert torch.equal(below, lowest)
     assert torch.equal(above, infinite)
     assert above.argmax() == 256
     assert all(probabilities.eq(0).all() for probabilities in absent)
+    assert unknown.isnan().any()
 
 
 def test_decoded_depth_is_the_mean_of_the_centers() -> None:
@@ -207,7 +210,7 @@ def test_mass_outside_the_teachers_bins_is_drawn_into_them(direction: Direction)
 def test_positions_without_a_response_are_zero_and_do_not_count(direction: Direction) -> None:
     depth = depths()
     depth[1, 0, :2] = 0
-    depth[1, 0, 2, 0] = math.nan
+    depth[1, 0, 2, 0] = -1
     counted = (depth > 0).squeeze(1)
     logits = random_logits(depth, 40)
     losses = dpm_loss(logits, depth, direction=direction, reduction="none")
@@ -223,7 +226,7 @@ def test_positions_without_a_response_are_zero_and_do_not_count(direction: Direc
 def test_logits_where_there_is_no_response_do_not_matter(direction: Direction) -> None:
     depth = depths()
     depth[1, 0, :2] = 0
-    depth[1, 0, 2, 0] = math.nan
+    depth[1, 0, 2, 0] = -1
     logits = random_logits(depth, 40)
     strange = logits.masked_fill(~(depth > 0), math.inf)
     loss, usual = (dpm_loss(values, depth, direction=direction) for values in (strange, logits))
@@ -368,3 +371,13 @@ def test_what_does_not_belong_together_is_refused() -> None:
         dpm_loss(logits, depths(), direction="both")  # type: ignore[arg-type]
     with pytest.raises(ValueError, match="reduction must be one of none, mean, sum, got 'max'"):
         dpm_loss(logits, depths(), reduction="max")  # type: ignore[arg-type]
+
+
+@directions
+def test_bins_masked_by_minus_infinity_are_bins_without_probability(direction: Direction) -> None:
+    depth = depths().clamp(max=40)  # far from the masked bins
+    logits, masked = random_logits(depth, 30), torch.arange(30).view(-1, 1, 1) > 25
+    spoiled, least = logits.masked_fill(masked, -torch.inf), logits.masked_fill(masked, -1e4)
+    assert_near(dpm_loss(spoiled, depth, direction=direction), dpm_loss(least, depth, direction=direction))
+    one, other = (gradient(lambda z: dpm_loss(z, depth, direction=direction), values) for values in (spoiled, least))
+    assert_near(one, other)

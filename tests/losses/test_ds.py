@@ -33,7 +33,7 @@ def test_the_correlation_and_its_gradients_are_those_of_the_equation(center: boo
     weights = features(3, 3, seed=2)  # entries count differently, so that none can stand in for another
 
     def actual(s: Tensor, t: Tensor) -> Tensor:
-        return cross_correlation(s, t, center=center) * weights
+        return cross_correlation(s, t, center=center, teacher_gradient=True) * weights
 
     def expected(s: Tensor, t: Tensor) -> Tensor:
         return correlation_equation(s, t, center) * weights

@@ -76,3 +76,8 @@ def test_what_does_not_belong_together_is_refused() -> None:
         lovasz_loss(torch.zeros(2, 3, 5), torch.zeros(2, 4, dtype=torch.int64))
     with pytest.raises(ValueError, match="reduction must be one of none, mean, sum, got 'total'"):
         lovasz_loss(torch.zeros(2, 3), torch.zeros(2, dtype=torch.int64), reduction="total")  # type: ignore[arg-type]
+
+
+def test_one_class_is_refused_since_its_probability_is_always_1() -> None:
+    with pytest.raises(ValueError, match=r"at least 2 classes on dim 1, got shape \(2, 1, 3\)"):
+        lovasz_loss(torch.zeros(2, 1, 3), torch.zeros(2, 3, dtype=torch.int64))

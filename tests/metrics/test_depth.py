@@ -90,13 +90,23 @@ def test_targets_at_and_beyond_the_ends_do_not_count_and_predictions_are_clamped
     assert scores["delta1"] == pytest.approx(0)  # 10 / 8 is 1.25, not less
 
 
-def test_nan_is_wrong_where_it_stands_and_nowhere_else() -> None:
-    target = torch.full((1, 1, 1, 4), 20.0)
+@pytest.mark.parametrize("average", ["image", "pixel"])
+def test_a_prediction_of_nan_makes_all_scores_nan(average: str) -> None:
+    target = torch.full((3, 1, 1, 4), 20.0)
     prediction = target.clone()
-    prediction[..., 1] = math.nan
-    scores = scores_of(prediction, target, min_depth=1.0)
-    assert scores["abs_rel"] == pytest.approx(19 / 20 / 4)
-    assert scores["delta3"] == 0.75
+    prediction[1, ..., 1] = math.nan
+    assert all(math.isnan(score) for score in scores_of(prediction, target, average=average).values())
+    target[1, ..., 1] = 0  # where there is no ground truth, nothing is scored
+    assert scores_of(prediction, target, average=average)["delta1"] == 1
+
+
+def test_predictions_that_are_no_depth_are_clamped_with_a_warning_that_counts_them() -> None:
+    target = torch.full((1, 1, 1, 6), 20.0)
+    target[..., 5] = 0
+    prediction = torch.tensor([[[[20.0, 0.0, -3.0, math.inf, 0.5, -1.0]]]])
+    with pytest.warns(UserWarning, match="3 scored predictions are no depth, but 0 or less or infinite"):
+        scores = scores_of(prediction, target, min_depth=1.0)
+    assert scores["abs_rel"] == pytest.approx((3 * 19 / 20 + 60 / 20) / 5)
 
 
 @pytest.mark.parametrize(

@@ -5,6 +5,7 @@ import torch
 from sklearn.metrics import accuracy_score, f1_score, jaccard_score
 from torch import Tensor
 
+from distill.errors import UserError
 from distill.metrics import SegmentationScores
 from tests.processes import run_in_processes
 
@@ -55,6 +56,28 @@ def test_without_a_labelled_pixel_there_is_no_score() -> None:
     scores = SegmentationScores(3)
     scores.update(torch.zeros(1, 3, 2, 2), torch.full((1, 2, 2), IGNORED))
     assert all(value.isnan() for value in scores.compute().values())
+
+
+@pytest.mark.parametrize("undefined", [float("nan"), -float("inf")])
+def test_undefined_logits_of_a_labelled_pixel_make_all_scores_nan(undefined: float) -> None:
+    logits, target = pixels()
+    logits[1, :, 2, 3] = undefined
+    target[1, 2, 3] = IGNORED
+    assert scores_of(logits, target)["mIoU"] > 0
+    target[1, 2, 3] = 0
+    assert all(value != value for value in scores_of(logits, target).values())
+    logits[1, 0, 2, 3] = float("inf") if undefined < 0 else float("nan")
+    assert (scores_of(logits, target)["mIoU"] > 0) == (undefined < 0)  # one logit of inf is the highest
+
+
+def test_predictions_of_other_classes_or_shapes_are_one_sentence() -> None:
+    logits, target = pixels()
+    with pytest.raises(UserError, match="there are 5 logits a pixel for 4 classes"):
+        SegmentationScores(4).update(logits, target)
+    with pytest.raises(UserError, match=r"logits must have shape \(N, 5, \*\) for targets"):
+        SegmentationScores(5).update(logits, target[:, 1:])
+    with pytest.raises(UserError, match="predicted classes must have the shape of the target"):
+        SegmentationScores(5).update(logits.argmax(1), target[1:])
 
 
 @pytest.mark.parametrize("names", [["road"], ["road", "road", "car"]])

@@ -14,7 +14,7 @@ from distill import Batch, NetworkOutput
 from distill.errors import UserError
 from distill.losses import dkd_loss
 from distill.methods import DKD, KD
-from distill.training.losses import GradientWatch
+from distill.training.gradients import GradientWatch
 from tests.toys import ToyData, make_batch, pair_arguments, quiet_trainer
 
 

@@ -32,3 +32,13 @@ def test_the_hard_loss_is_float32_under_autocast() -> None:
     with torch.autocast("cpu", torch.bfloat16):
         scores.update(logits, {"target": torch.tensor([1])}, task)
     assert float(scores.take()["test/hard"]) == 1000
+
+
+def test_a_loss_of_nan_makes_the_mean_nan() -> None:
+    task = Classification(2)
+    scores = StageScores(task, "val")
+    scores.update(torch.zeros(3, 2), torch.tensor([0, 1, 255]), task)
+    scores.update(torch.tensor([[torch.nan, 0.0]]), torch.tensor([1]), task)
+    taken = scores.take()
+    assert taken["val/hard"].isnan()
+    assert taken["val/accuracy"].isnan()

@@ -41,6 +41,22 @@ def rows(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return at_least_float32(student).flatten(1), at_least_float32(teacher).flatten(1)
 
 
+def in_unit_range(features: Tensor) -> Tensor:
+    """Rows divided by the largest absolute value of all, a constant: for losses that do not depend on the scale.
+
+    So the squares of tiny or huge features and the gradients do not leave the range of float32. Zeros stay 0.
+    """
+    if not features.numel():
+        return features
+    largest = features.detach().abs().amax()
+    return features / torch.where(largest == 0, 1, largest)
+
+
+def mean_of_pairs(values: Tensor) -> Tensor:
+    """The mean of the values of all pairs of samples, ``(N, N)``; 0 without samples."""
+    return values.sum() / max(1, values.numel())
+
+
 def squared_distances(first: Tensor, second: Tensor) -> Tensor:
     r"""The squared Euclidean distances between the rows of two tensors.
 
@@ -77,8 +93,8 @@ def squared_distances_of_pairs(points: Tensor) -> Tensor:
 
 def distances(squared: Tensor) -> Tensor:
     """The square roots of squared distances; a distance of 0 has gradient 0, not infinity."""
-    apart = squared > 0
-    return torch.where(apart, torch.where(apart, squared, 1).sqrt(), 0)
+    equal = squared <= 0
+    return torch.where(equal, 0, torch.where(equal, 1, squared).sqrt())
 
 
 class _SquaredDistances(torch.autograd.Function):
@@ -96,7 +112,7 @@ class _SquaredDistances(torch.autograd.Function):
             squares += norms.square().unsqueeze(1) + other_norms.square()
             products.addmm_(a, b.mT)
         squared = squares - 2 * products
-        return torch.where(squared > EQUAL * squares, squared, 0).to(first.dtype)
+        return torch.where(squared <= EQUAL * squares, 0, squared).to(first.dtype)
 
     @staticmethod
     @without_autocast

@@ -34,7 +34,7 @@ class Discriminator(nn.Module):
 
     def forward(self, feature: Tensor) -> Tensor:
         """The scores ``(N, L)``, logits, at the L positions of ``(N, C, *)``; a vector ``(N, C)`` has one position."""
-        scores: Tensor = self.layers(feature.reshape(*feature.shape[:2], -1).mT)
+        scores: Tensor = self.layers(feature.unsqueeze(-1).flatten(2).mT)
         return scores.squeeze(2)
 
 
