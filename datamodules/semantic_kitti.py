@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.frames import FrameDataModule
+from datamodules.reading.folders import check_paired, find_folder, list_files
 from datamodules.reading.frame import Camera, Frame, Frames
 from datamodules.reading.frame_files import frame_name
-from datamodules.reading.image_files import check_paired, find_folder, list_files, read_color
-from datamodules.reading.kitti_calibration import read_matrices, stereo_camera
+from datamodules.reading.image_files import read_color
+from datamodules.reading.kitti_calibration import read_matrices, read_stereo_camera
 from datamodules.reading.lidar import read_scan, view_scan
 from datamodules.reading.semantic_kitti_classes import CLASS_NAMES, PALETTE, read_classes
 from datamodules.serving.geometry import Geometry
@@ -177,5 +178,5 @@ def read_calibration(path: Path) -> tuple[NDArray[np.float64], Camera]:
     Raises:
         ValueError: A matrix is missing or damaged.
     """
-    left, right, lidar_to_camera = read_matrices(path, ("P2", "P3", "Tr"))
-    return left @ np.vstack([lidar_to_camera, (0, 0, 0, 1)]), stereo_camera(left, right)
+    left, _, lidar_to_camera = read_matrices(path, ("P2", "P3", "Tr"))
+    return left @ np.vstack([lidar_to_camera, (0, 0, 0, 1)]), read_stereo_camera(path, "P2", "P3")

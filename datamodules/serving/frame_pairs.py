@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from datamodules.augmentation import PairedAugmentation
-from datamodules.reading.arrays import Floats
+from datamodules.reading.arrays import Floats, Pixels
 from datamodules.reading.frame import IGNORED, Frame, Frames
 from datamodules.reading.lidar import normalised_points
 from datamodules.reading.responses import StoredResponses
@@ -23,7 +23,7 @@ from distill.errors import UserError
 from distill.outputs import Batch
 
 Target = Literal["classes", "depth"]
-Scalar = TypeVar("Scalar", np.uint8, np.float32)
+Scalar = TypeVar("Scalar", bound=np.uint8 | np.float32)
 
 # ImageNet's RGB values from 0 to 1, with which timm's pretrained encoders were trained
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -213,7 +213,7 @@ def _cropped(frame: Frame, size: tuple[int, int]) -> Frame:
     )
 
 
-def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+def _resized(image: Pixels, size: tuple[int, int]) -> Pixels:
     """The image in another size: averaged over areas where it shrinks, interpolated bilinearly where it grows."""
     if image.shape[:2] == size:
         return image
@@ -221,7 +221,7 @@ def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint
     # if one side shrinks and the other grows, a single step would shift the pixels
     least = min(width, image.shape[1]), min(height, image.shape[0])
     resized = cv2.resize(cv2.resize(image, least, interpolation=cv2.INTER_AREA), (width, height))
-    return cast(NDArray[np.uint8], resized)
+    return cast(Pixels, resized)
 
 
 def _resized_nearest(values: NDArray[Scalar], size: tuple[int, int]) -> NDArray[Scalar]:
@@ -232,7 +232,7 @@ def _resized_nearest(values: NDArray[Scalar], size: tuple[int, int]) -> NDArray[
     return cast(NDArray[Scalar], cv2.resize(values, (width, height), interpolation=cv2.INTER_NEAREST_EXACT))
 
 
-def _normalised(image: NDArray[np.uint8]) -> Floats:
+def _normalised(image: Pixels) -> Floats:
     mean, std = (np.float32(255) * np.array(values, dtype=np.float32) for values in (IMAGENET_MEAN, IMAGENET_STD))
     normalised: Floats = (image - mean) / std
     return normalised
