@@ -103,9 +103,7 @@ class PairedAugmentation:
         Raises:
             ValueError: The sample is smaller than ``crop``.
         """
-        height, width = image.shape[:2]
-        if self.crop is not None and (self.crop[0] > height or self.crop[1] > width):
-            raise UserError(f"a crop of {self.crop[0]} x {self.crop[1]} does not fit into {height} x {width} pixels")
+        self.check_crop(*image.shape[:2])
         self._all.set_random_seed(seed)
         # albumentations takes bytes, or floats from 0 to 1
         white = 1 if image.dtype == np.uint8 else 255
@@ -117,6 +115,11 @@ class PairedAugmentation:
         if "lidar" in moved:
             moved["lidar"] = self._rotated_points(moved["lidar"])
         return changed["image"] * image.dtype.type(white), IGNORED - changed["mask"], moved
+
+    def check_crop(self, height: int, width: int) -> None:
+        """Raises a ValueError if ``crop`` does not fit into a frame of this size."""
+        if self.crop is not None and (self.crop[0] > height or self.crop[1] > width):
+            raise UserError(f"a crop of {self.crop[0]} x {self.crop[1]} does not fit into {height} x {width} pixels")
 
     def _rotated(self, normals: Floats) -> Floats:
         """Normals after the flip and the rotation of this sample; their pixels have moved already."""

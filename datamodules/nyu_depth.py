@@ -164,6 +164,8 @@ class LabeledFrames:
         if labels != depths:
             raise UserError(f"{path} should hold labels of the shape of depths, {depths}, but they have {labels}")
 
+        self.sizes = [(images[3], images[2])] * len(positions)
+
     def __len__(self) -> int:
         return len(self.positions)
 

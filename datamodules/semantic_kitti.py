@@ -13,7 +13,7 @@ from datamodules.frames import FrameDataModule
 from datamodules.reading.folders import check_paired, find_folder, list_files
 from datamodules.reading.frame import Camera, Frame, Frames
 from datamodules.reading.frame_files import frame_name
-from datamodules.reading.image_files import read_color
+from datamodules.reading.image_files import UnreadableError, read_color, read_header
 from datamodules.reading.kitti_calibration import read_matrices, read_stereo_camera
 from datamodules.reading.lidar import read_scan, view_scan
 from datamodules.reading.semantic_kitti_classes import CLASS_NAMES, PALETTE, read_classes
@@ -164,12 +164,25 @@ class ScanFrames:
     def __len__(self) -> int:
         return len(self.files)
 
+    @property
+    def sizes(self) -> list[tuple[int, int] | None]:
+        """Height and width of every image, from its header; ``None`` where that is damaged."""
+        return [_size(scan.image) for scan in self.files]
+
     def __getitem__(self, index: int) -> Frame:
         files = self.files[index]
         image, scan = read_color(files.image), read_scan(files.scan)
         height, width = image.shape[:2]
         view = view_scan(scan, read_classes(files.labels, len(scan)), files.projection, (height, width))
         return Frame(image, view.depth, view.target, files.camera, view.lidar)
+
+
+def _size(path: Path) -> tuple[int, int] | None:
+    try:
+        height, width, _ = read_header(path)
+    except UnreadableError:  # reported, or replaced, when the frame is read
+        return None
+    return height, width
 
 
 def read_calibration(path: Path) -> tuple[NDArray[np.float64], Camera]:

@@ -96,6 +96,25 @@ class FramePairs(Dataset[Batch]):
         else:
             self.responses = None
 
+    def check_crops(self) -> None:
+        """Checks that the crops fit into all frames whose size is known before they are read.
+
+        Raises:
+            ValueError: Names the first frame that is too small.
+        """
+        random_crop = None if self.augmentation is None else self.augmentation.crop
+        if self.crop is None and random_crop is None:
+            return
+        for position, size in enumerate(getattr(self.frames, "sizes", ())):
+            if size is None:
+                continue
+            self._check_crop(size, position)
+            if self.augmentation is not None:
+                try:
+                    self.augmentation.check_crop(*(self.size or self.crop or size))
+                except UserError as error:
+                    raise UserError(f"{self._described(position)} is too small: {error}") from None
+
     def __getitem__(self, index: int | SeededIndex) -> Batch:
         """One sample.
 
@@ -156,11 +175,7 @@ class FramePairs(Dataset[Batch]):
                 f"{self._described(position)} has an image of {image}, a depth of {depth} and a target of {target} "
                 "pixels, which must have one size"
             )
-        if self.crop is not None and (self.crop[0] > shapes[0][0] or self.crop[1] > shapes[0][1]):
-            raise UserError(
-                f"{self._described(position)} has {_extent(shapes[0])} pixels, too few for a crop of "
-                f"{_extent(self.crop)}"
-            )
+        self._check_crop(frame.image.shape[:2], position)
         if self.num_classes is None:
             return
         strange = (frame.target >= self.num_classes) & (frame.target != IGNORED)
@@ -168,6 +183,12 @@ class FramePairs(Dataset[Batch]):
             raise UserError(
                 f"{self._described(position)} has the label {frame.target[strange][0]}, but labels are 0 to "
                 f"{self.num_classes - 1}, or {IGNORED} where ignored"
+            )
+
+    def _check_crop(self, size: Sequence[int], position: int) -> None:
+        if self.crop is not None and (self.crop[0] > size[0] or self.crop[1] > size[1]):
+            raise UserError(
+                f"{self._described(position)} has {_extent(size)} pixels, too few for a crop of {_extent(self.crop)}"
             )
 
     def _described(self, position: int) -> str:

@@ -6,9 +6,10 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor
 
-from distill.errors import UserError
+from distill.errors import UserError, UserKeyError
 from distill.outputs import Batch
 from distill.tasks import Task
 
@@ -27,6 +28,24 @@ def check_num_classes(trainer: Trainer, task: Task) -> None:
     if classes is not None and classes != expected:
         name = type(task).__name__
         raise UserError(f"{type(data).__name__} has {classes} classes, but the task is {name}(num_classes={expected})")
+
+
+def labelled(batch: Batch, stage: str) -> bool:
+    """Whether predictions for a batch can be scored; warns if the batch has no labels."""
+    if "target" not in batch:
+        rank_zero_warn(f"the batches to {stage} on have no 'target', so there are no scores and no hard loss")
+    return "target" in batch
+
+
+def labels_of(batch: Batch, model: object) -> Tensor:
+    """The batch's ``target``.
+
+    Raises:
+        KeyError: The batch has none.
+    """
+    if "target" not in batch:
+        raise UserKeyError(f"the batch has no 'target' for {type(model).__name__} to learn from or be scored by")
+    return batch["target"]
 
 
 def check_labels_on_cpu(batch: Batch | Tensor, task: Task | None, trainer: Trainer | None) -> None:

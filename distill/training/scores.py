@@ -32,7 +32,12 @@ class StageScores(nn.Module):
             self.hard.update(values, counts_of(values, target, task))
 
     def take(self) -> dict[str, Tensor]:
-        """The scores by name, over all batches of all processes since the last call; resets the metrics."""
+        """The scores by name, over all batches of all processes since the last call; resets the metrics.
+
+        There are none if there was no batch with labels.
+        """
+        if not self.hard.update_called:
+            return {}
         scores = {**self.metrics.compute(), f"{self.stage}/hard": self.hard.compute()}
         self.metrics.reset()
         self.hard.reset()
