@@ -40,15 +40,14 @@ def is_junk(name: str) -> bool:
 
 def subfolders(folder: Path) -> list[Path]:
     """The folders in a folder, sorted, without junk."""
-    with os.scandir(folder) as entries:
-        return sorted(folder / entry.name for entry in entries if entry.is_dir() and not is_junk(entry.name))
+    return sorted(folder / entry.name for entry in _entries(folder) if entry.is_dir())
 
 
 def list_files(folder: Path, prefix: str, suffix: str) -> dict[str, Path]:
     """The files ``<prefix><key><suffix>`` of a folder by their keys, sorted, without junk."""
-    with os.scandir(folder) as entries:
-        names = sorted(entry.name for entry in entries if entry.name.startswith(prefix) and entry.name.endswith(suffix))
-    return {name[len(prefix) : len(name) - len(suffix)]: folder / name for name in names if not is_junk(name)}
+    names = sorted(entry.name for entry in _entries(folder))
+    kept = (name for name in names if name.startswith(prefix) and name.endswith(suffix))
+    return {name[len(prefix) : len(name) - len(suffix)]: folder / name for name in kept}
 
 
 def walk_files(folder: Path, suffixes: Collection[str]) -> dict[str, str]:
@@ -75,12 +74,20 @@ def walk_files(folder: Path, suffixes: Collection[str]) -> dict[str, str]:
     return dict(sorted(found.items(), key=lambda item: os.path.split(item[1])))
 
 
+def _entries(folder: Path | str) -> list[os.DirEntry[str]]:
+    """What a folder holds, without junk."""
+    try:
+        with os.scandir(folder) as entries:
+            return [entry for entry in entries if not is_junk(entry.name)]
+    except OSError as error:
+        raise UserFileNotFoundError(f"the folder {folder} cannot be listed ({error.strerror})") from None
+
+
 def _walked(folder: str, real: str, seen: set[str], suffixes: Collection[str]) -> Iterator[tuple[str, str]]:
     """Path and real path of the files below a folder; enters no folder of ``seen``, and adds to it."""
-    with os.scandir(folder) as entries:
-        # links come last: where a link and a folder lead to one file, the file has the folder's path
-        kept = sorted((entry.is_symlink(), entry.name, entry.is_dir()) for entry in entries if not is_junk(entry.name))
-    for is_link, name, is_folder in kept:
+    # links come last: where a link and a folder lead to one file, the file has the folder's path
+    entries = sorted((entry.is_symlink(), entry.name, entry.is_dir()) for entry in _entries(folder))
+    for is_link, name, is_folder in entries:
         path, own = f"{folder}{os.sep}{name}", f"{real}{os.sep}{name}"
         target = os.path.realpath(own) if is_link else own
         if is_folder:

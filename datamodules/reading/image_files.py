@@ -82,9 +82,17 @@ def read_pixels(path: Path, limits: tuple[float, float] | None = None, kind: Kin
         ValueError: The file is damaged, is of another kind or has several pages, or its values do not lie between the
             limits.
     """
-    values = _stored(path, kind)
-    pixels = values if values.dtype == np.uint8 else _on_byte_scale(values, limits, path)
-    return pixels if pixels.ndim == 3 else np.repeat(pixels[..., None], 3, axis=2)
+    pixels = read_image(path, limits, kind)
+    return np.array(pixels) if isinstance(pixels, Image.Image) else pixels
+
+
+def read_image(path: Path, limits: tuple[float, float] | None = None, kind: Kind | None = None) -> Image.Image | Floats:
+    """As :func:`read_pixels`, but bytes stay in an image of Pillow, which can resize them without a copy."""
+    stored = _stored(path, kind)
+    if isinstance(stored, Image.Image):
+        return stored
+    values = stored if stored.ndim == 3 else np.repeat(stored[..., None], 3, axis=2)
+    return Image.fromarray(values) if values.dtype == np.uint8 else _on_byte_scale(values, limits, path)
 
 
 def read_color(path: Path) -> Pixels:
@@ -140,13 +148,15 @@ def open_image(path: Path, kind: Kind | None = None) -> Iterator[Image.Image]:
             if kind is not None and image.mode not in _MODES[kind]:
                 raise UserError(f"its pixels are of mode {image.mode}, not {kind}")
             yield image
+    except UnreadableError:
+        raise
     # Pillow reports damage by all of these, also in the body of the with statement, which decodes the pixels
     except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
         raise UnreadableError(f"{path} cannot be read ({str(error).splitlines()[0]})") from None
 
 
-def _stored(path: Path, kind: Kind | None) -> NDArray[Any]:
-    """The upright pixels as they are stored, ``(H, W)`` or, as RGB, ``(H, W, 3)``."""
+def _stored(path: Path, kind: Kind | None) -> Image.Image | NDArray[Any]:
+    """The upright pixels as they are stored, ``(H, W)`` or, as RGB, ``(H, W, 3)``; bytes as an RGB image."""
     try:
         with open_image(path, kind) as image:
             _check_pages(image)
@@ -155,7 +165,8 @@ def _stored(path: Path, kind: Kind | None) -> NDArray[Any]:
             if _is_deep(path, image):  # Pillow would cut off the lower 8 bits of each channel
                 image.load()  # reports damage, which OpenCV would fill with zeros
                 return _upright(_decoded(path), image)
-            return _upright(np.array(image.convert("RGB")), image)
+            colours = image.convert("RGB")
+            return colours if _orientation(image) == 1 else Image.fromarray(_upright(np.array(colours), image))
     except UnreadableError as error:
         # Pillow does not know TIFF files of 64-bit floats, or of several channels of floats
         if kind is None and isinstance(error.__context__, UnidentifiedImageError) and path.suffix.lower() in _TIFF:

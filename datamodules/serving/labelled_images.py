@@ -17,7 +17,7 @@ from torchvision.datasets.folder import IMG_EXTENSIONS
 from datamodules.reading.arrays import Bytes, Floats, Pixels
 from datamodules.reading.digits import bundled_digits
 from datamodules.reading.folders import find_folder, subfolders, walk_files
-from datamodules.reading.image_files import read_pixels
+from datamodules.reading.image_files import read_image
 from datamodules.reading.text_files import read_lines
 from datamodules.serving.sampling import flip_where
 from distill.errors import UserError, UserFileNotFoundError
@@ -134,12 +134,16 @@ def read_rgb(
     Raises:
         ValueError: The file is damaged or is no image, or its values do not lie between the limits.
     """
-    pixels = read_pixels(path, limits)
-    box = None if window is None else window(pixels.shape[1], pixels.shape[0])
+    image = read_image(path, limits)
+    if isinstance(image, Image.Image):
+        return np.moveaxis(_resized(image, side, window), -1, 0)
     # Pillow has no mode for three channels of floats
-    parts = [pixels] if pixels.dtype == np.uint8 else list(np.moveaxis(pixels, -1, 0))
-    resized = [np.asarray(Image.fromarray(part).resize((side, side), Image.Resampling.BILINEAR, box)) for part in parts]
-    return np.moveaxis(resized[0], -1, 0) if len(resized) == 1 else np.stack(resized)
+    return np.stack([_resized(Image.fromarray(channel), side, window) for channel in np.moveaxis(image, -1, 0)])
+
+
+def _resized(image: Image.Image, side: int, window: Callable[[int, int], Box] | None) -> Pixels:
+    box = None if window is None else window(image.width, image.height)
+    return np.array(image.resize((side, side), Image.Resampling.BILINEAR, box))
 
 
 def middle_square(width: int, height: int) -> Box:

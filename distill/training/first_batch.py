@@ -140,6 +140,10 @@ def check_pair(method: Pair, batch: Batch) -> None:
         raise UserKeyError("the batch has no 'target': only a method with hard_weight=0 works without it")
     try:
         method.distillation_terms(teacher, student, batch)
+    except KeyError as error:
+        if error.args != ("target",):
+            raise
+        raise UserKeyError(f"the batch has no 'target', which {type(method).__name__} needs") from error
     except (RuntimeError, IndexError) as error:
         raise UserError(
             f"{type(method).__name__} cannot compare the {of_teacher}, which has {shapes(teacher)}, with the "

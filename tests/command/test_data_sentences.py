@@ -121,6 +121,9 @@ def test_labels_that_are_missing_are_one_sentence(tmp_path: Path, capsys: pytest
     with pytest.raises(SystemExit):
         run(tmp_path, batches("unlabelled"))
     assert said(capsys) == "the batch has no 'target' for Supervised to learn from or be scored by"
+    with pytest.raises(SystemExit):
+        run(tmp_path, batches("unlabelled"), METHOD | {"class_path": "DKD"})
+    assert said(capsys) == "the batch has no 'target', which DKD needs"
 
 
 @pytest.mark.parametrize(

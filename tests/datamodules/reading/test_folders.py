@@ -104,3 +104,9 @@ def test_a_link_that_leads_nowhere_is_named(tmp_path: Path) -> None:
         FileNotFoundError, match=rf"^{tmp_path}/0\.png is a link to {tmp_path}/gone\.png, which is not a"
     ):
         walk_files(tmp_path, (".png",))
+
+
+def test_a_folder_that_cannot_be_listed_is_one_sentence(tmp_path: Path) -> None:
+    for listed in (subfolders, lambda folder: list_files(folder, "", ""), lambda folder: walk_files(folder, ())):
+        with pytest.raises(FileNotFoundError, match=f"^the folder {tmp_path}/none cannot be listed .No such file"):
+            listed(tmp_path / "none")
