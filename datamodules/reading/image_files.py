@@ -33,11 +33,14 @@ _MODES: dict[Kind, tuple[str, ...]] = {
 
 # numbers of EXIF's and TIFF's tags, and some of their values
 _ORIENTATION = 0x0112
-_BITS, _PLANES, _SAMPLE_FORMAT = 258, 284, 339
+_BITS, _PHOTOMETRIC, _CHANNELS, _PLANES, _SAMPLE_FORMAT = 258, 262, 277, 284, 339
 _SIGNED = 2
 _KEEPS_SIZE = (2, 3, 4)
 _PNG_EXIF = {"exif", "Raw profile type exif", "XML:com.adobe.xmp"}
 _TIFF = (".tif", ".tiff")
+
+# Pillow's errors about damaged data
+_DAMAGE = (OSError, ValueError, SyntaxError, KeyError, TypeError, EOFError, struct.error)
 
 
 class UnreadableError(UserError):
@@ -143,15 +146,19 @@ def open_image(path: Path, kind: Kind | None = None) -> Iterator[Image.Image]:
         UnreadableError: The file is damaged, here or when the body decodes its pixels, or its pixels are of another
             kind.
     """
+    with _naming(path), Image.open(path) as image:
+        if kind is not None and image.mode not in _MODES[kind]:
+            raise UserError(f"its pixels are of mode {image.mode}, not {kind}")
+        yield image
+
+
+@contextmanager
+def _naming(path: Path) -> Iterator[None]:
+    """Replaces an error about a file by one sentence that names the file."""
     try:
-        with Image.open(path) as image:
-            if kind is not None and image.mode not in _MODES[kind]:
-                raise UserError(f"its pixels are of mode {image.mode}, not {kind}")
-            yield image
-    except UnreadableError:
-        raise
-    # Pillow reports damage by all of these, also in the body of the with statement, which decodes the pixels
-    except (OSError, ValueError, SyntaxError, EOFError, Image.DecompressionBombError) as error:
+        yield
+    # Pillow reports damage by all of these, also when pixels are decoded
+    except (*_DAMAGE, Image.DecompressionBombError) as error:
         raise UnreadableError(f"{path} cannot be read ({str(error).splitlines()[0]})") from None
 
 
@@ -159,9 +166,9 @@ def _stored(path: Path, kind: Kind | None) -> Image.Image | NDArray[Any]:
     """The upright pixels as they are stored, ``(H, W)`` or, as RGB, ``(H, W, 3)``; bytes as an RGB image."""
     try:
         with open_image(path, kind) as image:
-            _check_pages(image)
+            _check_tiff(image)
             if image.mode in _DEEP:
-                return _upright(_numbers(image), image)
+                return _upright(_numbers(path, image), image)
             if _is_deep(path, image):  # Pillow would cut off the lower 8 bits of each channel
                 image.load()  # reports damage, which OpenCV would fill with zeros
                 return _upright(_decoded(path), image)
@@ -170,18 +177,24 @@ def _stored(path: Path, kind: Kind | None) -> Image.Image | NDArray[Any]:
     except UnreadableError as error:
         # Pillow does not know TIFF files of 64-bit floats, or of several channels of floats
         if kind is None and isinstance(error.__context__, UnidentifiedImageError) and path.suffix.lower() in _TIFF:
-            return _decoded(path)
+            with _naming(path):
+                tags = _tiff_tags(path)
+                if tags.next:
+                    raise UserError("it holds several images, and should hold one") from None
+                _check_layout(tags)
+                return _decoded(path)
         raise
 
 
-def _numbers(image: Image.Image) -> NDArray[Any]:
+def _numbers(path: Path, image: Image.Image) -> NDArray[Any]:
     """The values ``(H, W)`` of an image of one channel."""
-    values = np.array(image)
-    if image.format == "TIFF" and image.mode == "I":
-        signs = getattr(image, "tag_v2", {}).get(_SAMPLE_FORMAT, (1,))
-        if signs[0] != _SIGNED:
-            values = values.view(np.uint32)  # Pillow has no mode for it
-    return values
+    tags = _tags(image)
+    if image.mode == "I" and image.format == "TIFF" and tags.get(_SAMPLE_FORMAT, (1,))[0] != _SIGNED:
+        return np.array(image).view(np.uint32)  # Pillow has no mode for it
+    if image.mode in ("I", "F") and getattr(tags, "prefix", b"II") == b"MM":
+        image.load()
+        return _decoded(path)  # Pillow mixes up the bytes of compressed files
+    return np.array(image)
 
 
 def _is_deep(path: Path, image: Image.Image) -> bool:
@@ -189,13 +202,11 @@ def _is_deep(path: Path, image: Image.Image) -> bool:
     if image.format == "PNG":
         with path.open("rb") as file:
             return file.read(25)[24] > 8  # the bit depth, in the first chunk
-    return image.format == "TIFF" and max(getattr(image, "tag_v2", {}).get(_BITS, (8,))) > 8
+    return _has_deep_channels(_tags(image))
 
 
 def _decoded(path: Path) -> NDArray[Any]:
     """RGB ``(H, W, 3)``, or one channel ``(H, W)``, by OpenCV."""
-    if path.suffix.lower() in _TIFF:
-        _check_channels(path)
     level = cv2.utils.logging.setLogLevel(0)  # silent
     try:
         pixels = cv2.imdecode(np.fromfile(path, np.uint8), cv2.IMREAD_UNCHANGED)
@@ -204,34 +215,50 @@ def _decoded(path: Path) -> NDArray[Any]:
     finally:
         cv2.utils.logging.setLogLevel(level)
     if pixels is None:
-        raise UnreadableError(f"{path} cannot be read (it is no whole image of 1, 3 or 4 channels)")
+        raise UserError("it is no whole image of 1, 3 or 4 channels")
     return pixels[..., 2::-1] if pixels.ndim == 3 else pixels
 
 
-def _check_channels(path: Path) -> None:
-    """Raises a ValueError if a TIFF file holds what OpenCV mixes up or leaves out without a word."""
-    try:
-        with path.open("rb") as file:
-            tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
-            file.seek(tags.next)
-            tags.load(file)
-    except (SyntaxError, OSError, ValueError, KeyError, TypeError, struct.error) as error:
-        raise UnreadableError(f"{path} cannot be read ({error})") from None
-    if tags.next:
-        raise UnreadableError(f"{path} cannot be read (it holds several images, and should hold one)")
-    if tags.get(_PLANES, 1) != 1:
-        raise UnreadableError(f"{path} cannot be read (its channels lie one after the other, not pixel by pixel)")
+def _tags(image: Image.Image) -> Any:
+    """The tags of a TIFF file by number; none of a file of another format."""
+    return getattr(image, "tag_v2", {}) if image.format == "TIFF" else {}
 
 
-def _check_pages(image: Image.Image) -> None:
-    """Raises a ValueError if a TIFF file holds several images; smaller copies of the first do no harm."""
-    pages = getattr(image, "n_frames", 1) if image.format == "TIFF" else 1
+def _tiff_tags(path: Path) -> Any:
+    """The tags of a TIFF file that Pillow does not open."""
+    with path.open("rb") as file:
+        tags = TiffImagePlugin.ImageFileDirectory_v2(file.read(8))
+        file.seek(tags.next)
+        tags.load(file)
+    return tags
+
+
+def _check_tiff(image: Image.Image) -> None:
+    """Raises a ValueError if a TIFF file holds several images, or pixels that the libraries would mix up."""
+    if image.format != "TIFF":
+        return
+    pages, size = getattr(image, "n_frames", 1), image.size
     if pages > 1:
-        size = image.size
         image.seek(1)
-        if image.size == size:
+        if image.size == size:  # smaller copies do no harm
             raise UserError(f"it holds {pages} images, and should hold one")
         image.seek(0)
+    if not _has_deep_channels(_tags(image)) and _SIGNED not in _tags(image).get(_SAMPLE_FORMAT, ()):
+        return  # Pillow reads all kinds of these
+    _check_layout(_tags(image))
+
+
+def _has_deep_channels(tags: Any) -> bool:
+    return bool(max(tags.get(_BITS, (8,))) > 8)
+
+
+def _check_layout(tags: Any) -> None:
+    if not _has_deep_channels(tags) and _SIGNED in tags.get(_SAMPLE_FORMAT, ()):
+        raise UserError("its bytes have signs")
+    if tags.get(_PLANES, 1) != 1 and tags.get(_CHANNELS, 1) > 1:
+        raise UserError("its channels lie one after the other, not pixel by pixel")
+    if tags.get(_PHOTOMETRIC) == 0:
+        raise UserError("0 is white in it: write it with 0 as black")
 
 
 def _on_byte_scale(values: NDArray[Any], limits: tuple[float, float] | None, path: Path) -> Floats:
@@ -252,8 +279,8 @@ def _on_byte_scale(values: NDArray[Any], limits: tuple[float, float] | None, pat
 
 def _read_whole_numbers(path: Path, kind: Kind, dtype: Any) -> NDArray[Any]:
     with open_image(path, kind) as image:
-        _check_pages(image)
-        values = _upright(_numbers(image), image)
+        _check_tiff(image)
+        values = _upright(_numbers(path, image), image)
         lowest, highest = values.min(), values.max()
         if not 0 <= lowest <= highest <= np.iinfo(dtype).max:
             raise UserError(f"its pixels are of mode {image.mode} and from {lowest} to {highest}, not {kind}")
@@ -267,7 +294,7 @@ def _orientation(image: Image.Image) -> int:
         return 1
     try:
         orientation = int(image.getexif().get(_ORIENTATION, 1))
-    except (OSError, ValueError, SyntaxError, KeyError, TypeError, struct.error):  # damaged EXIF data
+    except _DAMAGE:  # of the EXIF data alone
         return 1
     return orientation if orientation in range(1, 9) else 1
 

@@ -72,6 +72,14 @@ KINDS: dict[str, tuple[Callable[[Path], object], str, str | None, NDArray[Any]]]
     "F": (tiff(SHARES), "tif", "F", repeated(SHARES * 255.0)),
     "F 64": (tiff(SHARES.astype(np.float64)), "tif", None, repeated(SHARES * 255.0)),
     "F RGB": (tiff(DEEP_COLOURS / np.float32(65535), photometric="rgb"), "tif", None, DEEP_COLOURS / 257),
+    "F compressed": (
+        tiff(SHARES, byteorder=">", compression="zlib"),
+        *("tif", "F", repeated(SHARES * 255.0)),
+    ),
+    "I compressed": (
+        tiff(DEEP.astype(np.int32), byteorder=">", compression="zlib"),
+        *("tif", "I", in_bytes(DEEP)),
+    ),
     "RGB;16": (opencv(DEEP_COLOURS[..., ::-1]), "png", "RGB", DEEP_COLOURS / 257),
     "RGBA;16": (opencv(np.dstack([DEEP_COLOURS[..., ::-1], DEEP])), "png", "RGBA", DEEP_COLOURS / 257),
     "RGB;16 tiff": (tiff(DEEP_COLOURS, photometric="rgb"), "tif", "RGB", DEEP_COLOURS / 257),
@@ -134,6 +142,17 @@ def test_values_whose_scale_is_not_known_are_one_sentence(tmp_path: Path, pixels
     path = tmp_path / "a.tif"
     tifffile.imwrite(path, pixels, photometric="minisblack")
     with pytest.raises(ValueError, match=f"^{path} {message}"):
+        read_pixels(path)
+
+
+@pytest.mark.parametrize("dtype", [np.uint16, np.float32, np.float64])
+def test_deep_images_in_which_0_is_white_and_bytes_with_signs_are_one_sentence(tmp_path: Path, dtype: Any) -> None:
+    path = tmp_path / "a.tif"
+    tifffile.imwrite(path, SHARES.astype(dtype), photometric="miniswhite")
+    with pytest.raises(ValueError, match=rf"^{path} cannot be read \(0 is white in it: write it with 0 as black\)$"):
+        read_pixels(path)
+    tifffile.imwrite(path, GREY.astype(np.int8), photometric="minisblack")
+    with pytest.raises(ValueError, match=rf"^{path} cannot be read \(its bytes have signs\)$"):
         read_pixels(path)
 
 
