@@ -33,7 +33,7 @@ class ControllerTracker(Callback):
     ) -> None:
         """Logs the weights of the step."""
         for beta in self._betas:
-            size = len(batch["target"])
+            size = len(outputs["prediction"])
             pl_module.log("train/beta", beta, on_step=False, on_epoch=True, sync_dist=True, batch_size=size)
         self._betas = []
 

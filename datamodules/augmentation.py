@@ -11,7 +11,7 @@ import cv2
 import numpy as np
 from numpy.typing import NDArray
 
-from datamodules.reading.arrays import Floats
+from datamodules.reading.arrays import Floats, Pixels
 from datamodules.reading.frame import IGNORED
 from datamodules.serving.geometry import Geometry
 from distill.checks import check_at_least, check_share, check_within
@@ -86,15 +86,15 @@ class PairedAugmentation:
 
     def __call__(
         self,
-        image: NDArray[np.uint8],
+        image: Pixels,
         target: NDArray[np.uint8],
         maps: Mapping[str, Floats],
         seed: int,
-    ) -> tuple[NDArray[np.uint8], NDArray[np.uint8], dict[str, Floats]]:
+    ) -> tuple[Pixels, NDArray[np.uint8], dict[str, Floats]]:
         """The image, the target and the maps after the changes that ``seed`` fixes, in their size or that of ``crop``.
 
         Args:
-            image: RGB, ``(H, W, 3)``.
+            image: RGB on the scale of bytes, ``(H, W, 3)``.
             target: Class indices, ``(H, W)``, 255 where ignored.
             maps: By name, ``(H, W)`` or ``(H, W, C)`` each, 0 where there is no value: geometry, ``lidar``,
                 ``teacher_prediction``, and ``target`` if it is of depth.
@@ -103,18 +103,23 @@ class PairedAugmentation:
         Raises:
             ValueError: The sample is smaller than ``crop``.
         """
-        height, width = image.shape[:2]
-        if self.crop is not None and (self.crop[0] > height or self.crop[1] > width):
-            raise UserError(f"a crop of {self.crop[0]} x {self.crop[1]} does not fit into {height} x {width} pixels")
+        self.check_crop(*image.shape[:2])
         self._all.set_random_seed(seed)
+        # albumentations takes bytes, or floats from 0 to 1
+        white = 1 if image.dtype == np.uint8 else 255
         # albumentations fills masks with 0, so the ignored label must become 0
-        changed = self._all(image=image, mask=IGNORED - target, **maps)
+        changed = self._all(image=image if white == 1 else image / np.float32(white), mask=IGNORED - target, **maps)
         moved = {name: changed[name] for name in maps}
         if "normal" in moved:
             moved["normal"] = self._rotated(moved["normal"])
         if "lidar" in moved:
             moved["lidar"] = self._rotated_points(moved["lidar"])
-        return changed["image"], IGNORED - changed["mask"], moved
+        return changed["image"] * image.dtype.type(white), IGNORED - changed["mask"], moved
+
+    def check_crop(self, height: int, width: int) -> None:
+        """Raises a ValueError if ``crop`` does not fit into a frame of this size."""
+        if self.crop is not None and (self.crop[0] > height or self.crop[1] > width):
+            raise UserError(f"a crop of {self.crop[0]} x {self.crop[1]} does not fit into {height} x {width} pixels")
 
     def _rotated(self, normals: Floats) -> Floats:
         """Normals after the flip and the rotation of this sample; their pixels have moved already."""
@@ -155,7 +160,9 @@ class _RotateAndZoom(A.DualTransform):
         return {"matrix": matrix, "angle": angle}
 
     def apply(self, img: NDArray[Any], matrix: NDArray[np.float64], **params: Any) -> NDArray[Any]:
-        return _warped(img, matrix, cv2.INTER_LINEAR, FILL_COLOUR)
+        white = 255 if img.dtype == np.uint8 else 1
+        red, green, blue = (value * white / 255 for value in FILL_COLOUR)
+        return _warped(img, matrix, cv2.INTER_LINEAR, (red, green, blue))
 
     def apply_to_mask(self, mask: NDArray[Any], matrix: NDArray[np.float64], **params: Any) -> NDArray[Any]:
         return _warped(mask, matrix, cv2.INTER_NEAREST, (0, 0, 0))
@@ -167,7 +174,7 @@ def _rotation(angle: float) -> NDArray[np.float64]:
 
 
 def _warped(
-    pixels: NDArray[Any], matrix: NDArray[np.float64], interpolation: int, fill: tuple[int, int, int]
+    pixels: NDArray[Any], matrix: NDArray[np.float64], interpolation: int, fill: tuple[float, float, float]
 ) -> NDArray[Any]:
     height, width = pixels.shape[:2]
     if pixels.ndim == 3 and pixels.shape[2] > len(fill):

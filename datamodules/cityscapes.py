@@ -13,9 +13,11 @@ from numpy.typing import NDArray
 
 from datamodules.frames import FrameDataModule
 from datamodules.reading.cityscapes_classes import CLASS_NAMES, PALETTE, read_train_ids
+from datamodules.reading.folders import check_paired, find_folder, list_files, subfolders
 from datamodules.reading.frame import Camera, Frames
 from datamodules.reading.frame_files import FileFrames, FrameFiles
-from datamodules.reading.image_files import check_paired, find_folder, list_files, read_uint16, subfolders
+from datamodules.reading.image_files import read_uint16
+from datamodules.reading.text_files import read_text
 from datamodules.serving.geometry import disparity_to_depth
 from datamodules.serving.splitting import held_out_groups
 from distill.checks import check_at_least
@@ -103,10 +105,11 @@ class Cityscapes(FrameDataModule):
 
 def _read_camera(path: Path) -> Camera:
     """The left camera. The pitch of the file is already positive for a camera that looks down."""
+    text = read_text(path)
     try:
-        parameters = json.loads(path.read_text())
+        parameters = json.loads(text)
         intrinsic, extrinsic = parameters["intrinsic"], parameters["extrinsic"]
-        return Camera(
+        camera = Camera(
             *(float(intrinsic[name]) for name in ("fx", "fy", "u0", "v0")),
             *(float(extrinsic[name]) for name in ("baseline", "z", "pitch")),
         )
@@ -114,6 +117,12 @@ def _read_camera(path: Path) -> Camera:
         raise UserError(
             f"{path} should be JSON with intrinsic: fx, fy, u0, v0 and extrinsic: baseline, z, pitch"
         ) from None
+    if not np.isfinite(camera).all() or min(camera.fx, camera.fy, camera.baseline) <= 0:
+        raise UserError(
+            f"{path} should give finite numbers, and fx, fy and baseline above 0, but gives {camera.fx}, {camera.fy} "
+            f"and {camera.baseline}, and u0, v0, z and pitch {camera.cx}, {camera.cy}, {camera.height}, {camera.pitch}"
+        )
+    return camera
 
 
 def _read_depth(path: Path, camera: Camera) -> NDArray[np.float32]:

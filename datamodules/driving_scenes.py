@@ -108,6 +108,11 @@ class RenderedFrames:
     def __len__(self) -> int:
         return self.count
 
+    @property
+    def sizes(self) -> list[tuple[int, int]]:
+        """Height and width of every scene."""
+        return [self.size] * self.count
+
     def __getitem__(self, index: int) -> Frame:
         if not 0 <= index < self.count:
             raise IndexError(f"scene {index} is not among the {self.count} of this split")

@@ -52,7 +52,7 @@ class FrameDataModule(SeededDataModule):
         **kwargs: Further arguments of :class:`~datamodules.seeded.SeededDataModule`.
 
     Raises:
-        ValueError: An argument is out of its range.
+        ValueError: An argument is out of its range. From ``setup``: a frame is smaller than a crop.
         FileNotFoundError: From ``setup``: a response is missing.
     """
 
@@ -138,7 +138,7 @@ class FrameDataModule(SeededDataModule):
         return Splits(pairs(train, self.augmentation), pairs(val), pairs(test))
 
     def setup(self, stage: str | None = None) -> None:
-        """Makes the data sets of all stages on the first call, and checks that the responses of this stage exist.
+        """Makes the data sets of all stages on the first call, and checks crops and responses of this stage.
 
         Training needs a response to each frame. The other splits may have no responses at all, and their batches then
         hold no ``teacher_prediction``.
@@ -152,4 +152,5 @@ class FrameDataModule(SeededDataModule):
         }
         for split in needed.get(stage, get_args(SplitName)):
             pairs = cast(FramePairs, getattr(self.splits, split))
+            pairs.check_crops()
             pairs.check_responses(required=split == "train" and stage in ("fit", None))

@@ -9,9 +9,9 @@ from typing import Any
 
 from datamodules.frames import FrameDataModule
 from datamodules.reading.depth_lists import ListedFrame, both_lists, find_listed, read_list
+from datamodules.reading.folders import find_folder, list_files, subfolders
 from datamodules.reading.frame import Frames
 from datamodules.reading.frame_files import FileFrames, FrameFiles, read_scaled_depth
-from datamodules.reading.image_files import find_folder, list_files, subfolders
 from datamodules.reading.kitti_calibration import KITTI_CAMERA
 from datamodules.serving.geometry import Geometry
 from datamodules.serving.splitting import held_out_groups

@@ -10,10 +10,11 @@ from numpy.typing import NDArray
 
 from datamodules.frames import FrameDataModule
 from datamodules.reading.cityscapes_classes import CLASS_NAMES, PALETTE, read_train_ids
+from datamodules.reading.folders import check_paired, find_folder, list_files
 from datamodules.reading.frame import Camera, Frames
 from datamodules.reading.frame_files import FileFrames, FrameFiles
-from datamodules.reading.image_files import check_paired, find_folder, list_files, read_float_map, read_uint16
-from datamodules.reading.kitti_calibration import KITTI_CAMERA, read_matrices, stereo_camera
+from datamodules.reading.image_files import read_float_map, read_uint16
+from datamodules.reading.kitti_calibration import KITTI_CAMERA, read_stereo_camera
 from datamodules.serving.geometry import disparity_to_depth
 from datamodules.serving.splitting import split_by_shares
 from distill.errors import UserFileNotFoundError
@@ -104,7 +105,7 @@ class KITTISemantics(FrameDataModule):
 
 def _read_camera(path: Path) -> Camera:
     """The left colour camera, number 2; number 3 is the right one."""
-    return stereo_camera(*read_matrices(path, ("P_rect_02", "P_rect_03")))
+    return read_stereo_camera(path, "P_rect_02", "P_rect_03")
 
 
 def _read_depth(path: Path, camera: Camera) -> NDArray[np.float32]:

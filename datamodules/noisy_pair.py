@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from datamodules.reading.arrays import Bytes, Floats
+from datamodules.reading.arrays import Floats, Pixels
 from datamodules.seeded import SeededDataModule
 from datamodules.serving.datasets import Splits, pixels_to_floats
 from datamodules.serving.labelled_images import (
@@ -59,6 +59,9 @@ class NoisyPair(SeededDataModule):
 
     The test split is the data set's own test set. For Tiny ImageNet and image folders it is ``val``, because their test
     sets have no labels. Each split holds the classes in their shares of all images.
+
+    Image folders may hold images of any kind; ``docs/data.md`` says how their values are scaled, and which files are
+    left out.
 
     Args:
         dataset: The data set, one of the table.
@@ -189,11 +192,11 @@ class NoisyImages(SeededDataset):
         }
 
 
-def salt_and_pepper(images: Bytes, signal_to_noise: float, numbers: Floats) -> Bytes:
+def salt_and_pepper(images: Pixels, signal_to_noise: float, numbers: Floats) -> Pixels:
     """Turns pixels white or black, all channels at once.
 
     Args:
-        images: ``(N, C, H, W)``.
+        images: On the scale of bytes, ``(N, C, H, W)``.
         signal_to_noise: The share of the pixels that keep their value; half of the others become white.
         numbers: Uniform from 0 to 1, ``(N, H, W)``. With the same numbers, a higher share keeps all pixels that a lower
             share keeps.

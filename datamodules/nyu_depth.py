@@ -150,7 +150,7 @@ class LabeledFrames:
         self.names = [f"labeled/{position:05d}" for position in positions]
         try:
             with _h5py().File(path) as file:
-                images, depths = file["images"].shape, file["depths"].shape
+                images, depths, kind = file["images"].shape, file["depths"].shape, file["images"].dtype
                 labels = depths if classes is None else file["labels"].shape
         except (OSError, KeyError) as error:
             raise UnreadableError(f"{path} cannot be read ({error})") from None
@@ -159,8 +159,12 @@ class LabeledFrames:
                 f"{path} should hold images (N, 3, W, H) and depths (N, W, H) with N above {max(positions)}, but holds "
                 f"{images} and {depths}"
             )
+        if kind != np.uint8:
+            raise UserError(f"{path} should hold images of bytes, and holds {kind}")
         if labels != depths:
             raise UserError(f"{path} should hold labels of the shape of depths, {depths}, but they have {labels}")
+
+        self.sizes = [(images[3], images[2])] * len(positions)
 
     def __len__(self) -> int:
         return len(self.positions)

@@ -11,13 +11,13 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from datamodules.reading.image_files import subfolders
+from datamodules.reading.folders import list_files, subfolders
 from datamodules.seeded import SeededDataModule
 from datamodules.serving.datasets import Splits, pixels_to_floats
 from datamodules.serving.labelled_images import read_rgb
 from datamodules.serving.sampling import SeededDataset, flip_where, uniform_numbers
 from datamodules.serving.splitting import stratified_splits
-from distill.checks import check_at_least
+from distill.checks import check_at_least, check_finite
 from distill.errors import UserError, UserFileNotFoundError
 from distill.outputs import Batch
 
@@ -50,6 +50,10 @@ class RadarOptical(SeededDataModule):
     - ``optical`` ``(N, 3, H, W)``, the teacher's, and ``radar`` ``(N, 3, H, W)``, the student's: from -1 to 1;
     - ``target`` ``(N,)``: 0 to 7, in the order of the paper's Table 1.
 
+    Images may have 8 bits, 16 bits or floats. Of 16 bits, 0 is black and 65535 white; of floats, 0 and 1.
+    ``radar_limits`` changes that for radar images, for example to ``(-40, 0)`` for decibels or to ``(0, 4095)`` for 12
+    bits.
+
     The files are ``<root>/optical/<class>/<name>.<suffix>`` and ``<root>/radar/<class>/<name>.<suffix>``; both images
     of a pair have the same class and name. The folder of a class may also have the short name of the paper's Fig. 4, in
     any spelling: ``LawVessel``, ``law_vessel`` and ``law`` are the same class. If the root holds the folders ``train``
@@ -65,6 +69,8 @@ class RadarOptical(SeededDataModule):
     Args:
         root: The folder that holds the images.
         size: Height and width that all images are resized to.
+        radar_limits: The values that become -1 and 1 in radar images of more than 8 bits; values beyond are cut off.
+            ``None`` takes the whole range, and refuses floats beyond 0 and 1.
         val_size: The number of training pairs to validate on; ``None`` takes a tenth.
         test_size: The number of pairs to test on, if there is no folder ``test``; ``None`` takes a fifth.
         batch_size: Samples in a batch; ``None`` puts the whole split into one batch.
@@ -82,6 +88,7 @@ class RadarOptical(SeededDataModule):
         self,
         root: str | Path,
         size: int = 224,
+        radar_limits: tuple[float, float] | None = None,
         val_size: int | None = None,
         test_size: int | None = None,
         batch_size: int | None = 64,
@@ -90,7 +97,13 @@ class RadarOptical(SeededDataModule):
         super().__init__(batch_size=batch_size, **kwargs)
         check_at_least(1, size=size, val_size=val_size, test_size=test_size)
         self.root = Path(root)
+        if radar_limits is not None:
+            check_finite(radar_limits_low=radar_limits[0], radar_limits_high=radar_limits[1])
+            low, high = radar_limits
+            if low >= high:
+                raise UserError(f"radar_limits must be two values, the smaller one first, got {low} and {high}")
         self.size = size
+        self.radar_limits = None if radar_limits is None else (radar_limits[0], radar_limits[1])
         self.val_size = val_size
         self.test_size = test_size
 
@@ -115,7 +128,7 @@ class RadarOptical(SeededDataModule):
         labels = np.array([label for label, *_ in pairs])
         rng = np.random.default_rng(self.seed)
         positions = stratified_splits(labels, len(test), self.val_size, self.test_size, rng)
-        return Splits(*(ImagePairs([pairs[at] for at in part], self.size) for part in positions))
+        return Splits(*(ImagePairs([pairs[at] for at in part], self.size, self.radar_limits) for part in positions))
 
 
 class ImagePairs(SeededDataset):
@@ -127,13 +140,15 @@ class ImagePairs(SeededDataset):
     Args:
         pairs: Class, optical image and radar image.
         size: Height and width of the images.
+        radar_limits: As in :class:`RadarOptical`.
     """
 
-    def __init__(self, pairs: Sequence[Pair], size: int) -> None:
+    def __init__(self, pairs: Sequence[Pair], size: int, radar_limits: tuple[float, float] | None = None) -> None:
         self.labels = torch.tensor([label for label, *_ in pairs])
         # arrays of strings: workers share their memory, but would copy a list's, whose elements count references
         self.paths = {name: np.array([str(pair[1 + at]) for pair in pairs]) for at, name in enumerate(MODALITIES)}
         self.size = size
+        self.limits = {"optical": None, "radar": radar_limits}
 
     def __len__(self) -> int:
         return len(self.labels)
@@ -143,7 +158,7 @@ class ImagePairs(SeededDataset):
         numbers = uniform_numbers([[seed] for seed in seeds], 1)[:, 0] if seeds else None
         batch = {"target": self.labels[positions]}
         for name, paths in self.paths.items():
-            images = np.stack([read_rgb(Path(path), self.size) for path in paths[positions]])
+            images = np.stack([read_rgb(Path(path), self.size, limits=self.limits[name]) for path in paths[positions]])
             if numbers is not None:
                 images = flip_where(numbers, images)
             batch[name] = pixels_to_floats(torch.from_numpy(images))
@@ -184,8 +199,8 @@ def _find_images(folder: Path, modality: str) -> dict[PairKey, Path]:
     images: dict[PairKey, Path] = {}
     for class_folder in subfolders(folder / modality):
         label = _class_index(class_folder)
-        for path in sorted(class_folder.iterdir()):
-            if path.suffix.lower() not in IMAGE_SUFFIXES or path.name.startswith("."):
+        for path in list_files(class_folder, "", "").values():
+            if path.suffix.lower() not in IMAGE_SUFFIXES:
                 continue
             if (label, path.stem) in images:
                 raise UserError(f"{path} and {images[label, path.stem]} are two images of one name")

@@ -12,6 +12,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from datamodules.reading.folders import walk_files
 from datamodules.reading.sound import SAMPLE_RATE, log_mel, mel_filterbank, middle, read_wav
 from datamodules.reading.video_files import read_frames
 from datamodules.seeded import SeededDataModule
@@ -252,9 +253,7 @@ def find_recordings(root: Path, vocal: Vocal = "speech") -> list[Recording]:
 def _find(root: Path, modality: str, vocal: Vocal) -> dict[str, Path]:
     """The files of a modality, by the other six fields of their names."""
     found: dict[str, Path] = {}
-    for path in sorted(root.rglob("*.wav" if modality == "03" else "*.mp4")):
-        if path.name.startswith("."):
-            continue
+    for path in sorted(map(Path, walk_files(root, (".wav" if modality == "03" else ".mp4",)).values())):
         if not NAME_PATTERN.fullmatch(path.stem):
             raise UserError(
                 f"{path} is not named by modality, channel, emotion, intensity, statement, repetition and actor, as "

@@ -10,10 +10,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.frames import FrameDataModule
+from datamodules.reading.folders import check_paired, find_folder, list_files
 from datamodules.reading.frame import Camera, Frame, Frames
 from datamodules.reading.frame_files import frame_name
-from datamodules.reading.image_files import check_paired, find_folder, list_files, read_color
-from datamodules.reading.kitti_calibration import read_matrices, stereo_camera
+from datamodules.reading.image_files import UnreadableError, read_color, read_header
+from datamodules.reading.kitti_calibration import read_matrices, read_stereo_camera
 from datamodules.reading.lidar import read_scan, view_scan
 from datamodules.reading.semantic_kitti_classes import CLASS_NAMES, PALETTE, read_classes
 from datamodules.serving.geometry import Geometry
@@ -163,6 +164,11 @@ class ScanFrames:
     def __len__(self) -> int:
         return len(self.files)
 
+    @property
+    def sizes(self) -> list[tuple[int, int] | None]:
+        """Height and width of every image, from its header; ``None`` where that is damaged."""
+        return [_size(scan.image) for scan in self.files]
+
     def __getitem__(self, index: int) -> Frame:
         files = self.files[index]
         image, scan = read_color(files.image), read_scan(files.scan)
@@ -171,11 +177,19 @@ class ScanFrames:
         return Frame(image, view.depth, view.target, files.camera, view.lidar)
 
 
+def _size(path: Path) -> tuple[int, int] | None:
+    try:
+        height, width, _ = read_header(path)
+    except UnreadableError:  # reported, or replaced, when the frame is read
+        return None
+    return height, width
+
+
 def read_calibration(path: Path) -> tuple[NDArray[np.float64], Camera]:
     """The projection ``(3, 4)`` from lidar coordinates in metres to homogeneous pixels, and the left colour camera.
 
     Raises:
         ValueError: A matrix is missing or damaged.
     """
-    left, right, lidar_to_camera = read_matrices(path, ("P2", "P3", "Tr"))
-    return left @ np.vstack([lidar_to_camera, (0, 0, 0, 1)]), stereo_camera(left, right)
+    left, _, lidar_to_camera = read_matrices(path, ("P2", "P3", "Tr"))
+    return left @ np.vstack([lidar_to_camera, (0, 0, 0, 1)]), read_stereo_camera(path, "P2", "P3")

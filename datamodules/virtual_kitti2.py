@@ -11,9 +11,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.frames import FrameDataModule
+from datamodules.reading.folders import check_paired, find_folder, list_files
 from datamodules.reading.frame import Camera, Frames
 from datamodules.reading.frame_files import FileFrames, FrameFiles, read_scaled_depth
-from datamodules.reading.image_files import check_paired, find_folder, list_files, read_color
+from datamodules.reading.image_files import read_color
+from datamodules.reading.text_files import read_lines
 from datamodules.serving.splitting import split_by_shares
 from distill.checks import check_at_least, check_option
 from distill.errors import UserError, UserFileNotFoundError
@@ -149,7 +151,7 @@ class VirtualKITTI2(FrameDataModule):
 def _check_colors(path: Path) -> None:
     if not path.is_file():
         return
-    for line in path.read_text().splitlines()[1:]:
+    for line in read_lines(path)[1:]:
         name, *color = line.split() or [""]
         if name and [str(value) for value in CLASS_COLORS.get(name, ())] != color:
             raise UserError(f"{path} says {line.strip()!r}, which is no class of version 2.0.3 or has another colour")
@@ -162,7 +164,7 @@ def _read_cameras(path: Path, images: dict[str, Path]) -> dict[str, Camera]:
     try:
         cameras = {
             f"{int(frame):05d}": VKITTI2_CAMERA._replace(**dict(zip(("fx", "fy", "cx", "cy"), intrinsics, strict=True)))
-            for frame, camera, *intrinsics in np.loadtxt(path, skiprows=1, ndmin=2).tolist()
+            for frame, camera, *intrinsics in np.loadtxt(read_lines(path), skiprows=1, ndmin=2).tolist()
             if camera == 0
         }
     except ValueError:
@@ -172,11 +174,20 @@ def _read_cameras(path: Path, images: dict[str, Path]) -> dict[str, Camera]:
     for key, image in images.items():
         if key not in cameras:
             raise UserError(f"{path} has no line for camera 0 and the frame of {image}")
+        camera = cameras[key]
+        if not np.isfinite(camera).all() or min(camera.fx, camera.fy) <= 0:
+            raise UserError(
+                f"{path} should give finite numbers, and focal lengths above 0, but gives {camera.fx}, {camera.fy}, "
+                f"{camera.cx} and {camera.cy} for camera 0 and the frame of {image}"
+            )
     return cameras
 
 
 def _read_classes(path: Path) -> NDArray[np.uint8]:
-    red, green, blue = read_color(path).astype(np.uint32).transpose(2, 0, 1)
+    colors = read_color(path)
+    if colors.dtype != np.uint8:
+        raise UserError(f"{path} should hold colours of 8 bits, as those of the classes are, and holds deeper ones")
+    red, green, blue = colors.astype(np.uint32).transpose(2, 0, 1)
     codes = red << 16 | green << 8 | blue
     position = np.searchsorted(_SORTED_CODES, codes).clip(max=len(_CODES) - 1)
     unknown = codes[_SORTED_CODES[position] != codes]

@@ -17,8 +17,14 @@ from distill.resume.random_state import RandomState
 from distill.tasks import Task
 from distill.training.arguments import described, required, save_plain_hyperparameters
 from distill.training.averaging import AveragedWeights, use_averaged_weights
-from distill.training.first_batch import OneSampleCheck, Preparation, check_first_batch, explained
-from distill.training.labels import check_labels_on_cpu, check_num_classes, class_names
+from distill.training.first_batch import (
+    OneSampleCheck,
+    Preparation,
+    check_first_batch,
+    explained,
+    explained_for_one_sample,
+)
+from distill.training.labels import check_labels_on_cpu, check_num_classes, class_names, labels_of
 from distill.training.losses import TrainingLosses
 from distill.training.means import counted_mean
 from distill.training.modes import ready_to_train
@@ -101,7 +107,8 @@ class Supervised(TransferHooks):
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """The loss of a batch and the outputs for the callbacks; records the loss and its terms."""
-        loss, terms, outputs = self.training_losses(batch)
+        with explained_for_one_sample(batch):
+            loss, terms, outputs = self.training_losses(batch)
         self.loss_recorder.record(self, loss, terms, batch)
         return {"loss": loss, **outputs}
 
@@ -173,7 +180,7 @@ class Supervised(TransferHooks):
         """Raises a one-sentence error if the network or the task cannot take a small batch."""
         with explained(self.network, "network", self.inputs, batch):
             prediction = self.predict(batch)
-        self.known_task.check(prediction, batch["target"], model=described(self.network, "network"), data="data")
+        self.known_task.check(prediction, labels_of(batch, self), model=described(self.network, "network"), data="data")
 
     def before_transfer(self, batch: Batch) -> None:
         """Checks the labels while the batch is on the CPU."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import NamedTuple
 
+from datamodules.reading.text_files import read_lines
 from distill.errors import UserError, UserFileNotFoundError
 
 
@@ -49,11 +50,13 @@ def read_list(path: Path) -> list[ListedFrame]:
 
 
 def _parsed(path: Path) -> Iterator[ListedFrame]:
-    for number, line in enumerate(path.read_text().splitlines(), start=1):
+    for number, line in enumerate(read_lines(path), start=1):
         if not line.strip():
             continue
         try:
             image, depth, focal_length = line.split()
+            if not 0 < float(focal_length) < float("inf"):
+                raise UserError(f"the focal length is {focal_length}")
             yield ListedFrame(image.lstrip("/"), None if depth == "None" else depth.lstrip("/"), float(focal_length))
         except ValueError:
             raise UserError(

@@ -7,6 +7,8 @@ from typing import NamedTuple, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from datamodules.reading.arrays import Pixels
+
 IGNORED = 255
 """The target of pixels and points that losses and scores ignore."""
 
@@ -31,13 +33,14 @@ class Camera(NamedTuple):
 class Frame(NamedTuple):
     """One sample, in the size that it has on disk.
 
-    ``image``: RGB, ``(H, W, 3)`` ``uint8``; ``depth``: metres along the optical axis, ``(H, W)`` ``float32``, 0 where
-    nothing was measured; ``target``: class indices, ``(H, W)`` ``uint8``, 255 where ignored, which is everywhere in a
-    data set without classes; ``lidar``: the points of a scan that the camera sees, ``(H, W, 5)`` ``float32``, as in
-    :mod:`datamodules.reading.lidar`, ``None`` in a data set without scans.
+    ``image``: RGB on the scale of bytes, ``(H, W, 3)``, ``float32`` if it has more than 8 bits; ``depth``: metres along
+    the optical axis, ``(H, W)`` ``float32``, 0 where nothing was measured; ``target``: class indices, ``(H, W)``
+    ``uint8``, 255 where ignored, which is everywhere in a data set without classes; ``lidar``: the points of a scan
+    that the camera sees, ``(H, W, 5)`` ``float32``, as in :mod:`datamodules.reading.lidar`, ``None`` in a data set
+    without scans.
     """
 
-    image: NDArray[np.uint8]
+    image: Pixels
     depth: NDArray[np.float32]
     target: NDArray[np.uint8]
     camera: Camera

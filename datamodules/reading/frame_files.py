@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from datamodules.reading.arrays import Floats
 from datamodules.reading.frame import IGNORED, Camera, Frame
-from datamodules.reading.image_files import image_size, read_color, read_uint16
+from datamodules.reading.image_files import Header, read_color, read_header, read_uint16
 from distill.errors import UserError
 
 
@@ -34,7 +34,8 @@ class FileFrames:
         read_depth: Reads metres, ``(H, W)`` ``float32``, 0 where nothing was measured.
 
     Raises:
-        ValueError: The files of a frame differ in size, or a header cannot be read. Only headers are read here.
+        ValueError: The files of a frame differ in size or orientation, or a header cannot be read. Only headers are
+            read here.
     """
 
     def __init__(
@@ -44,8 +45,7 @@ class FileFrames:
         read_target: Callable[[Path], NDArray[np.uint8]] | None,
         read_depth: Callable[[Path, Camera], NDArray[np.float32]],
     ) -> None:
-        for frame in files:
-            _check_sizes(frame)
+        self.sizes = [_checked_size(frame) for frame in files]
         self.files = files
         self.names = [frame_name(frame.image, root) for frame in files]
         self.read_target = read_target
@@ -88,9 +88,21 @@ def read_scaled_depth(path: Path, camera: Camera, *, units_per_metre: int) -> Fl
     return metres
 
 
-def _check_sizes(files: FrameFiles) -> None:
-    height, width = image_size(files.image)
+def _checked_size(files: FrameFiles) -> tuple[int, int]:
+    """Height and width of a frame."""
+    own = read_header(files.image)
     for other in filter(None, (files.target, files.depth)):
-        size = image_size(other)
-        if size != (height, width):
-            raise UserError(f"{other} is {size[1]} x {size[0]} pixels, its image {files.image} is {width} x {height}")
+        _check_same(own, files.image, read_header(other), other)
+    return own.height, own.width
+
+
+def _check_same(own: Header, image: Path, header: Header, other: Path) -> None:
+    if header[:2] != own[:2]:
+        raise UserError(
+            f"{other} is {header.width} x {header.height} pixels, its image {image} is {own.width} x {own.height}"
+        )
+    if header.turned != own.turned:  # nobody can tell whether the pixels of the other file were turned before
+        turned, plain = (image, other) if own.turned else (other, image)
+        raise UserError(
+            f"an EXIF tag turns or reflects {turned}, but not {plain}: write the pixels upright, and remove the tag"
+        )

@@ -9,6 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.reading.frame import Camera
+from datamodules.reading.text_files import read_lines
 from distill.errors import UserError
 
 # the drives of 26 September 2011, which most images come from; the height is that of the sensor setup
@@ -23,19 +24,42 @@ def read_matrices(path: Path, names: Sequence[str]) -> list[NDArray[np.float64]]
         names: The words before the colons.
 
     Raises:
-        ValueError: A line is missing or does not hold 12 numbers.
+        FileNotFoundError: There is no such file.
+        ValueError: A line is missing, or does not hold 12 finite numbers that are not all 0.
     """
+    lines = dict(line.split(":", 1) for line in read_lines(path) if ":" in line)
+    return [_matrix(lines.get(name, "").split(), name, names, path) for name in names]
+
+
+def _matrix(words: Sequence[str], name: str, names: Sequence[str], path: Path) -> NDArray[np.float64]:
+    expected = f"{path} should hold the lines {', '.join(names[:-1])} and {names[-1]} with 12 numbers each"
+    if len(words) != 12:
+        raise UserError(f"{expected}, but holds {len(words)} for {name}" if words else f"{expected}, but lacks {name}")
     try:
-        lines = dict(line.split(":", 1) for line in path.read_text().splitlines() if ":" in line)
-        return [np.array(lines[name].split(), float).reshape(3, 4) for name in names]
-    except (KeyError, ValueError):
-        listed = f"{', '.join(names[:-1])} and {names[-1]}"
-        raise UserError(f"{path} should hold the lines {listed} with 12 numbers each") from None
+        matrix = np.array(words, float).reshape(3, 4)
+    except ValueError as error:
+        raise UserError(f"{expected}, but {name} cannot be read ({error})") from None
+    if not np.isfinite(matrix).all():
+        raise UserError(f"{expected}, but {name} holds {words[int(np.argmin(np.isfinite(matrix)))]}")
+    if not matrix[:, :3].any(axis=1).all():
+        raise UserError(f"{expected}, but a row of {name} is 0")
+    return matrix
 
 
-def stereo_camera(left: NDArray[np.float64], right: NDArray[np.float64]) -> Camera:
-    """The left camera of a rectified pair, from the projections ``(3, 4)`` of both."""
-    # the fourth entry is -fx times the camera's position on the common x axis
-    baseline = (left[0, 3] - right[0, 3]) / left[0, 0]
+def read_stereo_camera(path: Path, left_name: str, right_name: str) -> Camera:
+    """The left camera of a rectified pair, from the projections of both; the names are as in :func:`read_matrices`.
+
+    Raises:
+        FileNotFoundError: There is no such file.
+        ValueError: A projection is missing or damaged, or both do not belong to a stereo pair.
+    """
+    left, right = read_matrices(path, (left_name, right_name))
     fx, fy, cx, cy = map(float, (left[0, 0], left[1, 1], left[0, 2], left[1, 2]))
-    return Camera(fx, fy, cx, cy, float(baseline), KITTI_CAMERA.height)
+    # the fourth entry is -fx times the camera's position on the common x axis
+    baseline = float((left[0, 3] - right[0, 3]) / fx) if fx else 0.0
+    if min(fx, fy, baseline) <= 0:
+        raise UserError(
+            f"{path} should give focal lengths above 0 and a camera {right_name} to the right of {left_name}, but the "
+            f"focal lengths are {fx:g} and {fy:g}, and the distance is {baseline:g} m"
+        )
+    return Camera(fx, fy, cx, cy, baseline, KITTI_CAMERA.height)

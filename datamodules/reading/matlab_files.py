@@ -27,6 +27,10 @@ def read_integers(path: Path, *names: str) -> list[NDArray[np.int64]]:
     """
     try:
         arrays = loadmat(path)
-        return [arrays[name].ravel().astype(np.int64) for name in names]
+        numbers = [arrays[name].ravel() for name in names]
+        integers = [values.astype(np.int64) for values in numbers]
+        if not all(map(np.array_equal, numbers, integers)):
+            raise UserError("it holds numbers that are not whole")
+        return integers
     except DAMAGE as error:
         raise UserError(f"{path} should hold {' and '.join(names)} and cannot be read ({error})") from None

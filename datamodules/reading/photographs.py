@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 from numpy.random import Generator
 from numpy.typing import NDArray
-from PIL import Image
 
+from datamodules.reading.folders import walk_files
+from datamodules.reading.image_files import UnreadableError, read_header, read_pixels
 from distill.errors import UserError, UserFileNotFoundError
 
 PHOTOGRAPH_SUFFIXES = (".jpg", ".jpeg", ".png")
@@ -39,18 +41,14 @@ def bundled_photographs() -> list[Path]:
 
 
 def find_photographs(folder: Path) -> list[Path]:
-    """All JPEG and PNG files below a folder, sorted; hidden files are left out.
+    """All JPEG and PNG files below a folder, sorted, each once; hidden files and other junk are left out.
 
     Raises:
         FileNotFoundError: The folder does not exist, or holds no photograph.
     """
     if not folder.is_dir():
         raise UserFileNotFoundError(f"patches_dir {folder} is not a folder")
-    found = [
-        path
-        for path in folder.rglob("*")
-        if path.suffix.lower() in PHOTOGRAPH_SUFFIXES and path.is_file() and not path.name.startswith(".")
-    ]
+    found = [Path(path) for path in walk_files(folder, PHOTOGRAPH_SUFFIXES).values()]
     if not found:
         raise UserFileNotFoundError(f"patches_dir {folder} holds no photographs ({', '.join(PHOTOGRAPH_SUFFIXES)})")
     return sorted(found)
@@ -62,7 +60,8 @@ def random_crops(paths: Sequence[Path], count: int, side: int, rng: Generator) -
     No position is used twice, unless there are fewer positions than ``count``.
 
     Args:
-        paths: The photographs; grey ones become RGB.
+        paths: The photographs, which are turned upright by their EXIF tags; grey ones become RGB, and pixels of more
+            than 8 bits are rounded to 8.
         count: The number of crops.
         side: Their height and width in pixels.
         rng: Draws the positions.
@@ -83,25 +82,32 @@ def random_crops(paths: Sequence[Path], count: int, side: int, rng: Generator) -
     crops = np.empty((count, 3, side, side), np.uint8)
     for number in np.unique(photograph):
         in_photograph = photograph == number
-        windows = np.lib.stride_tricks.sliding_window_view(_pixels(paths[number]), (side, side), axis=(0, 1))
+        pixels = _pixels(paths[number])
+        if pixels.shape[:2] != (heights[number], widths[number]):
+            raise UserError(
+                f"the photograph {paths[number]} is turned by EXIF data behind its pixels: write it upright"
+            )
+        windows = np.lib.stride_tricks.sliding_window_view(pixels, (side, side), axis=(0, 1))
         crops[in_photograph] = windows[row[in_photograph], column[in_photograph]]
     return crops
 
 
 def _size(path: Path, side: int) -> tuple[int, int]:
-    try:
-        with Image.open(path) as image:
-            width, height = image.size
-    except (OSError, Image.DecompressionBombError) as error:
-        raise UserError(f"the photograph {path} cannot be read ({error}): replace or remove it") from None
+    with _explained():
+        height, width, _ = read_header(path)
     if min(width, height) < side:
         raise UserError(f"the photograph {path} is {width} x {height} pixels, crops need at least {side} x {side}")
     return height, width
 
 
 def _pixels(path: Path) -> NDArray[np.uint8]:
+    with _explained():
+        return np.rint(read_pixels(path)).astype(np.uint8)
+
+
+@contextmanager
+def _explained() -> Iterator[None]:
     try:
-        with Image.open(path) as image:
-            return np.asarray(image.convert("RGB"))
-    except (OSError, ValueError, SyntaxError) as error:
-        raise UserError(f"the photograph {path} cannot be read ({error}): replace or remove it") from None
+        yield
+    except UnreadableError as error:
+        raise UserError(f"the photograph {error}: replace or remove it") from None

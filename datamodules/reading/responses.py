@@ -13,6 +13,7 @@ import numpy as np
 
 from datamodules.reading.arrays import Floats
 from datamodules.reading.image_files import UnreadableError, read_uint16
+from datamodules.reading.text_files import read_text
 from distill.errors import UserError, UserFileNotFoundError
 
 ResponseFormat = Literal["png", "npz"]
@@ -122,10 +123,11 @@ def read_description(folder: Path) -> dict[str, Any] | None:
     path = folder / DESCRIPTION
     if not path.is_file():
         return None
+    text = read_text(path)
     try:
-        description = json.loads(path.read_text())
+        description = json.loads(text)
     except ValueError as error:
-        raise UnreadableError(f"{path} cannot be read ({error})") from None
+        raise UserError(f"{path} cannot be read ({error})") from None
     if not isinstance(description, dict):
         raise UserError(f'{path} should hold a JSON object as {{"metres_per_unit": 0.001}}')
     return description

@@ -24,6 +24,9 @@ HOP_LENGTH = 160  # samples, 10 ms
 N_FFT = 512
 DECIBEL_FLOOR = -80.0
 
+HEADROOM = 4.0
+"""How far floats may exceed full scale, 12 dB; integers that were stored as floats exceed it by far."""
+
 # SciPy reports damage by all of these
 DAMAGE = (
     *(OSError, ValueError, EOFError, LookupError, TypeError, NameError, ArithmeticError),
@@ -32,12 +35,13 @@ DAMAGE = (
 
 
 def read_wav(path: Path) -> Floats:
-    """Reads a WAV file as one channel at :data:`SAMPLE_RATE`, ``(L,)``, from -1 to 1.
+    """Reads a WAV file as one channel at :data:`SAMPLE_RATE`, ``(L,)``; 1 is full scale.
 
-    Several channels are averaged.
+    Several channels are averaged. Floats that exceed full scale by up to :data:`HEADROOM`, as a mix does, are divided
+    by their peak.
 
     Raises:
-        ValueError: The file is damaged or empty.
+        ValueError: The file is damaged or empty, or holds floats on another scale.
     """
     try:
         with warnings.catch_warnings():
@@ -49,7 +53,7 @@ def read_wav(path: Path) -> Floats:
         raise UnreadableError(f"{path} cannot be read ({error})") from None
     if not samples.size:
         raise UnreadableError(f"{path} holds no sound")
-    scaled = _scaled(samples)
+    scaled = _scaled(samples, path)
     mono = scaled.mean(axis=1) if scaled.ndim == 2 else scaled
     common = math.gcd(rate, SAMPLE_RATE)
     return np.asarray(resample_poly(mono, SAMPLE_RATE // common, rate // common), np.float32)
@@ -112,9 +116,16 @@ def log_mel(sound: Floats, filters: Floats) -> Floats:
     return (1 - 2 * decibels / DECIBEL_FLOOR).clamp(max=1).numpy()
 
 
-def _scaled(samples: NDArray[Any]) -> NDArray[np.float64]:
+def _scaled(samples: NDArray[Any], path: Path) -> NDArray[np.float64]:
     """Samples of any type of a WAV file, scaled to -1 to 1; 128 is the zero of bytes."""
+    values = samples.astype(np.float64)
     if samples.dtype == np.uint8:
-        return samples.astype(np.float64) / 128 - 1
-    full = -float(np.iinfo(samples.dtype).min) if samples.dtype.kind == "i" else 1.0
-    return samples.astype(np.float64) / full
+        return values / 128 - 1
+    if samples.dtype.kind == "i":
+        return values / -float(np.iinfo(samples.dtype).min)  # SciPy shifts 24 bits to the upper ones of 32
+    peak = float(np.abs(values).max())
+    if not math.isfinite(peak):
+        raise UnreadableError(f"{path} holds a sample that is not finite")
+    if peak > HEADROOM:
+        raise UserError(f"{path} holds floats up to {peak:g}, but floats should lie from -1 to 1: rescale them")
+    return values / max(peak, 1.0)

@@ -66,8 +66,8 @@ class TensorPairs(BatchedDataset):
 
 
 def pixels_to_floats(pixels: Tensor) -> Tensor:
-    """Bytes as ``float32``, from -1 (black, 0) to 1 (white, 255)."""
-    return pixels.float().div_(127.5).sub_(1)
+    """Pixels on the scale of bytes as ``float32``, from -1 (black, 0) to 1 (white, 255)."""
+    return (pixels / 127.5).sub_(1)
 
 
 def collate(samples: Batch | list[Batch]) -> Batch:

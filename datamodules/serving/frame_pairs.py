@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from torch.utils.data import Dataset
 
 from datamodules.augmentation import PairedAugmentation
-from datamodules.reading.arrays import Floats
+from datamodules.reading.arrays import Floats, Pixels
 from datamodules.reading.frame import IGNORED, Frame, Frames
 from datamodules.reading.lidar import normalised_points
 from datamodules.reading.responses import StoredResponses
@@ -23,7 +23,7 @@ from distill.errors import UserError
 from distill.outputs import Batch
 
 Target = Literal["classes", "depth"]
-Scalar = TypeVar("Scalar", np.uint8, np.float32)
+Scalar = TypeVar("Scalar", bound=np.uint8 | np.float32)
 
 # ImageNet's RGB values from 0 to 1, with which timm's pretrained encoders were trained
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
@@ -96,6 +96,25 @@ class FramePairs(Dataset[Batch]):
         else:
             self.responses = None
 
+    def check_crops(self) -> None:
+        """Checks that the crops fit into all frames whose size is known before they are read.
+
+        Raises:
+            ValueError: Names the first frame that is too small.
+        """
+        random_crop = None if self.augmentation is None else self.augmentation.crop
+        if self.crop is None and random_crop is None:
+            return
+        for position, size in enumerate(getattr(self.frames, "sizes", ())):
+            if size is None:
+                continue
+            self._check_crop(size, position)
+            if self.augmentation is not None:
+                try:
+                    self.augmentation.check_crop(*(self.size or self.crop or size))
+                except UserError as error:
+                    raise UserError(f"{self._described(position)} is too small: {error}") from None
+
     def __getitem__(self, index: int | SeededIndex) -> Batch:
         """One sample.
 
@@ -156,11 +175,7 @@ class FramePairs(Dataset[Batch]):
                 f"{self._described(position)} has an image of {image}, a depth of {depth} and a target of {target} "
                 "pixels, which must have one size"
             )
-        if self.crop is not None and (self.crop[0] > shapes[0][0] or self.crop[1] > shapes[0][1]):
-            raise UserError(
-                f"{self._described(position)} has {_extent(shapes[0])} pixels, too few for a crop of "
-                f"{_extent(self.crop)}"
-            )
+        self._check_crop(frame.image.shape[:2], position)
         if self.num_classes is None:
             return
         strange = (frame.target >= self.num_classes) & (frame.target != IGNORED)
@@ -168,6 +183,12 @@ class FramePairs(Dataset[Batch]):
             raise UserError(
                 f"{self._described(position)} has the label {frame.target[strange][0]}, but labels are 0 to "
                 f"{self.num_classes - 1}, or {IGNORED} where ignored"
+            )
+
+    def _check_crop(self, size: Sequence[int], position: int) -> None:
+        if self.crop is not None and (self.crop[0] > size[0] or self.crop[1] > size[1]):
+            raise UserError(
+                f"{self._described(position)} has {_extent(size)} pixels, too few for a crop of {_extent(self.crop)}"
             )
 
     def _described(self, position: int) -> str:
@@ -213,7 +234,7 @@ def _cropped(frame: Frame, size: tuple[int, int]) -> Frame:
     )
 
 
-def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint8]:
+def _resized(image: Pixels, size: tuple[int, int]) -> Pixels:
     """The image in another size: averaged over areas where it shrinks, interpolated bilinearly where it grows."""
     if image.shape[:2] == size:
         return image
@@ -221,7 +242,7 @@ def _resized(image: NDArray[np.uint8], size: tuple[int, int]) -> NDArray[np.uint
     # if one side shrinks and the other grows, a single step would shift the pixels
     least = min(width, image.shape[1]), min(height, image.shape[0])
     resized = cv2.resize(cv2.resize(image, least, interpolation=cv2.INTER_AREA), (width, height))
-    return cast(NDArray[np.uint8], resized)
+    return cast(Pixels, resized)
 
 
 def _resized_nearest(values: NDArray[Scalar], size: tuple[int, int]) -> NDArray[Scalar]:
@@ -232,7 +253,7 @@ def _resized_nearest(values: NDArray[Scalar], size: tuple[int, int]) -> NDArray[
     return cast(NDArray[Scalar], cv2.resize(values, (width, height), interpolation=cv2.INTER_NEAREST_EXACT))
 
 
-def _normalised(image: NDArray[np.uint8]) -> Floats:
+def _normalised(image: Pixels) -> Floats:
     mean, std = (np.float32(255) * np.array(values, dtype=np.float32) for values in (IMAGENET_MEAN, IMAGENET_STD))
     normalised: Floats = (image - mean) / std
     return normalised

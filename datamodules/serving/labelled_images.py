@@ -11,11 +11,14 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from torchvision.datasets import CIFAR10, CIFAR100, STL10, ImageFolder
+from torchvision.datasets import CIFAR10, CIFAR100, STL10
+from torchvision.datasets.folder import IMG_EXTENSIONS
 
-from datamodules.reading.arrays import Bytes, Floats
+from datamodules.reading.arrays import Bytes, Floats, Pixels
 from datamodules.reading.digits import bundled_digits
-from datamodules.reading.image_files import find_folder, open_image
+from datamodules.reading.folders import find_folder, subfolders, walk_files
+from datamodules.reading.image_files import read_image
+from datamodules.reading.text_files import read_lines
 from datamodules.serving.sampling import flip_where
 from distill.errors import UserError, UserFileNotFoundError
 
@@ -46,8 +49,8 @@ class ImagesInMemory:
         height, width = self.pixels.shape[2:]
         return height, width
 
-    def read(self, positions: NDArray[np.int64], numbers: Floats | None) -> Bytes:
-        """The images at these positions, ``(M, C, H, W)``.
+    def read(self, positions: NDArray[np.int64], numbers: Floats | None) -> Pixels:
+        """The images at these positions, ``(M, C, H, W)``, on the scale of bytes.
 
         Args:
             positions: ``(M,)``.
@@ -59,7 +62,7 @@ class ImagesInMemory:
 
 
 class ImageFiles:
-    """Images in files of any size and format, as RGB of one size.
+    """Images in files of any size and format, upright, as RGB of one size.
 
     Args:
         paths: One file an image.
@@ -80,7 +83,7 @@ class ImageFiles:
         """Height and width in pixels."""
         return self.side, self.side
 
-    def read(self, positions: NDArray[np.int64], numbers: Floats | None) -> Bytes:
+    def read(self, positions: NDArray[np.int64], numbers: Floats | None) -> Pixels:
         """The images at these positions, as :meth:`ImagesInMemory.read` returns them.
 
         Raises:
@@ -92,7 +95,7 @@ class ImageFiles:
             return images
         return flip_where(numbers[:, 2], images) if self.zoom else shift_and_flip(images, numbers)
 
-    def _read(self, path: str, numbers: Floats | None) -> Bytes:
+    def _read(self, path: str, numbers: Floats | None) -> Pixels:
         def window(width: int, height: int) -> Box:
             if not self.zoom:
                 return (0, 0, width, height)
@@ -114,22 +117,33 @@ Box = tuple[float, float, float, float]
 """Left, upper, right and lower border in pixels."""
 
 
-def read_rgb(path: Path, side: int, window: Callable[[int, int], Box] | None = None) -> Bytes:
-    """Reads an image as RGB, ``(3, side, side)``; where it shrinks, pixels are averaged.
+def read_rgb(
+    path: Path,
+    side: int,
+    window: Callable[[int, int], Box] | None = None,
+    limits: tuple[float, float] | None = None,
+) -> Pixels:
+    """Reads an image as RGB, ``(3, side, side)``, on the scale of bytes; where it shrinks, pixels are averaged.
 
     Args:
         path: The file.
         side: Height and width to resize to.
         window: Returns the part to read from the image's width and height; ``None`` reads the whole image.
+        limits: As in :func:`~datamodules.reading.image_files.read_pixels`.
 
     Raises:
-        ValueError: The file is damaged or is no image.
+        ValueError: The file is damaged or is no image, or its values do not lie between the limits.
     """
-    with open_image(path) as image:
-        box = None if window is None else window(image.width, image.height)
-        resized = image.convert("RGB").resize((side, side), Image.Resampling.BILINEAR, box)
-        pixels: Bytes = np.array(resized, np.uint8)
-    return np.moveaxis(pixels, -1, 0)
+    image = read_image(path, limits)
+    if isinstance(image, Image.Image):
+        return np.moveaxis(_resized(image, side, window), -1, 0)
+    # Pillow has no mode for three channels of floats
+    return np.stack([_resized(Image.fromarray(channel), side, window) for channel in np.moveaxis(image, -1, 0)])
+
+
+def _resized(image: Image.Image, side: int, window: Callable[[int, int], Box] | None) -> Pixels:
+    box = None if window is None else window(image.width, image.height)
+    return np.array(image.resize((side, side), Image.Resampling.BILINEAR, box))
 
 
 def middle_square(width: int, height: int) -> Box:
@@ -156,7 +170,7 @@ def random_window(width: int, height: int, numbers: Floats) -> Box:
     return left, top, left + inner_width, top + inner_height
 
 
-def shift_and_flip(images: Bytes, numbers: Floats) -> Bytes:
+def shift_and_flip(images: Pixels, numbers: Floats) -> Pixels:
     """Shifts images by up to an eighth of the side along both axes, filled with black, and flips about half of them.
 
     Args:
@@ -233,24 +247,29 @@ def _tiny_imagenet(root: Path) -> LabelledImages:
     folder = find_folder(
         root, "tiny-imagenet-200", "unpack http://cs231n.stanford.edu/tiny-imagenet-200.zip in this folder"
     )
-    train = ImageFolder(find_folder(folder, "train", "unpack tiny-imagenet-200.zip again"))
+    train = _class_folders(find_folder(folder, "train", "unpack tiny-imagenet-200.zip again"))
     annotations = folder / "val" / "val_annotations.txt"
     if not annotations.is_file():
         raise UserFileNotFoundError(
             f"{annotations} is not there: unpack tiny-imagenet-200.zip again, or choose image_folder if val has one "
             "folder for each class"
         )
-    lines = [line.split("\t") for line in annotations.read_text().splitlines()]
+    lines = [line.split("\t") for line in read_lines(annotations) if line.strip()]
+    short = next((line for line in lines if len(line) < 2), None)
+    if short is not None:
+        raise UserError(f"{annotations} should hold lines of an image, a tab and its class, but holds {short[0]!r}")
     strange = sorted({line[1] for line in lines} - set(train.classes))
     if strange:
         raise UserError(f"{annotations} names the class {strange[0]}, which has no folder in {folder / 'train'}")
-    val = [(folder / "val" / "images" / line[0], train.class_to_idx[line[1]]) for line in lines]
-    missing = [path for path, _ in val if not path.is_file()]
+    labels_by_name = {name: label for label, name in enumerate(train.classes)}
+    val = [folder / "val" / "images" / line[0] for line in lines]
+    missing = [path for path in val if not path.is_file()]
     if missing:
         raise UserFileNotFoundError(
             f"{len(missing)} of the {len(val)} images that {annotations} names are not there, the first is {missing[0]}"
         )
-    paths, labels = zip(*train.samples, *val, strict=True)
+    paths = [*train.paths, *map(str, val)]
+    labels = [*train.labels, *(labels_by_name[line[1]] for line in lines)]
     names = _first_words(folder / "words.txt")
     images = ImageFiles(paths, side=64, zoom=False)
     return LabelledImages(images, np.array(labels), len(val), tuple(names.get(name, name) for name in train.classes))
@@ -260,13 +279,13 @@ def _first_words(path: Path) -> dict[str, str]:
     """The first word of each WordNet synset, from lines such as ``n01443537<tab>goldfish, Carassius auratus``."""
     if not path.is_file():
         return {}
-    lines = (line.split("\t") for line in path.read_text().splitlines())
-    return {synset: words.split(",")[0] for synset, words in lines}
+    lines = (line.partition("\t") for line in read_lines(path))
+    return {synset: words.split(",")[0] for synset, _, words in lines if words}
 
 
 def _image_folder(root: Path, side: int) -> LabelledImages:
     train, val = (
-        ImageFolder(find_folder(root, part, "train and val must be there, with one folder of images for each class"))
+        _class_folders(find_folder(root, part, "train and val must be there, with one folder of images for each class"))
         for part in ("train", "val")
     )
     if train.classes != val.classes:
@@ -275,5 +294,39 @@ def _image_folder(root: Path, side: int) -> LabelledImages:
             f"the folders of {root / 'train'} and {root / 'val'} must be the same classes, but {len(alone)} are in one "
             f"only, the first is {alone[0]}"
         )
-    paths, labels = zip(*train.samples, *val.samples, strict=True)
-    return LabelledImages(ImageFiles(paths, side, zoom=True), np.array(labels), len(val), tuple(train.classes))
+    paths, labels = [*train.paths, *val.paths], [*train.labels, *val.labels]
+    return LabelledImages(ImageFiles(paths, side, zoom=True), np.array(labels), len(val.paths), train.classes)
+
+
+class _ClassFolders(NamedTuple):
+    """The names of classes, sorted, and the files of all images with the position of each one's class."""
+
+    classes: tuple[str, ...]
+    paths: list[str]
+    labels: list[int]
+
+
+def _class_folders(folder: Path) -> _ClassFolders:
+    """Finds the images of a folder with one folder for each class.
+
+    Raises:
+        FileNotFoundError: There is no class, or a class has no images.
+        ValueError: An image is in two classes.
+    """
+    classes = subfolders(folder)
+    if not classes:
+        raise UserFileNotFoundError(f"{folder} holds no folders, and should hold one folder of images for each class")
+    found: dict[str, tuple[str, int]] = {}
+    for label, class_folder in enumerate(classes):
+        files = walk_files(class_folder, IMG_EXTENSIONS)
+        if not files:
+            raise UserFileNotFoundError(
+                f"the folder of a class, {class_folder}, holds no images ({', '.join(IMG_EXTENSIONS)}): remove it, or "
+                "put the images of the class there"
+            )
+        for real, path in files.items():
+            if real in found:
+                raise UserError(f"{path} and {found[real][0]} are links to one image, in two classes")
+            found[real] = (path, label)
+    paths, labels = zip(*found.values(), strict=True)
+    return _ClassFolders(tuple(part.name for part in classes), list(paths), list(labels))

@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch.utils.data import Sampler
 
-from datamodules.reading.arrays import Bytes, Floats
+from datamodules.reading.arrays import Floats, Pixels
 from datamodules.serving.datasets import BatchedDataset
 from distill.outputs import Batch
 
@@ -103,6 +103,6 @@ def uniform_numbers(seeds: Sequence[Sequence[int]], count: int) -> Floats:
     return numbers
 
 
-def flip_where(numbers: Floats, images: Bytes) -> Bytes:
+def flip_where(numbers: Floats, images: Pixels) -> Pixels:
     """Flips horizontally the images ``(N, C, H, W)`` whose number ``(N,)``, from 0 to 1, is below one half."""
     return np.where(numbers[:, None, None, None] < 0.5, images[..., ::-1], images)

@@ -9,6 +9,7 @@ import torch
 from lightning.fabric.plugins.io.torch_io import TorchCheckpointIO
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning_utilities.core.rank_zero import rank_zero_warn
 
 from distill.atomic import atomic_write
 from distill.checkpoint import read_content
@@ -44,6 +45,18 @@ class BestCheckpoint(ModelCheckpoint):
             assert self.dirpath is not None
             self.best_model_path = self.format_checkpoint_name({})
             trainer.save_checkpoint(self.best_model_path, weights_only=True)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Ranks the epoch, if its validation had labels and so a value of the metric."""
+        if self.monitor in trainer.callback_metrics:
+            super().on_validation_end(trainer, pl_module)
+        elif not trainer.sanity_checking:
+            rank_zero_warn(f"the validation has no {self.monitor} to rank epochs by, so best.ckpt is not written")
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """As ``on_validation_end``."""
+        if self.monitor in trainer.callback_metrics:
+            super().on_train_epoch_end(trainer, pl_module)
 
 
 class WholeFileCheckpointIO(TorchCheckpointIO):

@@ -141,6 +141,10 @@ def check_pair(method: Pair, batch: Batch) -> None:
         raise UserKeyError("the batch has no 'target': only a method with hard_weight=0 works without it")
     try:
         method.distillation_terms(teacher, student, batch)
+    except KeyError as error:
+        if error.args != ("target",):
+            raise
+        raise UserKeyError(f"the batch has no 'target', which {type(method).__name__} needs") from error
     except (RuntimeError, IndexError) as error:
         raise UserError(
             f"{type(method).__name__} cannot compare the {of_teacher}, which has {shapes(teacher)}, with the "
@@ -158,8 +162,27 @@ class Preparation(Callback):
             module.prepare(stage)
 
 
+@contextmanager
+def explained_for_one_sample(batch: Batch) -> Iterator[None]:
+    """Replaces BatchNorm's error about a batch of one sample by one sentence; a stream shows its sizes no earlier.
+
+    Raises:
+        ValueError: A layer cannot train on the batch, because it gets one value per channel.
+    """
+    try:
+        yield
+    except ValueError as error:
+        sizes = {len(values) for values in batch.values() if isinstance(values, Tensor) and values.ndim}
+        if not needs_more_values(error) or sizes != {1}:
+            raise
+        raise UserError(
+            f"a batch has one sample, on which a layer cannot train ({str(error).splitlines()[0]}): leave such batches "
+            "out (drop_last of the loader), or choose another batch size"
+        ) from error
+
+
 class OneSampleCheck(Callback):
-    """Tries the network on one sample before a fit, if the last batch of an epoch has one sample."""
+    """Tries the network on one sample before a fit, if a batch of an epoch is known to have one sample."""
 
     @torch.compiler.set_stance("force_eager")  # a batch of one is not worth a compilation
     def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
@@ -173,10 +196,9 @@ class OneSampleCheck(Callback):
             return
         loader: Any = trainer.train_dataloader
         steps = trainer.max_steps * trainer.accumulate_grad_batches
-        if not _ends_with_one_sample(loader):
-            return
-        if trainer.num_training_batches < len(loader) or 0 <= steps < len(loader):  # the fit never gets to that batch
-            return
+        position = _batch_of_one_sample(loader)
+        if position is None or position >= trainer.num_training_batches or 0 <= steps <= position:
+            return  # there is no such batch, or the fit never gets to it
         precision = trainer.precision_plugin
         try:
             with buffers_kept(module.network), torch.no_grad(), isolate_rng(), precision.forward_context():
@@ -186,15 +208,24 @@ class OneSampleCheck(Callback):
             if not needs_more_values(error):
                 raise
             network, reason = described(module.network, "network"), str(error).splitlines()[0]
+            place = "the last" if position == len(loader) - 1 else f"number {position}"
+            size = getattr(loader.batch_sampler, "batch_size", None)
+            mend = "other batches" if size is None else f"another batch_size than {size}"
             raise UserError(
-                f"the last of an epoch's {len(loader)} batches has one sample, on which the {network} cannot train "
-                f"({reason}): choose another batch_size than {loader.batch_size}"
+                f"{place} of an epoch's {len(loader)} batches has one sample, on which the {network} cannot train "
+                f"({reason}): choose {mend}"
             ) from error
 
 
-def _ends_with_one_sample(loader: Any) -> bool:
-    """Whether the last batch of this process has one sample."""
-    if not isinstance(loader, DataLoader) or loader.batch_size is None or loader.drop_last:
-        return False
-    sampler = loader.sampler
-    return isinstance(sampler, Sized) and (len(sampler) - 1) % loader.batch_size == 0
+def _batch_of_one_sample(loader: Any) -> int | None:
+    """The position of this process's first batch with one sample; ``None`` where there is none, or nobody can know.
+
+    A sampler of batches that is neither a sequence nor like torch's is not asked, because it may be random.
+    """
+    batches: Any = loader.batch_sampler if isinstance(loader, DataLoader) else None
+    if isinstance(batches, Sequence):
+        return next((position for position, indices in enumerate(batches) if len(indices) == 1), None)
+    size, sampler = getattr(batches, "batch_size", None), getattr(batches, "sampler", None)
+    if not size or getattr(batches, "drop_last", True) or not isinstance(sampler, Sized):
+        return None
+    return (len(sampler) - 1) // size if len(sampler) and (len(sampler) - 1) % size == 0 else None

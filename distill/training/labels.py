@@ -8,7 +8,7 @@ from typing import Any
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from distill.errors import UserError
+from distill.errors import UserError, UserKeyError
 from distill.outputs import Batch
 from distill.tasks import Task
 
@@ -27,6 +27,17 @@ def check_num_classes(trainer: Trainer, task: Task) -> None:
     if classes is not None and classes != expected:
         name = type(task).__name__
         raise UserError(f"{type(data).__name__} has {classes} classes, but the task is {name}(num_classes={expected})")
+
+
+def labels_of(batch: Batch, model: object) -> Tensor:
+    """The batch's ``target``.
+
+    Raises:
+        KeyError: The batch has none.
+    """
+    if "target" not in batch:
+        raise UserKeyError(f"the batch has no 'target' for {type(model).__name__} to learn from or be scored by")
+    return batch["target"]
 
 
 def check_labels_on_cpu(batch: Batch | Tensor, task: Task | None, trainer: Trainer | None) -> None:

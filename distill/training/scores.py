@@ -59,7 +59,7 @@ class StageScores(nn.Module):
         if any(labelled for _, labelled in gathered):  # all processes or none: compute() waits for the others
             scores |= {**self.metrics.compute(), f"{self.stage}/hard": self.hard.compute()}
         else:
-            rank_zero_warn(f"no batch of {self.stage} has labels ('target'), so there are no scores of predictions")
+            rank_zero_warn(f"the batches to {self.stage} on have no 'target', so there are no scores and no hard loss")
         self.reset()
         return scores
 

@@ -11,7 +11,7 @@ from lightning.fabric.utilities.distributed import DistributedSamplerWrapper
 from numpy.typing import NDArray
 
 from datamodules.augmentation import FILL_COLOUR, PairedAugmentation
-from datamodules.reading.arrays import Floats
+from datamodules.reading.arrays import Floats, Pixels
 from datamodules.serving.sampling import SeededIndex, SeededSampler
 
 Bytes = NDArray[np.uint8]
@@ -29,7 +29,7 @@ def geometric(flip: float = 0.5, scale: tuple[float, float] = (1.0, 1.5)) -> Pai
 
 
 class Sample(NamedTuple):
-    image: Bytes
+    image: Pixels
     target: Bytes
     depth: Floats
     normal: Floats

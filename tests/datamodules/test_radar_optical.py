@@ -5,8 +5,10 @@ import shutil
 from pathlib import Path
 from typing import Any
 
+import cv2
 import numpy as np
 import pytest
+import tifffile
 import torch
 from PIL import Image
 from torch import Tensor
@@ -149,6 +151,54 @@ def test_a_damaged_image_is_named(root: Path) -> None:
     assert len(pairs) == 40
     with pytest.raises(ValueError, match=r"radar/cargo/0000\.png cannot be read"):
         samples(pairs)
+
+
+def test_radar_images_of_16_bits_and_of_floats_keep_their_values(root: Path) -> None:
+    rng = np.random.default_rng(0)
+    channels = rng.integers(0, 2**16, (12, 12, 3), dtype=np.uint16)
+    decibels = rng.uniform(-50, 0, (12, 12)).astype(np.float32)
+    cv2.imwrite(str(root / "radar" / "cargo" / "0000.png"), channels[..., ::-1])
+    (root / "radar" / "cargo" / "0001.png").unlink()
+    tifffile.imwrite(root / "radar" / "cargo" / "0001.tif", decibels)
+    grey = channels[..., :1].repeat(3, 2)
+    Image.fromarray(grey[..., 0]).save(root / "radar" / "cargo" / "0002.png")
+
+    pairs = ImagePairs(find_pairs(root), size=12)
+    for at, values in ((0, channels), (2, grey)):
+        expected = torch.from_numpy(values.transpose(2, 0, 1) / 32767.5 - 1).float()
+        torch.testing.assert_close(pairs[at]["radar"], expected, atol=1e-6, rtol=0)
+    torch.testing.assert_close(pairs.__getitems__([0, 3])["radar"][1], pairs[3]["radar"])  # bytes, in one batch
+    with pytest.raises(ValueError, match=r"0001\.tif holds values from .* should lie from 0 \(black\) to 1 \(white\)$"):
+        pairs[1]
+
+    limited = ImagePairs(find_pairs(root), 12, ready(root, radar_limits=(-40, 0)).radar_limits)
+    expected = torch.from_numpy(decibels.clip(-40, 0) / 20 + 1)[None].expand(3, -1, -1)
+    torch.testing.assert_close(limited[1]["radar"], expected, atol=1e-5, rtol=0)
+    with pytest.raises(ValueError, match=r"radar_limits must be two values, the smaller one first, got 0 and -40"):
+        ready(root, radar_limits=(0, -40))
+
+
+def test_an_optical_image_is_turned_as_its_exif_tag_says(root: Path) -> None:
+    path = root / "optical" / "cargo" / "0000.jpg"
+    exif = Image.Exif()
+    exif[0x0112] = 6
+    with Image.open(path) as image:
+        upright = image.transpose(Image.Transpose.ROTATE_270)
+        image.save(root / "optical" / "cargo" / "0000.png", exif=exif)
+    path.unlink()
+    pairs = ImagePairs(find_pairs(root), size=12)
+    assert np.array_equal(as_bytes(pairs[0]["optical"]).permute(1, 2, 0), np.asarray(upright))
+
+
+def test_what_other_programs_leave_is_no_image_and_no_class(root: Path) -> None:
+    pairs = find_pairs(root)
+    for folder in (root / "radar", root / "radar" / "cargo"):
+        for name in ("__MACOSX", ".ipynb_checkpoints"):
+            (folder / name).mkdir()
+            shutil.copy(root / "radar" / "cargo" / "0000.png", folder / name / "9.png")
+        for name in ("._0000.png", "Thumbs.db", ".DS_Store"):
+            (folder / name).touch()
+    assert find_pairs(root) == pairs
 
 
 def test_arguments_out_of_range_are_refused(root: Path) -> None:

@@ -259,5 +259,7 @@ def test_damaged_files_are_named(root: Path) -> None:
     with pytest.raises(ValueError, match=r"000001\.bin has 7 bytes, but a scan has 16 a point$"):
         frames[1]
     write(folder / "calib.txt", ODOMETRY_CALIBRATION.replace("Tr:", "Tr_velo:"))
-    with pytest.raises(ValueError, match=r"calib\.txt should hold the lines P2, P3 and Tr with 12 numbers each$"):
+    with pytest.raises(
+        ValueError, match=r"calib\.txt should hold the lines P2, P3 and Tr with 12 numbers each, but lacks Tr$"
+    ):
         module(root).make_frames()

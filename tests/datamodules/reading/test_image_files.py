@@ -1,8 +1,6 @@
 from __future__ import annotations
 
-import os
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 
 import cv2
@@ -12,15 +10,11 @@ from numpy.typing import NDArray
 from PIL import Image, PngImagePlugin
 
 from datamodules.reading.image_files import (
-    check_paired,
-    find_folder,
-    image_size,
-    list_files,
     read_color,
     read_float_map,
+    read_header,
     read_labels,
     read_uint16,
-    subfolders,
 )
 from tests.datamodules.trees import save
 
@@ -118,7 +112,7 @@ def test_float_maps_are_read_as_float32(tmp_path: Path, dtype: type[np.floating]
         (np.array([[print]], object), "cannot be read"),
     ],
 )
-@pytest.mark.parametrize("reader", [read_float_map, image_size])
+@pytest.mark.parametrize("reader", [read_float_map, read_header])
 def test_an_array_that_is_no_float_map_is_refused(
     tmp_path: Path, reader: Callable[[Path], object], array: NDArray[np.generic], message: str
 ) -> None:
@@ -141,58 +135,7 @@ def test_size_is_height_then_width_and_needs_the_header_alone(tmp_path: Path) ->
     save(tmp_path / "a.jpg", COLORS)
     np.save(tmp_path / "a.npy", np.ones((12, 40), np.float32))
     path.write_bytes(path.read_bytes()[:60])
-    assert [image_size(tmp_path / name) for name in ("a.png", "a.jpg", "a.npy")] == [(12, 40)] * 3
+    assert [read_header(tmp_path / name)[:2] for name in ("a.png", "a.jpg", "a.npy")] == [(12, 40)] * 3
     path.write_bytes(path.read_bytes()[:10])
     with pytest.raises(ValueError, match=f"^{path} cannot be read"):
-        image_size(path)
-
-
-def test_files_are_listed_by_key_without_hidden_and_other_ones(tmp_path: Path) -> None:
-    for name in ("b_10.png", "a_10.png", "a_11.png", "._a_10.png", ".DS_Store", "a_10.png.part"):
-        (tmp_path / name).touch()
-    assert list_files(tmp_path, "", "_10.png") == {"a": tmp_path / "a_10.png", "b": tmp_path / "b_10.png"}
-    assert list_files(tmp_path, "b_", ".png") == {"10": tmp_path / "b_10.png"}
-    assert list(list_files(tmp_path, "", ".png")) == ["a_10", "a_11", "b_10"]
-
-
-def test_lists_do_not_depend_on_the_order_of_the_file_system(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    for name in "cabd":
-        (tmp_path / f"{name}.png").touch()
-        (tmp_path / name).mkdir()
-    (tmp_path / ".hidden").mkdir()
-    scandir = os.scandir
-    for backwards in (False, True):
-
-        @contextmanager
-        def ordered(folder: Path, backwards: bool = backwards) -> Iterator[Iterator[os.DirEntry[str]]]:
-            with scandir(folder) as entries:
-                yield iter(sorted(entries, key=lambda entry: entry.name, reverse=backwards))
-
-        monkeypatch.setattr(os, "scandir", ordered)
-        assert list(list_files(tmp_path, "", ".png")) == list("abcd")
-        assert [folder.name for folder in subfolders(tmp_path)] == list("abcd")
-
-
-def test_a_folder_that_is_there_is_found(tmp_path: Path) -> None:
-    (tmp_path / "a" / "b").mkdir(parents=True)
-    assert find_folder(tmp_path, "a/b", "unpack some.zip there") == tmp_path / "a" / "b"
-
-
-def test_a_missing_folder_says_what_to_unpack_and_which_folder_looks_like_the_root(tmp_path: Path) -> None:
-    root = tmp_path / "root"
-    with pytest.raises(FileNotFoundError, match=f"^root {root} is not a folder$"):
-        find_folder(root, "a/b", "unpack some.zip there")
-    (root / "a").mkdir(parents=True)
-    with pytest.raises(FileNotFoundError, match=f"^{root} holds no a/b: unpack some.zip there$"):
-        find_folder(root, "a/b", "unpack some.zip there")
-    (root / "a" / "b").mkdir()
-    for wrong in (tmp_path, root / "a"):
-        with pytest.raises(FileNotFoundError, match=f"^{wrong} holds no a/b, but {root} does: give that as root$"):
-            find_folder(wrong, "a/b", "unpack some.zip there")
-
-
-def test_files_without_partner_are_counted_and_the_first_is_named() -> None:
-    files = {key: Path(key) for key in "abcd"}
-    check_paired(files, "images", {**files, "e": Path("e")}, "label", Path("labels"))
-    with pytest.raises(FileNotFoundError, match=r"^labels holds no label for 2 of 4 images, the first is b$"):
-        check_paired(files, "images", {"a": Path("a"), "c": Path("c")}, "label", Path("labels"))
+        read_header(path)

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import wave
 from pathlib import Path
 
 import numpy as np
@@ -132,3 +133,30 @@ def test_the_middle_is_cut_out_or_lies_between_silence() -> None:
     assert middle(sound, 3).tolist() == [3, 4, 5]
     assert middle(sound, 7).tolist() == sound.tolist()
     assert middle(sound, 10).tolist() == [0, *sound.tolist(), 0, 0]
+
+
+@pytest.mark.parametrize("bits", [8, 16, 24, 32])
+def test_integers_of_all_widths_have_one_full_scale(tmp_path: Path, bits: int) -> None:
+    path = tmp_path / "a.wav"
+    shares = np.array([0.0, 0.5, -0.5, -1.0])
+    values = (shares * 2 ** (bits - 1)).astype(np.int64) + (128 if bits == 8 else 0)
+    with wave.open(str(path), "wb") as file:
+        file.setnchannels(1)
+        file.setsampwidth(bits // 8)
+        file.setframerate(SAMPLE_RATE)
+        file.writeframes(b"".join(int(value).to_bytes(bits // 8, "little", signed=bits > 8) for value in values))
+    np.testing.assert_allclose(read_wav(path), shares, atol=1e-6)
+
+
+def test_floats_beyond_full_scale_are_scaled_or_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.wav"
+    for peak in (0.5, 1.0, 1.25, 4.0):
+        wavfile.write(path, SAMPLE_RATE, np.array([0, -peak, peak / 2], np.float32))
+        np.testing.assert_allclose(read_wav(path), np.array([0, -1, 0.5]) * min(peak, 1), atol=1e-6)
+    for values, message in (
+        ([0, 32767], "holds floats up to 32767, but"),
+        ([0, np.nan], "holds a sample that is not"),
+    ):
+        wavfile.write(path, SAMPLE_RATE, np.array(values, np.float32))
+        with pytest.raises(ValueError, match=f"^{path} {message}"):
+            read_wav(path)
