@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from distill.checkpoint import load_network
 from distill.checks import check_at_least
 from distill.internals.lightning import attached
+from distill.layouts import Layout
 from distill.outputs import Batch, NetworkOutput, autocast_off, modalities, network_output, step_output
 from distill.supervised import Supervised
 from distill.taps import FeatureTaps
@@ -64,6 +65,10 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
             by default. Methods get the teacher's outputs in float32.
         compile: Compiles teacher and student separately, in place: ``true`` for torch's default backend, or the name of
             another backend.
+        teacher_layout: Where the teacher's layers have their channels, if the library cannot know it:
+            ``channels_first``, ``channels_last`` or ``tokens``, or a dictionary of these by layer; see
+            :class:`~distill.taps.FeatureTaps`.
+        student_layout: The same for the student.
 
     ``teacher``, ``student``, ``task`` and ``optimizer`` are optional only for a method that is a part of
     :class:`~distill.methods.Combined`: the combination has them.
@@ -85,18 +90,23 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         cache_teacher: str | Path | None = None,
         teacher_precision: Precision | None = None,
         compile: bool | str = False,  # noqa: A002
+        teacher_layout: Layout | dict[str, Layout] | None = None,
+        student_layout: Layout | dict[str, Layout] | None = None,
     ) -> None:
         super().__init__(student, task, student_inputs, optimizer, lr_scheduler)
         check_at_least(0, hard_weight=hard_weight)
         self.teacher_inputs = tuple(teacher_inputs)
         self.teacher_layers = tuple(teacher_layers)
         self.student_layers = tuple(student_layers)
+        self.teacher_layout, self.student_layout = teacher_layout, student_layout
         self.hard_weight = hard_weight
         if teacher is not None:
             check_separate(teacher, self)
-            self.frozen_teacher = FrozenTeacher(teacher, self.teacher_layers, teacher_precision, teacher_checkpoint)
+            self.frozen_teacher = FrozenTeacher(
+                teacher, self.teacher_layers, teacher_precision, teacher_checkpoint, teacher_layout
+            )
         if student is not None:
-            self._student_taps = FeatureTaps(student, self.student_layers)
+            self._student_taps = FeatureTaps(student, self.student_layers, student_layout, option="student_layout")
         compile_in_place([network for network in (teacher, student) if network is not None], compile)
         self.collaborators.append(WeightingSchedule())
         self.teacher_cache = None if cache_teacher is None else TeacherCache(cache_teacher)

@@ -120,3 +120,13 @@ def test_buffers_are_kept_that_were_changed_or_replaced_or_not_there() -> None:
 def test_an_unknown_backend_is_refused_with_the_error_that_is_relied_on() -> None:
     with pytest.raises(internals.unknown_backend_error()):
         nn.Linear(1, 1).compile(backend="no_such_backend")
+
+
+def test_the_version_of_a_tensor_rises_with_each_change_in_place() -> None:
+    values = torch.ones(3)
+    before = internals.version(values)
+    assert internals.version(values) == before
+    values.view(1, 3)[0].relu_()
+    assert internals.version(values) not in (before, None)
+    with torch.inference_mode():
+        assert internals.version(torch.ones(3)) is None
