@@ -24,6 +24,7 @@ from distill.tasks import Task
 from distill.teacher.cache import TeacherCache
 from distill.teacher.frozen import FrozenTeacher, Precision, TeacherHolder, check_separate
 from distill.training.arguments import required
+from distill.training.auxiliary import label_losses
 from distill.training.compilation import compile_in_place
 from distill.training.first_batch import check_pair
 from distill.training.labels import class_names
@@ -69,6 +70,7 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
             ``channels_first``, ``channels_last`` or ``tokens``, or a dictionary of these by layer; see
             :class:`~distill.taps.FeatureTaps`.
         student_layout: The same for the student.
+        aux_weight: The weight of each auxiliary prediction of the student in the hard loss; see :class:`Supervised`.
 
     ``teacher``, ``student``, ``task`` and ``optimizer`` are optional only for a method that is a part of
     :class:`~distill.methods.Combined`: the combination has them.
@@ -92,8 +94,9 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         compile: bool | str = False,  # noqa: A002
         teacher_layout: Layout | dict[str, Layout] | None = None,
         student_layout: Layout | dict[str, Layout] | None = None,
+        aux_weight: float = 0.4,
     ) -> None:
-        super().__init__(student, task, student_inputs, optimizer, lr_scheduler)
+        super().__init__(student, task, student_inputs, optimizer, lr_scheduler, aux_weight)
         check_at_least(0, hard_weight=hard_weight)
         self.teacher_inputs = tuple(teacher_inputs)
         self.teacher_layers = tuple(teacher_layers)
@@ -170,7 +173,11 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
 
     def forward_student(self, batch: Batch) -> NetworkOutput:
         """The student's output for a batch, in the size of the target."""
-        output = network_output(self._student_taps, modalities(batch, self.inputs))
+        return self.forward_network(batch)
+
+    def forward_network(self, batch: Batch) -> NetworkOutput:
+        """As in :class:`Supervised`, with the student's features."""
+        output = network_output(*self._student_taps(*modalities(batch, self.inputs)))
         return output._replace(prediction=self.at_targets(output.prediction, batch))
 
     def forward_both(self, batch: Batch) -> tuple[NetworkOutput, NetworkOutput]:
@@ -189,8 +196,9 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         terms = self.distillation_terms(teacher, student, batch)
         loss = torch.stack(list(terms.values())).sum()
         if self.current_hard_weight:
-            terms["hard"] = self.hard_loss(student.prediction, batch)
-            loss = loss + self.current_hard_weight * terms["hard"]
+            on_labels, of_labels = label_losses(self, student, batch)
+            terms |= of_labels
+            loss = loss + self.current_hard_weight * on_labels
         return loss, terms, self._step_output(teacher, student, batch)
 
     def evaluate(self, batch: Batch) -> dict[str, Any]:

@@ -65,10 +65,10 @@ class FrozenTeacher:
     def __call__(self, *inputs: Tensor) -> NetworkOutput:
         """The prediction, in the network's size, and the features."""
         if self.dtype is None:
-            return network_output(self.taps, inputs)
+            return network_output(*self.taps(*inputs))
         cast = tuple(values.to(self.dtype) if values.is_floating_point() else values for values in inputs)
         with autocast_off(inputs[0]):
-            return network_output(self.taps, cast)
+            return network_output(*self.taps(*cast))
 
     def check_trained(self, class_names: Sequence[str]) -> None:
         """Warns of random weights, and compares the network's classes with those of the data.
