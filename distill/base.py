@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from distill.checkpoint import load_network
 from distill.checks import check_at_least
 from distill.internals.lightning import attached
+from distill.layouts import Layout
 from distill.outputs import Batch, NetworkOutput, autocast_off, modalities, network_output, step_output
 from distill.supervised import Supervised
 from distill.taps import FeatureTaps
@@ -23,6 +24,7 @@ from distill.tasks import Task
 from distill.teacher.cache import TeacherCache
 from distill.teacher.frozen import FrozenTeacher, Precision, TeacherHolder, check_separate
 from distill.training.arguments import required
+from distill.training.auxiliary import label_losses
 from distill.training.compilation import compile_in_place
 from distill.training.first_batch import check_pair
 from distill.training.labels import class_names
@@ -64,6 +66,11 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
             by default. Methods get the teacher's outputs in float32.
         compile: Compiles teacher and student separately, in place: ``true`` for torch's default backend, or the name of
             another backend.
+        teacher_layout: Where the teacher's layers have their channels, if the library cannot know it:
+            ``channels_first``, ``channels_last`` or ``tokens``, or a dictionary of these by layer; see
+            :class:`~distill.taps.FeatureTaps`.
+        student_layout: The same for the student.
+        aux_weight: The weight of each auxiliary prediction of the student in the hard loss; see :class:`Supervised`.
 
     ``teacher``, ``student``, ``task`` and ``optimizer`` are optional only for a method that is a part of
     :class:`~distill.methods.Combined`: the combination has them.
@@ -85,18 +92,24 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         cache_teacher: str | Path | None = None,
         teacher_precision: Precision | None = None,
         compile: bool | str = False,  # noqa: A002
+        teacher_layout: Layout | dict[str, Layout] | None = None,
+        student_layout: Layout | dict[str, Layout] | None = None,
+        aux_weight: float = 0.4,
     ) -> None:
-        super().__init__(student, task, student_inputs, optimizer, lr_scheduler)
+        super().__init__(student, task, student_inputs, optimizer, lr_scheduler, aux_weight)
         check_at_least(0, hard_weight=hard_weight)
         self.teacher_inputs = tuple(teacher_inputs)
         self.teacher_layers = tuple(teacher_layers)
         self.student_layers = tuple(student_layers)
+        self.teacher_layout, self.student_layout = teacher_layout, student_layout
         self.hard_weight = hard_weight
         if teacher is not None:
             check_separate(teacher, self)
-            self.frozen_teacher = FrozenTeacher(teacher, self.teacher_layers, teacher_precision, teacher_checkpoint)
+            self.frozen_teacher = FrozenTeacher(
+                teacher, self.teacher_layers, teacher_precision, teacher_checkpoint, teacher_layout
+            )
         if student is not None:
-            self._student_taps = FeatureTaps(student, self.student_layers)
+            self._student_taps = FeatureTaps(student, self.student_layers, student_layout, option="student_layout")
         compile_in_place([network for network in (teacher, student) if network is not None], compile)
         self.collaborators.insert(0, WeightingSchedule())
         self.teacher_cache = None if cache_teacher is None else TeacherCache(cache_teacher)
@@ -160,7 +173,11 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
 
     def forward_student(self, batch: Batch) -> NetworkOutput:
         """The student's output for a batch, in the size of the target."""
-        output = network_output(self._student_taps, modalities(batch, self.inputs))
+        return self.forward_network(batch)
+
+    def forward_network(self, batch: Batch) -> NetworkOutput:
+        """As in :class:`Supervised`, with the student's features."""
+        output = network_output(*self._student_taps(*modalities(batch, self.inputs)))
         return output._replace(prediction=self.at_targets(output.prediction, batch))
 
     def forward_both(self, batch: Batch) -> tuple[NetworkOutput, NetworkOutput]:
@@ -179,8 +196,9 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         terms = self.distillation_terms(teacher, student, batch)
         loss = torch.stack(list(terms.values())).sum()
         if self.current_hard_weight:
-            terms["hard"] = self.hard_loss(student.prediction, batch)
-            loss = loss + self.current_hard_weight * terms["hard"]
+            on_labels, of_labels = label_losses(self, student, batch)
+            terms |= of_labels
+            loss = loss + self.current_hard_weight * on_labels
         return loss, terms, self._step_output(teacher, student, batch)
 
     def validation_losses(self, batch: Batch) -> tuple[Tensor | None, dict[str, Tensor], dict[str, Any]]:

@@ -10,7 +10,6 @@ import torch
 from torch import Tensor
 
 from distill.errors import UserKeyError, UserTypeError
-from distill.taps import FeatureTaps
 
 Batch = dict[str, Tensor]
 
@@ -19,11 +18,14 @@ class NetworkOutput(NamedTuple):
     """The output of a network for a batch.
 
     ``prediction`` holds logits ``(N, C, *spatial)``, or depth in metres ``(N, 1, H, W)``. ``features`` holds the
-    outputs of the tapped layers by name, in the order of the method's layers. Half precision is cast to float32.
+    outputs of the tapped layers by name, in the order of the method's layers; see
+    :class:`~distill.taps.FeatureTaps`. ``auxiliary`` holds further predictions of the same kind, which some networks
+    make to learn. Half precision is cast to float32.
     """
 
     prediction: Tensor
     features: dict[str, Tensor]
+    auxiliary: tuple[Tensor, ...] = ()
 
     def at(self, layers: Sequence[str]) -> list[Tensor]:
         """The features of these layers, in order; a layer that is named twice appears twice."""
@@ -31,18 +33,49 @@ class NetworkOutput(NamedTuple):
 
 
 def prediction_of(output: Any) -> Tensor:
-    """The prediction in a network's output: the tensor itself, or ``logits`` or ``out`` of a mapping.
+    """The prediction in a network's output.
+
+    It is the tensor itself, ``logits`` or ``out`` of a mapping or a named tuple, or the first item of a tuple or a list
+    of predictions.
 
     Raises:
-        TypeError: The output is neither a tensor nor such a mapping.
+        TypeError: The output is none of these.
     """
-    if isinstance(output, Tensor):
-        return output
-    if isinstance(output, Mapping):
+    named = _named(output)
+    if isinstance(named, Tensor):
+        return named
+    if isinstance(named, Mapping):
         for key in ("logits", "out"):
-            if key in output:
-                return cast(Tensor, output[key])
-    raise UserTypeError(f"a network must return a tensor, or a mapping with logits or out, got {type(output).__name__}")
+            if key in named:
+                return cast(Tensor, named[key])
+    if isinstance(named, (tuple, list)) and _are_alike(named):
+        return cast(Tensor, named[0])
+    raise UserTypeError(
+        "a network must return a tensor, a mapping with logits or out, or a tuple of a prediction and auxiliary ones "
+        f"of its kind, got {type(output).__name__}"
+    )
+
+
+def auxiliary_predictions_of(output: Any) -> tuple[Tensor, ...]:
+    """The auxiliary predictions: what has a name that begins with ``aux``, or the items of a tuple after its first."""
+    named = _named(output)
+    if isinstance(named, Mapping):
+        values = [value for key, value in named.items() if str(key).startswith("aux")]
+        items = [item for value in values for item in (value if isinstance(value, (tuple, list)) else [value])]
+    else:
+        items = list(named[1:]) if isinstance(named, (tuple, list)) else []
+    return tuple(item for item in items if isinstance(item, Tensor))
+
+
+def _named(output: Any) -> Any:
+    """The output, a named tuple as a mapping."""
+    return output._asdict() if isinstance(output, tuple) and hasattr(output, "_asdict") else output
+
+
+def _are_alike(items: Sequence[Any]) -> bool:
+    """Whether the items are tensors with the same number of samples, of channels and of dims; some may be missing."""
+    kinds = {(item.ndim, item.shape[:2]) if isinstance(item, Tensor) else None for item in items if item is not None}
+    return len(kinds) == 1 and isinstance(items[0], Tensor)
 
 
 def modalities(batch: Batch, names: Sequence[str]) -> tuple[Tensor, ...]:
@@ -87,11 +120,16 @@ def full_precision(tensor: Tensor) -> Tensor:
     return tensor.float() if tensor.dtype in (torch.float16, torch.bfloat16) else tensor
 
 
-def network_output(taps: FeatureTaps, inputs: tuple[Tensor, ...]) -> NetworkOutput:
-    """The output of a tapped network for its inputs, in float32."""
-    output, features = taps(*inputs)
+def network_output(output: Any, features: Mapping[str, Tensor] | None = None) -> NetworkOutput:
+    """What a network returned, and its features by layer, in one form and in float32.
+
+    Raises:
+        TypeError: The output holds no prediction.
+    """
     return NetworkOutput(
-        full_precision(prediction_of(output)), {name: full_precision(value) for name, value in features.items()}
+        full_precision(prediction_of(output)),
+        {name: full_precision(value) for name, value in (features or {}).items()},
+        tuple(map(full_precision, auxiliary_predictions_of(output))),
     )
 
 

@@ -10,12 +10,14 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from distill.checkpoint import check_class_names
+from distill.checks import check_at_least
 from distill.distributed import held_out
 from distill.internals.lightning import TransferHooks, attached
-from distill.outputs import Batch, autocast_off, full_precision, modalities, prediction_of
+from distill.outputs import Batch, NetworkOutput, autocast_off, modalities, network_output, prediction_of
 from distill.resume.random_state import RandomState
 from distill.tasks import Task
 from distill.training.arguments import described, required, save_plain_hyperparameters
+from distill.training.auxiliary import label_losses
 from distill.training.averaging import AveragedWeights, use_averaged_weights
 from distill.training.first_batch import (
     OneSampleCheck,
@@ -40,11 +42,14 @@ class Supervised(TransferHooks):
 
     Args:
         network: Any module. It gets the modalities in the order of ``inputs`` and returns the prediction as a tensor,
-            or as ``logits`` or ``out`` of a mapping (Hugging Face, torchvision).
+            or as ``logits`` or ``out`` of a mapping or a named tuple (Hugging Face, torchvision), or as the first item
+            of a tuple. Auxiliary predictions beside it (``aux...``, or the other items) learn from the labels, too.
         task: The hard loss and the metrics.
         inputs: The names of the modalities that the network sees.
         optimizer: Makes the optimiser from the trained parameters.
         lr_scheduler: Makes the schedule from the optimiser; it steps each epoch, a cyclic one each step.
+        aux_weight: The weight of the loss of each auxiliary prediction: 0.4 in PSPNet and mmsegmentation; torchvision's
+            segmentation has 0.5, GoogLeNet 0.3.
     """
 
     def __init__(
@@ -54,14 +59,17 @@ class Supervised(TransferHooks):
         inputs: Sequence[str] = (),
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
+        aux_weight: float = 0.4,
     ) -> None:
         super().__init__()
+        check_at_least(0, aux_weight=aux_weight)
         save_plain_hyperparameters(self)
         self.network = network
         self.task = task
         self.inputs = tuple(inputs)
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
+        self.aux_weight = aux_weight
         self.loss_recorder = TrainingLosses()
         self.collaborators: list[Callback] = [RandomState(), self.loss_recorder, AveragedWeights(), OneSampleCheck()]
         self.collaborators.append(Preparation())
@@ -74,7 +82,12 @@ class Supervised(TransferHooks):
 
     def predict(self, batch: Batch) -> Tensor:
         """The prediction for a batch, with one value for each position of its target."""
-        return self.at_targets(full_precision(self(*modalities(batch, self.inputs))), batch)
+        return self.at_targets(network_output(self(*modalities(batch, self.inputs))).prediction, batch)
+
+    def forward_network(self, batch: Batch) -> NetworkOutput:
+        """The network's output for a batch, with the prediction in the size of the target."""
+        output = network_output(required(self.network, "network", self)(*modalities(batch, self.inputs)))
+        return output._replace(prediction=self.at_targets(output.prediction, batch))
 
     def at_targets(self, prediction: Tensor, batch: Batch) -> Tensor:
         """A prediction in the size of the batch's target; unchanged if the batch has no target."""
@@ -91,9 +104,9 @@ class Supervised(TransferHooks):
 
     def training_losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Any]]:
         """The loss of a batch, its terms by name, and the step's outputs for the callbacks; logs nothing."""
-        prediction = self.predict(batch)
-        loss = self.hard_loss(prediction, batch)
-        return loss, {"hard": loss}, {"prediction": prediction.detach(), "inputs": modalities(batch, self.inputs)}
+        output = self.forward_network(batch)
+        loss, terms = label_losses(self, output, batch)
+        return loss, terms, {"prediction": output.prediction.detach(), "inputs": modalities(batch, self.inputs)}
 
     def validation_losses(self, batch: Batch) -> tuple[Tensor | None, dict[str, Tensor], dict[str, Any]]:
         """As ``training_losses`` for a batch of the validation split; no loss without labels."""

@@ -3,37 +3,68 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
-from typing import Any
+from collections.abc import Iterable, Mapping
+from typing import Any, get_args
 
+import torch
 from torch import Tensor, nn
 
+from distill.checks import check_option
 from distill.errors import UserKeyError, UserTypeError
+from distill.internals.torch import buffers_copied, version
+from distill.layouts import FeatureLayout, Layout, LayoutObserver
 
 
 class FeatureTaps:
-    """Runs a network and returns its output and the outputs of the named layers.
+    """Runs a network and returns its output and the outputs of the named layers, with channels on dim 1.
 
     Layers are named as in ``network.named_modules()``. If a layer runs several times in one forward pass, its last
-    output is kept. If a layer returns a tuple, as the blocks of transformers do, the first tensor is kept.
+    output is kept. If a layer returns a tuple, as the blocks of transformers do, the first tensor is kept. A feature is
+    the layer's own output, also if the network then changes it in place, as ``ReLU(inplace=True)`` does.
+
+    The first call finds the layout of each feature, from the layers of known kinds (convolutions, linear layers,
+    normalisations) and from what timm's networks say; ``layout`` gives it for other networks. Every feature has one of
+    these forms:
+
+    - vectors ``(N, C)``;
+    - maps ``(N, C, *)``, also those of networks that store ``(N, H, W, C)``, as Swin does;
+    - tokens ``(N, L, C)`` of an image, as in vision transformers: a map ``(N, C, H, W)`` of the patches. Class,
+      register and distillation tokens are left out. A layer that returns the class token alone has ``(N, C)``;
+    - sequences ``(N, L, C)`` of networks without images: ``(N, C, L)``.
 
     Args:
         network: The network with the layers. It is not changed, and it can still be called without its taps.
         layers: Names of submodules, such as ``layer3`` or ``encoder.blocks.2``; a name given twice is hooked once.
+        layout: ``channels_first``, ``channels_last``, or ``tokens`` of an image, which a number of class tokens may
+            precede; one for all layers, or one each by name. By default it is found.
+        option: The name of the user's argument for ``layout``, for errors.
 
     Raises:
         KeyError: A name is not a layer of the network; the message gives the most similar names.
+        ValueError: A layout is unknown.
     """
 
-    def __init__(self, network: nn.Module, layers: Iterable[str]) -> None:
+    def __init__(
+        self,
+        network: nn.Module,
+        layers: Iterable[str],
+        layout: Layout | Mapping[str, Layout] | None = None,
+        *,
+        option: str = "layout",
+    ) -> None:
         self.network = network
         self.layers = tuple(dict.fromkeys(layers))
-        self._features: dict[str, Tensor] = {}
+        self.layouts: dict[str, FeatureLayout] = {}
+        self._given = layout if isinstance(layout, Mapping) else dict.fromkeys(self.layers, layout)
+        self._option = option
+        self._features: dict[str, tuple[Tensor, Tensor, int | None]] = {}
+        self._changed_in_place: frozenset[str] = frozenset()
         self._recording = False
         modules = dict(network.named_modules(remove_duplicate=False))
         for layer in self.layers:
             if layer not in modules:
                 raise UserKeyError(_unknown_layer(layer, network, modules))
+        self._check_given()
         for layer in self.layers:
             modules[layer].register_forward_hook(_Tap(self, layer))
 
@@ -43,17 +74,13 @@ class FeatureTaps:
         Raises:
             KeyError: A layer took no part in the forward pass.
             TypeError: A layer returns neither a tensor nor a tuple that starts with a tensor.
+            ValueError: The layout of a feature is ambiguous, or a given one does not fit.
         """
-        self._recording = True
-        try:
-            output = self.network(*inputs)
-            missing = [layer for layer in self.layers if layer not in self._features]
-            if missing:
-                raise UserKeyError(f"layer {missing[0]!r} took no part in the forward pass, so it has no features")
-            return output, {layer: self._features[layer] for layer in self.layers}
-        finally:
-            self._recording = False
-            self._features.clear()
+        run = self._run if self.layouts or not self.layers else self._first_run
+        output, features = run(inputs)
+        return output, {
+            layer: self.layouts[layer].with_channels_first(own, inputs) for layer, (_, own) in features.items()
+        }
 
     def record(self, layer: str, output: Any) -> None:
         """Keeps a layer's output, if the network was called through its taps."""
@@ -65,7 +92,52 @@ class FeatureTaps:
             raise UserTypeError(
                 f"layer {layer!r} returns {type(output).__name__}, but only tensors can be tapped: name a layer in it"
             )
-        self._features[layer] = feature
+        own = feature.clone() if layer in self._changed_in_place else feature
+        self._features[layer] = feature, own, version(own)
+
+    def _run(self, inputs: tuple[Tensor, ...]) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
+        """The network's output, and for each layer the tensor that it returned and one that holds its own output."""
+        self._recording = True
+        try:
+            output = self.network(*inputs)
+            missing = [layer for layer in self.layers if layer not in self._features]
+            if missing:
+                raise UserKeyError(f"layer {missing[0]!r} took no part in the forward pass, so it has no features")
+            recorded = {layer: self._features[layer] for layer in self.layers}
+        finally:
+            self._recording = False
+            self._features.clear()
+        changed = [
+            layer for layer, (_, own, before) in recorded.items() if before is not None and version(own) != before
+        ]
+        if changed:
+            # only a copy from before the change can help: from now on there is one, and this once the network runs
+            # again, without moving its buffers, which the graph of the gradients may hold
+            self._changed_in_place |= set(changed)
+            with buffers_copied(self.network):
+                return self._run(inputs)
+        return output, {layer: (feature, own) for layer, (feature, own, _) in recorded.items()}
+
+    def _first_run(self, inputs: tuple[Tensor, ...]) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
+        """As :meth:`_run`, and finds the layouts; without compiled code or inference mode, which hide changes."""
+        modules = dict(self.network.named_modules(remove_duplicate=False))
+        observer = LayoutObserver(self.network, {layer: modules[layer] for layer in self.layers}, self._option)
+        gradients = torch.is_grad_enabled()
+        with torch.compiler.set_stance("force_eager"), torch.inference_mode(False), torch.set_grad_enabled(gradients):
+            with observer.watching():
+                output, features = self._run(inputs)
+            self.layouts = {
+                layer: observer.layout_of(layer, feature, inputs, self._given.get(layer))
+                for layer, (feature, _) in features.items()
+            }
+        return output, features
+
+    def _check_given(self) -> None:
+        for layer, layout in self._given.items():
+            if layer not in self.layers:
+                raise UserKeyError(f"{self._option} names {layer!r}, but the tapped layers are {list(self.layers)}")
+            if layout is not None:
+                check_option(self._option, layout, get_args(Layout))
 
 
 class _Tap:

@@ -3,12 +3,14 @@ from __future__ import annotations
 import copy
 import pickle
 from collections.abc import Callable
+from functools import partial
 from typing import Any, cast
 
 import pytest
 import segmentation_models_pytorch as smp
 import timm
 import torch
+import torchvision
 from torch import Tensor, nn
 
 from distill.taps import FeatureTaps
@@ -181,6 +183,75 @@ def test_a_compiled_network_is_tapped_also_after_calls_without_taps() -> None:
         compiled(x)
 
 
+class InPlace(nn.Module):
+    """Changes the output of its first layer in place: always, and once more in training."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first = nn.Linear(3, 4)
+        self.second = nn.Linear(4, 4)
+        self.relu = nn.ReLU(inplace=True)
+        self.dropout = nn.Dropout(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.dropout(self.second(self.relu(self.first(x))))
+        return out
+
+
+@pytest.mark.parametrize("compiled", [False, True])
+def test_a_feature_is_what_the_layer_returned_before_it_was_changed_in_place(compiled: bool) -> None:
+    torch.manual_seed(0)
+    net = InPlace().eval()
+    taps = FeatureTaps(net, ["first", "second"])
+    if compiled:
+        net.compile(backend="eager")
+    for mode in (False, True, True, False):  # what is changed in training alone is found in training
+        net.train(mode)
+        output, features = taps(x)
+        first, second = net.first(x), net.second(net.first(x).relu())
+        assert first.min() < 0
+        assert torch.equal(features["first"], first)
+        if not (compiled and mode):  # of compiled code only what was found before is known
+            torch.testing.assert_close(features["second"], second)
+        assert bool((output == 0).any()) is mode
+    of_taps = torch.autograd.grad(features["first"].sin().sum(), list(net.first.parameters()))
+    alone = torch.autograd.grad(net.first(x).sin().sum(), list(net.first.parameters()))
+    assert all(torch.equal(one, other) for one, other in zip(of_taps, alone, strict=True))
+
+
+def test_a_change_in_place_is_found_in_inference_mode_and_moves_no_buffer_twice() -> None:
+    net = InPlace().eval()
+    with torch.inference_mode():
+        assert torch.equal(FeatureTaps(net, ["first"])(x)[1]["first"], net.first(x))
+    counting, twin = (nn.Sequential(nn.Linear(3, 4), nn.BatchNorm1d(4), nn.ReLU(inplace=True)) for _ in range(2))
+    twin.load_state_dict(counting.state_dict())
+    output, features = FeatureTaps(counting, ["1"])(x)
+    assert features["1"].min() < 0
+    (output.sum() + features["1"].square().sum()).backward()
+    twin(x)
+    for name, buffer in counting.named_buffers():
+        torch.testing.assert_close(buffer, twin.get_buffer(name))
+
+
+@pytest.mark.parametrize("mode", [False, True])
+def test_features_of_residual_networks_are_not_those_after_their_activations(mode: bool) -> None:
+    for net, layers in (
+        (timm.create_model("test_resnet", pretrained=False), ["conv1.1", "bn1", "layer1.0.bn1"]),
+        (torchvision.models.resnet18(num_classes=4), ["bn1", "layer1.0.bn2"]),
+        (smp.Unet("resnet18", encoder_weights=None, decoder_channels=(16, 8, 8, 4, 4)), ["encoder.bn1"]),
+    ):
+        network = cast(nn.Module, net).train(mode)
+        before: dict[str, Tensor] = {}
+        for layer in layers:
+            keep = partial(before.__setitem__, layer)
+            hook = lambda module, inputs, output, keep=keep: keep(output.clone())  # noqa: E731
+            network.get_submodule(layer).register_forward_hook(hook)
+        _, features = FeatureTaps(network, layers)(images)
+        for layer in layers:
+            assert features[layer].min() < 0
+            assert torch.equal(features[layer], before[layer])
+
+
 images = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
 
 
@@ -212,7 +283,8 @@ def test_blocks_of_a_hugging_face_network() -> None:
     block = "vit.layers.1" if "vit.layers.1" in names else "vit.encoder.layer.1"  # the latter before transformers 5
     output, features = FeatureTaps(net, [block, "vit.layernorm"])(images)
     assert torch.equal(output.logits, net(images).logits)
-    assert features[block].shape == (2, 5, 16)  # the class token and 2 x 2 patches
-    assert torch.equal(features["vit.layernorm"], net.vit.layernorm(features[block]))
+    assert features[block].shape == (2, 16, 2, 2)  # without the class token
+    of_tokens = net.vit.layernorm(features[block].flatten(2).mT).mT.unflatten(2, (2, 2))
+    torch.testing.assert_close(features["vit.layernorm"], of_tokens)
     with pytest.raises(TypeError, match=r"layer 'vit' returns BaseModelOutput.*: name a layer in it"):
         FeatureTaps(net, ["vit"])(images)

@@ -19,10 +19,11 @@ from distill.distributed import gather, world_size
 from distill.errors import UserError
 from distill.feature_mask.salience import Salience, count_features, feature_divergence, feature_shape
 from distill.losses.parts.logits import kl_divergence, softened
-from distill.outputs import Batch, NetworkOutput, autocast_off, full_precision, modalities, prediction_of, step_output
+from distill.outputs import Batch, NetworkOutput, autocast_off, modalities, network_output, step_output
 from distill.supervised import Supervised
 from distill.tasks import Task
 from distill.training.arguments import described, required
+from distill.training.auxiliary import label_losses
 from distill.training.first_batch import explained
 from distill.training.means import counted_mean
 from distill.training.training_set import empty_batch, training_set
@@ -110,18 +111,22 @@ class FeatureMask(Supervised):
 
     def predict_teacher(self, batch: Batch) -> Tensor:
         """The teacher's logits for a batch, with one value for each position of its target."""
-        teacher = required(self.teacher, "teacher", self)
-        return self.at_targets(full_precision(prediction_of(teacher(*modalities(batch, self.teacher_inputs)))), batch)
+        return self.forward_teacher(batch).prediction
+
+    def forward_teacher(self, batch: Batch) -> NetworkOutput:
+        """The teacher's output for a batch, with the logits in the size of the target."""
+        output = network_output(required(self.teacher, "teacher", self)(*modalities(batch, self.teacher_inputs)))
+        return output._replace(prediction=self.at_targets(output.prediction, batch))
 
     def training_losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Any]]:
         """The loss of eq. 26, its terms by name, and the step's outputs for the callbacks."""
-        teacher, student = self.predict_teacher(batch), self.predict(batch)
-        terms = {
-            "distance": self._distance(student, teacher, batch),
-            "teacher_hard": self.hard_loss(teacher, batch),
-            "hard": self.hard_loss(student, batch),
-        }
-        return torch.stack(list(terms.values())).sum(), terms, self._step_output(teacher, student, batch)
+        teacher, student = self.forward_teacher(batch), self.forward_network(batch)
+        distance = self._distance(student.prediction, teacher.prediction, batch)
+        of_teacher, teacher_terms = label_losses(self, teacher, batch)
+        of_student, terms = label_losses(self, student, batch)
+        terms |= {"distance": distance} | {f"teacher_{name}": value for name, value in teacher_terms.items()}
+        outputs = self._step_output(teacher.prediction, student.prediction, batch)
+        return distance + of_teacher + of_student, terms, outputs
 
     def on_train_end(self) -> None:
         """Writes the salience of the teacher's features."""

@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import torch
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 from torch.utils.data import DataLoader
 
 T = TypeVar("T", covariant=True)
@@ -57,6 +58,26 @@ def buffers_kept(network: nn.Module) -> Iterator[None]:
         with torch.no_grad():
             for buffer, value in values:
                 buffer.copy_(value)
+
+
+@contextmanager
+def buffers_copied(network: nn.Module) -> Iterator[None]:
+    """Gives all modules copies of their buffers, and their own ones back, with no change in place (2.14.1)."""
+    tables = [(module._buffers, dict(module._buffers)) for module in network.modules()]
+    copies = {id(buffer): buffer.clone() for buffer in network.buffers() if not is_lazy(buffer)}
+    for table, before in tables:
+        table.update({name: copies.get(id(buffer), buffer) for name, buffer in before.items()})
+    try:
+        yield
+    finally:
+        for table, before in tables:
+            table.clear()
+            table.update(before)
+
+
+def version(tensor: Tensor) -> int | None:
+    """A number that every change in place raises (2.14.1); None in inference mode and in compiled code."""
+    return None if torch.compiler.is_compiling() or tensor.is_inference() else tensor._version
 
 
 class OrderedLoader(DataLoader[T]):

@@ -103,7 +103,7 @@ def cka(student: Tensor, teacher: Tensor, *, centering: Centering = "hsic", teac
     """
     if student.ndim < 2 or student.shape[:2] != teacher.shape[:2] or student.shape[1] < 2:
         raise UserError(
-            "student and teacher must have the same number of samples and channels, (N, C, *) with 2 channels or more, got "
+            "student and teacher must have equal numbers of samples and channels, (N, C, *) with C of 2 or more, got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         )
     check_option("centering", centering, get_args(Centering))

@@ -80,7 +80,8 @@ class TeacherCache(Callback):
         identity = {
             "teacher": f"{type(module.teacher).__qualname__} {network_fingerprint(module.teacher)}",
             "inputs": list(self._inputs),
-            "layers": list(module.teacher_layers),
+            # with the layouts, for without them another library or an older one has stored other features
+            "layers": [[name, *layout] for name, layout in module.frozen_teacher.taps.layouts.items()],
             "precision": str(trainer.precision),
             "data": hashlib.sha256(sample_checksums([probes[name] for name in self._inputs]).data).hexdigest(),
             "samples": len(dataset),

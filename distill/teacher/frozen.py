@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -15,6 +15,7 @@ from distill.checks import check_option
 from distill.distributed import SynchronizedBuffers
 from distill.errors import UserError
 from distill.internals.torch import FollowedModule, UnsentBuffers, apply_to
+from distill.layouts import Layout
 from distill.outputs import NetworkOutput, autocast_off, network_output
 from distill.taps import FeatureTaps
 
@@ -34,6 +35,7 @@ class FrozenTeacher:
         precision: The type of all weights and inputs, independent of the student and of autocast. ``None`` follows the
             student and autocast.
         checkpoint: Weights for the network; see :func:`~distill.checkpoint.load_weights`.
+        layout: The layout of the features; see :class:`~distill.taps.FeatureTaps`.
 
     Raises:
         ValueError: The precision is unknown, or the checkpoint does not fit the network.
@@ -47,6 +49,7 @@ class FrozenTeacher:
         layers: Iterable[str],
         precision: Precision | None = None,
         checkpoint: str | Path | None = None,
+        layout: Layout | Mapping[str, Layout] | None = None,
     ) -> None:
         if precision is not None:
             check_option("teacher_precision", precision, DTYPES)
@@ -54,7 +57,7 @@ class FrozenTeacher:
         self.class_names: Sequence[str] = () if checkpoint is None else _load(network, checkpoint)
         self.network = network.eval().requires_grad_(False)
         self.dtype = None if precision is None else DTYPES[precision]
-        self.taps = FeatureTaps(network, layers)
+        self.taps = FeatureTaps(network, layers, layout, option="teacher_layout")
         if self.dtype is not None:
             network.to(self.dtype)
 
@@ -62,10 +65,10 @@ class FrozenTeacher:
     def __call__(self, *inputs: Tensor) -> NetworkOutput:
         """The prediction, in the network's size, and the features."""
         if self.dtype is None:
-            return network_output(self.taps, inputs)
+            return network_output(*self.taps(*inputs))
         cast = tuple(values.to(self.dtype) if values.is_floating_point() else values for values in inputs)
         with autocast_off(inputs[0]):
-            return network_output(self.taps, cast)
+            return network_output(*self.taps(*cast))
 
     def check_trained(self, class_names: Sequence[str]) -> None:
         """Warns of random weights, and compares the network's classes with those of the data.

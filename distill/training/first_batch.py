@@ -6,8 +6,11 @@ sample, the network is also tried on one sample.
 
 from __future__ import annotations
 
+import sysconfig
+import traceback
 from collections.abc import Iterator, Sequence, Sized
 from contextlib import contextmanager
+from pathlib import Path
 from typing import Any, Protocol
 
 import torch
@@ -18,7 +21,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
-from distill.errors import UserError, UserKeyError
+from distill.errors import UserError, UserKeyError, UserTypeError
 from distill.internals.lightning import loader_of
 from distill.internals.messages import needs_more_values
 from distill.internals.torch import buffers_kept
@@ -29,7 +32,11 @@ from distill.training.scores import StageScores
 
 
 class Checked(Protocol):
-    """A module with a check of a batch."""
+    """A module with a network and a check of a batch."""
+
+    network: nn.Module | None
+    inputs: tuple[str, ...]
+    task: Task | None
 
     def modules(self) -> Iterator[nn.Module]:
         """All modules in it."""
@@ -37,10 +44,18 @@ class Checked(Protocol):
     def check_batch(self, batch: Batch) -> None:
         """Raises a one-sentence error if a small batch does not fit."""
 
+    def forward_network(self, batch: Batch) -> NetworkOutput:
+        """The network's output for a batch."""
+
+    def at_targets(self, prediction: Tensor, batch: Batch) -> Tensor:
+        """A prediction in the size of the target."""
+
 
 @torch.compiler.set_stance("force_eager")  # a batch of two is not worth a compilation
 def check_first_batch(module: Checked, trainer: Trainer, stage: str) -> None:
-    """Runs two samples through ``module.check_batch`` in eval mode; changes only the sizes of lazy layers.
+    """Runs two samples through ``module.check_batch`` in eval mode, and for a fit through the network in training mode.
+
+    Only the sizes of lazy layers change.
 
     Raises:
         KeyError: The batch lacks a modality, or a network lacks a layer.
@@ -57,9 +72,38 @@ def check_first_batch(module: Checked, trainer: Trainer, stage: str) -> None:
     # isolate_rng restores the random state, so that this check does not change the fit
     with torch.no_grad(), isolate_rng():
         batch = small_batch(loader_of(trainer, stage), stage)
-        module.check_batch({name: value.to(module.device) for name, value in batch.items()})
+        batch = {name: value.to(module.device) for name, value in batch.items()}
+        module.check_batch(batch)
+        for part, mode in modes.items():
+            part.training = mode
+        if stage == "fit" and len(next(iter(batch.values()))) > 1:  # OneSampleCheck tries one sample
+            check_training_mode(module, batch)
+
+
+def check_training_mode(module: Checked, batch: Batch) -> None:
+    """Runs the network in training mode, in which some networks have other outputs; leaves the network unchanged.
+
+    Raises:
+        TypeError: The network returns no prediction.
+        ValueError: A prediction or an auxiliary one does not fit the task.
+    """
+    network, task = module.network, module.task
+    assert network is not None
+    argument = "network" if getattr(module, "teacher", None) is None else "student"
+    modes = {part: part.training for part in network.modules()}
+    if not network.training:  # as when the fit starts
+        network.train()
+    with buffers_kept(network), explained(network, argument, module.inputs, batch, "in training mode "):
+        output = module.forward_network(batch)
     for part, mode in modes.items():
         part.training = mode
+    if task is None or "target" not in batch:
+        return
+    model = f"{described(network, argument)} in training mode"
+    task.check(output.prediction, batch["target"], model=model, data="data")
+    for prediction in output.auxiliary:
+        model = f"an auxiliary head of the {described(network, argument)}"
+        task.check(module.at_targets(prediction, batch), batch["target"], model=model, data="data")
 
 
 def small_batch(loader: Any, stage: str) -> Batch:
@@ -80,18 +124,21 @@ def small_batch(loader: Any, stage: str) -> Batch:
 
 
 @contextmanager
-def explained(network: object, argument: str, inputs: Sequence[str], batch: Batch) -> Iterator[None]:
-    """Replaces a network's error about its inputs by one sentence.
+def explained(network: object, argument: str, inputs: Sequence[str], batch: Batch, mode: str = "") -> Iterator[None]:
+    """Replaces a network's error about its inputs by one sentence, and says whose output is of the wrong kind.
 
     Raises:
+        TypeError: The output of the network or of a layer is of the wrong kind.
         ValueError: The network raised a RuntimeError or a TypeError.
     """
     try:
         yield
+    except UserTypeError as error:
+        raise UserTypeError(f"the {described(network, argument)} {mode}does not fit: {error}") from None
     except (RuntimeError, TypeError) as error:
         given = ", ".join(f"{name} {tuple(batch[name].shape)}" for name in inputs)
         reason = str(error).splitlines()[0]
-        raise UserError(f"the {described(network, argument)} cannot take {given}: {reason}") from error
+        raise UserError(f"the {described(network, argument)} {mode}cannot take {given}: {reason}") from error
 
 
 class Pair(Protocol):
@@ -146,10 +193,27 @@ def check_pair(method: Pair, batch: Batch) -> None:
             raise
         raise UserKeyError(f"the batch has no 'target', which {type(method).__name__} needs") from error
     except (RuntimeError, IndexError) as error:
+        reason, line = str(error).splitlines()[0], _line_of_user(error)
+        if line and _sizes(teacher) == _sizes(student):
+            raise UserError(f"{type(method).__name__} fails in {line}: {reason}") from error
         raise UserError(
             f"{type(method).__name__} cannot compare the {of_teacher}, which has {shapes(teacher)}, with the "
-            f"{of_student}, which has {shapes(student)}: {str(error).splitlines()[0]}"
+            f"{of_student}, which has {shapes(student)}: {reason}" + (f" (in {line})" if line else "")
         ) from error
+
+
+def _sizes(output: NetworkOutput) -> list[torch.Size]:
+    """What two outputs have to have in common to be compared without an adaptor."""
+    return [value.shape for value in (*output.features.values(), output.prediction)]
+
+
+def _line_of_user(error: BaseException) -> str | None:
+    """The last line of the user's own code that led to an error; None if all the code is installed."""
+    installed = [Path(__file__).parents[1], *(Path(sysconfig.get_path(kind)) for kind in ("stdlib", "purelib"))]
+    for frame in reversed(traceback.extract_tb(error.__traceback__)):
+        if not any(Path(frame.filename).is_relative_to(folder) for folder in installed):
+            return f"{frame.name}, line {frame.lineno} of {Path(frame.filename).name}"
+    return None
 
 
 class Preparation(Callback):

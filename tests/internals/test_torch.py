@@ -128,3 +128,13 @@ def test_norms_are_those_of_each_tensor_and_keep_nan() -> None:
     torch.testing.assert_close(norms[:3], torch.tensor([torch.nan, 5.0, torch.inf]), equal_nan=True)
     assert float(norms[3]) == pytest.approx(3e5, rel=1e-2)
     assert norms.dtype == torch.float32
+
+
+def test_the_version_of_a_tensor_rises_with_each_change_in_place() -> None:
+    values = torch.ones(3)
+    before = internals.version(values)
+    assert internals.version(values) == before
+    values.view(1, 3)[0].relu_()
+    assert internals.version(values) not in (before, None)
+    with torch.inference_mode():
+        assert internals.version(torch.ones(3)) is None

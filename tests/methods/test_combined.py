@@ -165,6 +165,8 @@ def test_a_part_with_networks_a_task_or_an_optimiser_of_its_own_is_refused(own: 
         "teacher_inputs": ["x_a"],
         "student_inputs": ["x_b"],
         "cache_teacher": "cache",
+        "teacher_layout": "tokens",
+        "student_layout": {"first": "channels_last"},
     }
     with pytest.raises(ValueError, match=f"method 'kd' has its own {own}: give it to Combined alone"):
         combined({"dkd": DKD(), "kd": KD(**{own: given[own]})})

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from datamodules import NoisyPair
 from distill import Batch, Classification, DistillationModule
 from distill.teacher.cache import TeacherCache
+from tests.methods.pointwise import Pointwise
 from tests.processes import run_in_processes
 from tests.toys import METHODS, ON_DEPTH, ON_MAPS, Net, ToyData, make, make_batch, network, quiet_trainer
 
@@ -104,6 +105,21 @@ def test_an_incomplete_cache_is_continued(method: str, tmp_path: Path) -> None:
     rest = Fit(tmp_path, method, cache_teacher=tmp_path / "cache")
     assert rest.asked == [SAMPLES - 4, 0, 0]
     rest.assert_same_as(Fit(tmp_path, method))
+
+
+def test_tokens_come_back_as_maps_and_their_layout_belongs_to_the_cache(tmp_path: Path) -> None:
+    modules = []
+    for cache in (None, tmp_path / "cache", tmp_path / "cache"):
+        torch.manual_seed(0)
+        teacher = Pointwise(10, 7, "class_token").eval()
+        modules.append(make("AT on maps", teacher=teacher, cache_teacher=cache))
+        fit(modules[-1], tmp_path, ToyData(method="AT on maps"))
+    for module in modules[1:]:
+        for value, expected in zip(module.state_dict().values(), modules[0].state_dict().values(), strict=True):
+            torch.testing.assert_close(value, expected)
+    (folder,) = (tmp_path / "cache").iterdir()
+    layers = json.loads((folder / "description.json").read_text())["layers"]
+    assert layers == [["norm", "tokens", 1, [3, 4], [3, 4]], ["head", "tokens", 1, [3, 4], [3, 4]]]
 
 
 def folders(cache: Path) -> set[str]:

@@ -1,0 +1,293 @@
+"""Features have their channels on dim 1, however a network stores them; tokens of images are maps."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import segmentation_models_pytorch as smp
+import timm
+import torch
+import torchvision
+from torch import Tensor, nn
+
+from distill.layouts import FeatureLayout
+from distill.taps import FeatureTaps
+
+image = torch.randn(2, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+wide = torch.randn(2, 3, 32, 64, generator=torch.Generator().manual_seed(0))
+
+
+def raw(network: nn.Module, layer: str, *inputs: Tensor) -> Tensor:
+    """What a layer returns."""
+    outputs: list[Any] = []
+    with network.get_submodule(layer).register_forward_hook(lambda module, inputs, output: outputs.append(output)):
+        network(*inputs)
+    output: Tensor = outputs[-1][0] if isinstance(outputs[-1], tuple) else outputs[-1]
+    return output
+
+
+def on_map(tokens: Tensor, prefix: int, height: int, width: int) -> Tensor:
+    """Tokens row by row as a map."""
+    rows = [tokens[:, prefix + row * width : prefix + (row + 1) * width] for row in range(height)]
+    return torch.stack(rows, 1).permute(0, 3, 1, 2)
+
+
+def vit(**settings: Any) -> Any:
+    """A vision transformer of timm with patches of 8."""
+    small = {"patch_size": 8, "embed_dim": 24, "depth": 2, "num_heads": 2, "num_classes": 4}
+    return timm.models.VisionTransformer(img_size=settings.pop("img_size", 32), **small | settings)
+
+
+@pytest.mark.parametrize(
+    ("settings", "inputs", "prefix", "size"),
+    [
+        ({}, image, 1, (4, 4)),
+        ({"class_token": False, "global_pool": "avg"}, image, 0, (4, 4)),
+        ({"reg_tokens": 4}, image, 5, (4, 4)),
+        ({"img_size": (32, 64)}, wide, 1, (4, 8)),
+    ],
+)
+def test_tokens_of_a_timm_network_are_a_map_of_its_patches(
+    settings: Any, inputs: Tensor, prefix: int, size: tuple[int, int]
+) -> None:
+    net = vit(**settings).eval()
+    layers = ["patch_embed", "blocks.0", "blocks.1.norm1", "norm", "fc_norm"]
+    _, features = FeatureTaps(net, layers)(inputs)
+    assert torch.equal(features["patch_embed"], net.patch_embed.proj(inputs))
+    for layer in layers[1:4]:
+        assert torch.equal(features[layer], on_map(raw(net, layer, inputs), prefix, *size))
+    assert features["fc_norm"].shape == (2, 24)  # pooled
+
+
+def test_tokens_are_a_map_at_every_size_of_the_image() -> None:
+    net = vit(dynamic_img_size=True, reg_tokens=2).eval()
+    taps = FeatureTaps(net, ["blocks.1"])
+    assert taps(image)[1]["blocks.1"].shape == (2, 24, 4, 4)
+    for inputs, size in ((wide, (4, 8)), (wide.mT.contiguous(), (8, 4)), (image, (4, 4))):
+        assert torch.equal(taps(inputs)[1]["blocks.1"], on_map(raw(net, "blocks.1", inputs), 3, *size))
+
+
+def test_the_distillation_token_is_no_patch() -> None:
+    net: Any = timm.create_model("deit_tiny_distilled_patch16_224", img_size=32, depth=1)
+    _, features = FeatureTaps(net.eval(), ["blocks.0"])(image)
+    assert torch.equal(features["blocks.0"], on_map(raw(net, "blocks.0", image), 2, 2, 2))
+
+
+@pytest.mark.parametrize("embed_dim", [8, 16])  # with 16 both layouts have the same shape
+def test_maps_of_swin_have_their_channels_first(embed_dim: int) -> None:
+    settings: dict[str, Any] = {"depths": (1, 2), "embed_dim": embed_dim, "num_heads": (1, 2), "num_classes": 4}
+    of_timm: Any = timm.models.SwinTransformer(img_size=64, patch_size=4, window_size=4, **settings).eval()
+    large = torch.cat([wide, wide], 2)
+    layers = ["patch_embed", "layers.0", "layers.1.blocks.1", "layers.1"]
+    _, features = FeatureTaps(of_timm, layers)(large)
+    for layer in layers:
+        assert torch.equal(features[layer], raw(of_timm, layer, large).permute(0, 3, 1, 2))
+    assert features["layers.1"].shape == (2, 2 * embed_dim, 8, 8)
+    of_torchvision = torchvision.models.SwinTransformer([4, 4], embed_dim, [1, 2], [2, 2], [4, 4], num_classes=4).eval()
+    _, features = FeatureTaps(of_torchvision, ["features.1", "features.3.0", "permute"])(large)
+    for layer in ("features.1", "features.3.0"):
+        assert torch.equal(features[layer], raw(of_torchvision, layer, large).permute(0, 3, 1, 2))
+    assert torch.equal(features["permute"], raw(of_torchvision, "permute", large))
+
+
+def test_tokens_of_torchvision_and_of_a_mix_transformer_of_smp_are_maps() -> None:
+    net = torchvision.models.VisionTransformer(32, 8, 1, 2, 16, 32, num_classes=4).eval()
+    layer = "encoder.layers.encoder_layer_0"
+    assert torch.equal(FeatureTaps(net, [layer])(image)[1][layer], on_map(raw(net, layer, image), 1, 4, 4))
+    unet: Any = smp.Unet("mit_b0", encoder_weights=None, decoder_channels=(16, 8, 8, 4, 4)).eval()
+    layers = ["encoder.block1.0.attn", "encoder.block2", "decoder"]
+    _, features = FeatureTaps(unet, layers)(wide)
+    assert [tuple(feature.shape[1:]) for feature in features.values()] == [(32, 8, 16), (64, 4, 8), (4, 32, 64)]
+    assert torch.equal(features[layers[0]], on_map(raw(unet, layers[0], wide), 0, 8, 16))
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        timm.create_model("test_resnet", pretrained=False),
+        timm.create_model("test_convnext", pretrained=False),
+        torchvision.models.mobilenet_v3_small(num_classes=4),
+        smp.Unet("resnet18", encoder_weights=None, decoder_channels=(16, 8, 8, 4, 4)),
+    ],
+)
+def test_maps_of_convolutional_networks_stay_as_they_are(net: Any) -> None:
+    stages = ["layer1", "layer4", "stages.1", "features.1", "encoder.layer2", "decoder"]
+    names = dict(net.named_modules())
+    taps = FeatureTaps(net.eval(), [stage for stage in stages if stage in names])
+    assert taps.layers
+    taps(image)
+    assert set(taps.layouts.values()) == {FeatureLayout("channels_first")}
+
+
+def test_tokens_of_hugging_face_are_maps() -> None:
+    transformers = pytest.importorskip("transformers")
+    settings: dict[str, Any] = {
+        "hidden_size": 16,
+        "num_hidden_layers": 1,
+        "num_attention_heads": 2,
+        "image_size": 28,
+        "patch_size": 14,
+    }
+    dino = transformers.Dinov2WithRegistersModel(transformers.Dinov2WithRegistersConfig(**settings)).eval()
+    assert FeatureTaps(dino, ["layernorm"])(torch.zeros(2, 3, 28, 56))[1]["layernorm"].shape == (2, 16, 2, 4)
+    swin = transformers.SwinModel(
+        transformers.SwinConfig(
+            image_size=32, patch_size=2, embed_dim=8, depths=[1, 1], num_heads=[1, 2], window_size=4
+        )
+    ).eval()
+    _, features = FeatureTaps(swin, ["encoder.layers.0", "layernorm"])(image)
+    assert torch.equal(features["layernorm"], on_map(raw(swin, "layernorm", image), 0, 8, 8))
+    assert features["encoder.layers.0"].shape == (2, 16, 8, 8)
+
+
+class Recurrent(nn.Module):
+    """A sequence ``(N, L, C)`` through layers of several kinds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.rnn = nn.GRU(3, 8, batch_first=True)
+        self.encoder = nn.TransformerEncoderLayer(8, 2, 16, batch_first=True)
+        self.convolution = nn.Conv1d(8, 6, 3)
+        self.scale = nn.Softplus()
+
+    def forward(self, x: Tensor) -> Tensor:
+        encoded = self.encoder(self.rnn(x)[0])
+        out: Tensor = self.scale(self.convolution(encoded.mT)).mean(2)
+        return out
+
+
+def test_sequences_have_their_channels_first() -> None:
+    net = Recurrent().eval()
+    sequence = torch.randn(2, 9, 3)
+    layers = ["rnn", "encoder", "convolution", "scale"]
+    _, features = FeatureTaps(net, layers)(sequence)
+    assert [tuple(feature.shape) for feature in features.values()] == [(2, 8, 9), (2, 8, 9), (2, 6, 7), (2, 6, 7)]
+    with torch.no_grad():  # a fast path of torch runs no layer inside
+        torch.testing.assert_close(features["encoder"], raw(net, "encoder", sequence).mT)
+    with pytest.raises(ValueError, match=r"layer '0' returns \(9, 2, 8\), .* build the network with batch_first=True"):
+        FeatureTaps(Swapped(), ["0"])(sequence)
+
+
+class Swapped(nn.Sequential):
+    """Stores ``(L, N, C)``."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Linear(3, 8))
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self[0](x.transpose(0, 1)).mean(0)
+        return out
+
+
+class Volume(nn.Module):
+    """Maps of three dims whose channels are last, and their tokens."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv3d(1, 6, 2, 2)
+        self.last = nn.Linear(6, 7)
+        self.tokens = nn.Flatten(1, 3)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.tokens(self.last(self.embed(x).movedim(1, -1))).mean(1)
+        return out
+
+
+def test_volumes_have_their_channels_first() -> None:
+    net = Volume()
+    _, features = FeatureTaps(net, ["last", "tokens"])(torch.randn(2, 1, 4, 6, 8))
+    assert features["last"].shape == (2, 7, 2, 3, 4)
+    assert torch.equal(features["tokens"], features["last"])
+
+
+class Opaque(nn.Module):
+    """A layer of no known kind between layers of both kinds."""
+
+    def __init__(self, *size: int) -> None:
+        super().__init__()
+        self.before, self.after = nn.Conv2d(3, 3, 1), nn.Linear(3, 3)
+        self.layer = Constant(*size)
+
+    def forward(self, x: Tensor) -> Tensor:
+        self.layer(self.before(x))
+        out: Tensor = self.after(x.mT.mT.movedim(1, -1)).mean((1, 2))
+        return out
+
+
+class Constant(nn.Module):
+    def __init__(self, *size: int) -> None:
+        super().__init__()
+        self.size = size
+
+    def forward(self, x: Tensor) -> Tensor:
+        return torch.arange(1.0, len(x) + 1).view(-1, *[1] * len(self.size)).expand(-1, *self.size)
+
+
+def test_an_ambiguous_layout_is_asked_for_in_one_sentence_and_taken_as_it_is_given() -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"^it is not clear which dim of layer 'layer' of Opaque, which returns \(2, 5, 6, 7\), is that of the "
+        "channels: give student_layout channels_first or channels_last$",
+    ):
+        FeatureTaps(Opaque(5, 6, 7), ["layer"], option="student_layout")(image)
+    for layout, shape in (("channels_last", (2, 7, 5, 6)), ("channels_first", (2, 5, 6, 7))):
+        taps = FeatureTaps(Opaque(5, 6, 7), ["layer", "before"], {"layer": layout})  # type: ignore[dict-item]
+        features = taps(image)[1]
+        assert features["layer"].shape == shape
+        assert features["before"].shape == (2, 3, 32, 32)
+
+
+class Latents(nn.Module):
+    """A number of tokens that belongs to no map."""
+
+    def __init__(self, tokens: int) -> None:
+        super().__init__()
+        self.embed = nn.Conv2d(3, 4, 2, 2)
+        self.layer = nn.Linear(4, 4)
+        self.tokens = tokens
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.layer(self.embed(x).flatten(2).mT[:, : self.tokens]).mean(1)
+        return out
+
+
+def test_tokens_that_belong_to_no_map_are_asked_for() -> None:
+    with pytest.raises(
+        ValueError,
+        match=r"^it is not clear which of the 41 tokens of layer 'layer' of Latents are positions of an image: give "
+        "layout tokens if the last ones are, else channels_last$",
+    ):
+        FeatureTaps(Latents(41), ["layer"])(image)
+    assert FeatureTaps(Latents(41), ["layer"], "tokens")(image)[1]["layer"].shape == (2, 4, 6, 6)
+    assert FeatureTaps(Latents(41), ["layer"], "tokens")(wide)[1]["layer"].shape == (2, 4, 4, 8)
+    assert FeatureTaps(Latents(41), ["layer"], "channels_last")(image)[1]["layer"].shape == (2, 4, 41)
+    assert FeatureTaps(Latents(1), ["layer"])(image)[1]["layer"].shape == (2, 4)  # a class token alone
+    assert FeatureTaps(Linear(), ["layer"])(image)[1]["layer"].shape == (2, 5, 4, 4)
+
+
+class Linear(nn.Module):
+    """Embeds patches of 8 by a linear layer, beside a class token."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(3 * 8 * 8, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        patches = nn.functional.unfold(x, 8, stride=8).mT
+        out: Tensor = self.layer(torch.cat([patches[:, :1], patches], 1)).mean(1)
+        return out
+
+
+@pytest.mark.parametrize(
+    ("layout", "message"),
+    [
+        ("nhwc", "layout must be one of channels_first, channels_last, tokens, got 'nhwc'"),
+        ({"other": "tokens"}, r"layout names 'other', but the tapped layers are \['before'\]"),
+    ],
+)
+def test_a_layout_that_does_not_fit_is_refused(layout: Any, message: str) -> None:
+    with pytest.raises((ValueError, KeyError), match=message):
+        FeatureTaps(Opaque(5), ["before"], layout)
+    with pytest.raises(ValueError, match=r"tokens have the shape \(N, L, C\), but layer 'before' returns \(2, 3, 32"):
+        FeatureTaps(Opaque(5), ["before"], "tokens")(image)
