@@ -43,6 +43,7 @@ class WrongValue(NamedTuple):
 def wrong_value(text: str) -> WrongValue:
     """The keys, causes and value in jsonargparse's tree of errors (4.53.0); each line of another text is a cause."""
     keys, causes, value = [], [], ""
+    text = re.sub(r"Expected a path but .*? either not accessible or invalid", "", text, flags=re.DOTALL)
     for line in (line.strip(" -\t") for line in text.splitlines()):
         if match := re.match(r'Parser key "([^"]+)":\s*(.*)', line):
             keys.append(match[1])
