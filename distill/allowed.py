@@ -99,8 +99,10 @@ class Refusals:
         for frame in reversed(traceback.extract_tb(error.__traceback__)):
             if "importlib" in frame.filename or frame.filename.startswith(NOT_USERS_CODE):
                 continue
-            place = f"{frame.filename}, line {frame.lineno}"
-            self.sentences[path] = f"{path} cannot be imported: {type(error).__name__} in {place}: {error}"
+            kind = type(error).__name__
+            self.sentences[path] = (
+                f"{path} cannot be imported: {kind} in {frame.filename}, line {frame.lineno}: {error}"
+            )
             return
 
     def _keep(self, path: str, check: Callable[[], None]) -> None:
