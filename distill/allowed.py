@@ -64,8 +64,8 @@ FACTORIES = ("timm", "torchvision", "segmentation_models_pytorch", "transformers
 FUNCTIONS = ("torch.nn.functional", "torch._C._nn", "distill.losses", "distill.metrics")
 """Modules of functions of tensors, such as activations, which a network may take as an argument."""
 
-RUNNING_CODE = {"trust_remote_code": True, "weights_only": False}
-"""Arguments of other libraries, with the value that lets a file of weights or a repository run its code."""
+SAFE_VALUES = {"trust_remote_code": False, "weights_only": True}
+"""Arguments of other libraries that may let a file of weights or a repository run its code, with the safe value."""
 
 PLAIN_CLASSES = ("datetime.timedelta",)
 
@@ -200,7 +200,7 @@ def check_arguments(part: Any, key: str = "") -> None:
         part = {str(number): item for number, item in enumerate(part)}
     for name, value in part.items() if isinstance(part, Mapping) else ():
         where = f"{key}.{name}" if key else str(name)
-        if name in RUNNING_CODE and value is RUNNING_CODE[name]:
+        if name in SAFE_VALUES and value is not None and value is not SAFE_VALUES[name]:
             raise UserError(f"{where}: {str(value).lower()} would run the code in a file of weights: leave it out")
         check_arguments(value, where)
 

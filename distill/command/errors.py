@@ -70,8 +70,10 @@ def is_user_error(error: Exception) -> bool:
         last = list(traceback.walk_tb(first.__traceback__))[-1]
         return creating and _raised_on_purpose(first) and (last == own[-1] or isinstance(first, ValueError))
     raising = Path(frames[-1][0].f_code.co_filename)
-    if "jsonargparse" in raising.parts or several_loaders(error):
+    if several_loaders(error):
         return True
+    if "jsonargparse" in raising.parts:
+        return not isinstance(error, (AttributeError, RuntimeError))
     in_project = any(folder in raising.parents for folder in PROJECT_FOLDERS)
     return creating and not in_project and _raised_on_purpose(error)
 

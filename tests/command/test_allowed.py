@@ -85,6 +85,9 @@ WAYS_OUT = {
     "a function of this project": model(optimizer=called("distill.cli.main", args=["fit"])),
     "a class of this project": schedule(called("distill.command.command_line.CLI", args=["fit"])),
     "a main module": model(optimizer=called("pip.__main__.main")),
+    "code of a repository by a text": model(
+        student={"class_path": "timm.create_model", "dict_kwargs": {"model_name": "x", "trust_remote_code": "yes"}}
+    ),
     "code of a repository": model(
         student={"class_path": "timm.create_model", "dict_kwargs": {"model_name": "x", "trust_remote_code": True}}
     ),
