@@ -18,7 +18,7 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, is_dataclass
 from enum import Enum
-from importlib.metadata import packages_distributions
+from importlib.metadata import distributions
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -254,7 +254,8 @@ def is_installed(top: str) -> bool:
     places = _places(top)
     if any(place.is_relative_to(Path(folder).resolve()) for place in places for folder in folders):
         return True
-    return bool(places) and top in packages_distributions()  # such as one that is installed as editable
+    # such as one that is installed as editable
+    return bool(places) and any(top in (found.read_text("top_level.txt") or "").split() for found in distributions())
 
 
 def _places(top: str) -> list[Path]:

@@ -132,7 +132,8 @@ class CLI(SeedingCLI):
         if "://" not in which:
             content = check_checkpoint(Path(which), resumes=command == "fit")
             saved = content.get("hyper_parameters", {})
-            if saved and "_class_path" not in saved:
+            plain = config.model.class_path.endswith(".Supervised") and set(saved) <= {"inputs"}
+            if saved and "_class_path" not in saved and not plain:
                 raise UserError(
                     f"{which} is of a fit from Python and does not name its class: use it from Python, by "
                     "load_from_checkpoint or Trainer.fit"
@@ -148,7 +149,11 @@ class CLI(SeedingCLI):
         if not saved.is_file():
             return
         asked = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))["fit"]
-        found = differences(yaml.safe_load(saved.read_text()), asked)
+        try:
+            run = yaml.safe_load(saved.read_text())
+        except yaml.YAMLError:
+            raise UserError(f"{saved} is damaged, so that it cannot be compared: delete it to resume") from None
+        found = differences(run, asked)
         if "epoch_so_far" in content:
             check_samples(found, path)
         for difference in found:

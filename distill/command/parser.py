@@ -147,8 +147,8 @@ def trusted_modules(arguments: Sequence[str]) -> tuple[list[str], set[str]]:
             continue
         kept.append(argument)
         text = value if option.startswith("--") and value else argument
-        paths = [text] if not Path(text).exists() else []
-        named.update(path.partition(".")[0] for path in paths if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", path))
+        if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", text) and not Path(text).exists():
+            named.add(text.partition(".")[0])
         named.update(re.findall(r"class_path[\"']?\s*:\s*[\"']?([A-Za-z_]\w*)\.", text))
     return kept, named
 
