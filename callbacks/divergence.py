@@ -56,6 +56,8 @@ class DivergenceTracker(EvaluationCallback):
         ValueError: An argument is out of its range.
     """
 
+    logged = COLUMNS[2:7]
+
     def __init__(
         self,
         temperature: float = 1.0,

@@ -34,6 +34,8 @@ class TeacherSimilarity(EvaluationCallback):
         ValueError: An argument is out of its range.
     """
 
+    logged = ("similarity_*",)
+
     def __init__(
         self,
         min_depth: float = 1e-3,

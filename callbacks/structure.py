@@ -60,6 +60,8 @@ class FeatureStructure(DrawingCallback):
         KeyError: In the first validation: a layer is not tapped.
     """
 
+    logged = ("*_correlation*", "*_uniformity*")
+
     def __init__(
         self,
         teacher_layers: Sequence[str] = (),

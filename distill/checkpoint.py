@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
@@ -52,6 +52,13 @@ def read_content(path: Path, *, mmap: bool = False) -> Any:
             return load_file(path)
         except SafetensorError as error:
             raise UserError(f"{path} is not a whole safetensors file: {error}") from None
+    with path.open("rb") as file:
+        start = file.read(1)
+    if start not in (b"", b"P", b"\x80"):  # of a zip archive, or of a pickle
+        raise UserError(
+            f"{path} is not a file of plain weights, but a text or another format: give a state_dict that torch.save "
+            "wrote, a Lightning checkpoint, or a .safetensors file"
+        )
     try:
         return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zipfile(path))
     except UnpicklingError:
@@ -78,7 +85,7 @@ def load_network(network: nn.Module, path: str | Path) -> Sequence[str]:
     Raises:
         FileNotFoundError: As in :func:`load_weights`.
         ValueError: As in :func:`load_weights`; or names or shapes differ. The message gives the first missing and the
-            first unexpected name, and counts the others.
+            first unexpected name, and counts the others. Or the weights are quantized, complex or all zero.
     """
     content = read_content(Path(path))
     weights = _network_weights(content, Path(path))
@@ -94,8 +101,27 @@ def load_network(network: nn.Module, path: str | Path) -> Sequence[str]:
                 f"{path} does not fit {type(network).__name__}: {name} has shape {tuple(weights[name].shape)} in the "
                 f"file and {tuple(tensor.shape)} in the network"
             )
+    _check_numbers(weights, expected, path)
     network.load_state_dict(weights)
     return tuple(content["class_names"]) if "class_names" in content and content is not weights else ()
+
+
+def _check_numbers(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: str | Path) -> None:
+    """Refuses weights that would lose their meaning in a network of real numbers, without an error of torch."""
+    for name, tensor in expected.items():
+        held = weights[name]
+        if held.is_complex() and not tensor.is_complex():
+            raise UserError(f"{path} holds complex numbers in {name!r}, but those of the network are real")
+        if tensor.is_floating_point() and (
+            held.dtype.itemsize == 1 or not (held.is_floating_point() or held.is_complex())
+        ):
+            raise UserError(
+                f"{path} holds {name!r} as {str(held.dtype).removeprefix('torch.')}, which has no meaning without its "
+                "scale: save the weights as float32, bfloat16 or float16"
+            )
+    trained = [tensor for name, tensor in weights.items() if tensor.is_floating_point() and tensor.numel()]
+    if trained and not any(bool(tensor.any()) for tensor in trained):
+        raise UserError(f"{path} holds zeros only: it was saved before the network had its weights")
 
 
 def check_class_names(network: Sequence[str], data: Sequence[str], *, model: str) -> None:

@@ -27,6 +27,7 @@ from distill.training.first_batch import (
     explained_for_one_sample,
 )
 from distill.training.labels import check_labels_on_cpu, check_num_classes, class_names, labels_of
+from distill.training.loading import LoadsCheckpoints
 from distill.training.losses import TrainingLosses
 from distill.training.means import counted_mean
 from distill.training.modes import ready_to_train
@@ -34,7 +35,7 @@ from distill.training.optimization import ParameterSettings, optimizer_and_sched
 from distill.training.scores import StageScores
 
 
-class Supervised(TransferHooks):
+class Supervised(LoadsCheckpoints, TransferHooks):
     """Trains one network on the labels: a teacher, or the student without distillation.
 
     ``self(*inputs)`` is the network. Steps return ``prediction`` and ``inputs`` for the callbacks, and ``loss`` in

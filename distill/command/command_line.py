@@ -6,12 +6,13 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+import yaml
 from lightning.fabric.utilities.seed import seed_everything
 from lightning.pytorch import Callback, LightningDataModule, Trainer
 from lightning.pytorch.callbacks import LearningRateMonitor, RichModelSummary, RichProgressBar
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
-from lightning_utilities.core.rank_zero import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 
 import datamodules  # noqa: F401  the command line finds a class by its bare name if its package is imported
 import distill.feature_mask
@@ -21,18 +22,31 @@ from callbacks import PredictionWriter
 from distill.base import Supervised
 from distill.command.checkpoints import BestCheckpoint, WholeFileCheckpointIO
 from distill.command.parser import Parser
-from distill.command.run_folder import check_checkpoint, latest_checkpoint, path_within, run_folder
+from distill.command.run_folder import (
+    check_checkpoint,
+    check_epochs,
+    check_unused,
+    latest_checkpoint,
+    path_within,
+    run_folder,
+)
+from distill.command.saved_config import SavedConfig
 from distill.errors import UserError, UserFileNotFoundError
 from distill.internals.jsonargparse import list_commands
 from distill.internals.lightning import SeedingCLI
+from distill.resume.differences import check_samples, differences
 from distill.resume.last_checkpoint import LastCheckpoint
 from distill.resume.metrics_table import MetricsCSV, version_of
+from distill.training.monitors import MonitorCheck, check_rate_finder
 
 # main() runs these commands without LightningCLI
 OTHER_COMMANDS = {
     "study": "Trains a grid of configurations and prints one table.",
     "rank": "Orders candidate teachers by their divergence from a student.",
 }
+
+
+DESCRIPTION = "Trains, tests and applies. --trust MODULE lets a configuration use the code that lies beside it."
 
 
 class CLI(SeedingCLI):
@@ -51,13 +65,15 @@ class CLI(SeedingCLI):
     def __init__(self, args: list[str] | None = None, *, run: bool = True) -> None:
         # the class and the teacher_checkpoint that the user gave together with a ckpt_path
         self._given: tuple[str, str | None] | None = None
+        self._resumes = False
         super().__init__(
             Supervised,
             LightningDataModule,
             args=args,
             run=run,
             parser_class=Parser,
-            parser_kwargs={"description": "Trains, tests and applies."},
+            save_config_callback=SavedConfig,
+            parser_kwargs={"description": DESCRIPTION},
             seed_everything_default=0,
             subclass_mode_model=True,
             subclass_mode_data=True,
@@ -85,6 +101,7 @@ class CLI(SeedingCLI):
         command = self.config.get("subcommand")
         if command and self.config[command].ckpt_path:
             config = self.config[command]
+            self._resumes = command == "fit"
             config.ckpt_path = self._find_checkpoint(command, config)
             self._given = config.model.class_path, config.model.init_args.get("teacher_checkpoint")
 
@@ -113,8 +130,41 @@ class CLI(SeedingCLI):
                 return None
             which = str(found)
         if "://" not in which:
-            check_checkpoint(Path(which), resumes=command == "fit")
+            content = check_checkpoint(Path(which), resumes=command == "fit")
+            saved = content.get("hyper_parameters", {})
+            plain = config.model.class_path.endswith(".Supervised") and set(saved) <= {"inputs"}
+            if saved and "_class_path" not in saved and not plain:
+                raise UserError(
+                    f"{which} is of a fit from Python and does not name its class: use it from Python, by "
+                    "load_from_checkpoint or Trainer.fit"
+                )
+            if command == "fit":
+                self._check_resuming(Path(which), content, config)
         return which
+
+    def _check_resuming(self, path: Path, content: dict[str, Any], config: Any) -> None:
+        """Says what the fit is asked to do otherwise than the run of a checkpoint, and refuses what cannot be done."""
+        check_epochs(content, path, config.trainer.max_epochs)
+        saved = path.absolute().parents[1] / "fit.yaml"
+        if not saved.is_file():
+            return
+        asked = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))["fit"]
+        try:
+            run = yaml.safe_load(saved.read_text())
+        except yaml.YAMLError:
+            raise UserError(f"{saved} is damaged, so that it cannot be compared: delete it to resume") from None
+        found = differences(run, asked)
+        if "epoch_so_far" in content:
+            check_samples(found, path)
+        for difference in found:
+            if difference.key == "seed_everything":
+                config.seed_everything = difference.run  # fit.yaml repeats the run
+            if difference.key == "model.class_path":
+                raise UserError(
+                    f"{path} is a run of {difference.run}, but the configuration asks for {difference.asked}"
+                )
+        for difference in found:
+            rank_zero_info(str(difference))
 
     def set_seed(self) -> None:
         """Sets the seed without Lightning's message, so that a configuration error prints one line only."""
@@ -132,6 +182,8 @@ class CLI(SeedingCLI):
         self._skip_unused_weights(config)
         runs = path_within(Path(config.logs_dir).absolute(), config.name, "name")
         self.folder = run_folder(runs, config.version, config.get("ckpt_path"))
+        if self.subcommand == "fit" and not self._resumes:
+            check_unused(self.folder)
         self.save_config_kwargs = {"config_filename": f"{self.subcommand or 'fit'}.yaml", "overwrite": True}
 
     def _skip_unused_weights(self, config: Any) -> None:
@@ -155,8 +207,13 @@ class CLI(SeedingCLI):
         if self.subcommand == "fit":
             self.config.fit.ckpt_path = None  # fit.yaml repeats the run from its beginning
         loggers = self._loggers(config.logger)
+        check_rate_finder(_as_list(config.callbacks), self.model)
         return super().instantiate_trainer(
-            callbacks=[*_as_list(config.callbacks), *self._default_callbacks(config, logs=bool(loggers))],
+            callbacks=[
+                MonitorCheck(),
+                *_as_list(config.callbacks),
+                *self._default_callbacks(config, logs=bool(loggers)),
+            ],
             logger=loggers,
             default_root_dir=config.default_root_dir or str(self.folder),
             plugins=[*_as_list(config.plugins), WholeFileCheckpointIO()],

@@ -4,18 +4,34 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from difflib import get_close_matches
+from pathlib import Path
 from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
+from distill.allowed import Refusals, check_arguments
 from distill.command.errors import ConfigurationError, one_line
-from distill.internals.jsonargparse import RewordedHelpFormatter, argument_names
-from distill.internals.messages import null_as_given, reword_subclasses, unknown_argument
+from distill.command.yaml_text import named
+from distill.errors import UserError
+from distill.internals.jsonargparse import RewordedHelpFormatter, argument_names, commands, imports_checked
+from distill.internals.messages import (
+    null_as_given,
+    of_a_class,
+    reword_subclasses,
+    unknown_argument,
+    unknown_command,
+    wrong_value,
+)
 
 # the help lists all classes that an argument accepts up to this number; torch and timm have hundreds of networks
 MAX_CLASSES_LISTED = 20
+
+_NONE = Refusals()
+_refusals: ContextVar[Refusals] = ContextVar("refusals", default=_NONE)
 
 
 class HelpFormatter(RewordedHelpFormatter):
@@ -32,18 +48,71 @@ class Parser(LightningArgumentParser):
     def __init__(self, *args: Any, **kwargs: Any) -> None:
         # with abbreviations allowed, the typo --trainer.max_epoch would be accepted
         super().__init__(*args, allow_abbrev=False, formatter_class=HelpFormatter, **kwargs)
+        self._takes_options_of = ""
+
+    def add_class_arguments(self, theclass: Any, nested_key: str | None = None, **settings: Any) -> Any:
+        """Adds the arguments of a class; remembers its name for the messages about its options."""
+        if nested_key is None:
+            self._takes_options_of = getattr(theclass, "__name__", "")
+        return super().add_class_arguments(theclass, nested_key, **settings)
 
     def parse_args(  # type: ignore[override]
         self, args: Sequence[str] | None = None, *more: Any, **settings: Any
     ) -> Any:
         """Parses the arguments; a null for an argument of a nested class stays null."""
-        return super().parse_args(None if args is None else [null_as_given(arg) for arg in args], *more, **settings)
+        given = None if args is None else [null_as_given(arg) for arg in args]
+        with self._checked() as refusals:
+            return self._without_refused(super().parse_args(given, *more, **settings), refusals)
+
+    def parse_object(self, *args: Any, **settings: Any) -> Any:
+        """Parses a configuration, such as that of a checkpoint."""
+        with self._checked() as refusals:
+            return self._without_refused(super().parse_object(*args, **settings), refusals)
+
+    def parse_path(self, path: Any, *args: Any, **settings: Any) -> Any:
+        """Parses a file; names it if it is not valid YAML."""
+        with named(str(path)):
+            return super().parse_path(path, *args, **settings)
+
+    def instantiate_classes(self, *args: Any, **settings: Any) -> Any:
+        """Creates the objects that a configuration names."""
+        with self._checked():
+            return super().instantiate_classes(*args, **settings)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         """Raises a :class:`ConfigurationError`."""
         if os.environ.get("JSONARGPARSE_DEBUG"):
             super().error(message, ex)
-        raise ConfigurationError(one_line(message + self._suggestion(message))) from None
+        refused = [sentence for path, sentence in _refusals.get().sentences.items() if path in message]
+        if refused:
+            raise ConfigurationError(": ".join(filter(None, (".".join(wrong_value(message).keys), refused[0]))))
+        taker = f" by {self._takes_options_of}" if self._takes_options_of and of_a_class(message) else ""
+        if (command := unknown_command(message)) is not None:
+            raise ConfigurationError(f"there is no command {command!r}; there are {', '.join(commands(self))}")
+        raise ConfigurationError(one_line(message + taker + self._suggestion(message))) from None
+
+    @contextmanager
+    def _checked(self) -> Iterator[Refusals]:
+        """Lets a configuration name only what :mod:`distill.allowed` allows; the parsers within one share a list."""
+        outer = _refusals.get()
+        refusals = Refusals() if outer is _NONE else outer
+        token = _refusals.set(refusals)
+        try:
+            with imports_checked(refusals):
+                yield refusals
+        finally:
+            _refusals.reset(token)
+
+    def _without_refused(self, config: Any, refusals: Refusals) -> Any:
+        """A configuration, unless an argument of any type holds a class that was refused, or would run code."""
+        content = config.clone().as_dict()
+        if refusals.sentences and (sentence := refusals.first_within(content)):
+            raise ConfigurationError(sentence)
+        try:
+            check_arguments(content)
+        except UserError as error:
+            raise ConfigurationError(str(error)) from None
+        return config
 
     def _suggestion(self, message: str) -> str:
         """The known argument that is most similar to the unknown one of the message; empty if there is none."""
@@ -57,6 +126,31 @@ class Parser(LightningArgumentParser):
             names = {"".join(parts).partition(".")[0] for parts in known}
         similar = get_close_matches(name, names, n=1)
         return f", did you mean {group}{dot}{similar[0]}?" if similar else ""
+
+
+def trusted_modules(arguments: Sequence[str]) -> tuple[list[str], set[str]]:
+    """The arguments without ``--trust MODULE``, and the top-level modules that the user names in any argument.
+
+    Raises:
+        ConfigurationError: ``--trust`` has no module.
+    """
+    kept: list[str] = []
+    named = set()
+    remaining = iter(arguments)
+    for argument in remaining:
+        option, _, value = argument.partition("=")
+        if option == "--trust":
+            value = value or next(remaining, "")
+            if not re.fullmatch(r"[A-Za-z_][\w.]*", value):
+                raise ConfigurationError(f"--trust takes the name of a module, such as my_method, got {value!r}")
+            named.add(value.partition(".")[0])
+            continue
+        kept.append(argument)
+        text = value if option.startswith("--") and value else argument
+        if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", text) and not Path(text).exists():
+            named.add(text.partition(".")[0])
+        named.update(re.findall(r"class_path[\"']?\s*:\s*[\"']?([A-Za-z_]\w*)\.", text))
+    return kept, named
 
 
 def _shortened(classes: list[str]) -> str:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from distill.checkpoint import read_content
 from distill.errors import UserError
@@ -15,8 +17,8 @@ def latest_checkpoint(runs: Path, version: str | None, which: str) -> Path | Non
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 
-def check_checkpoint(path: Path, *, resumes: bool) -> None:
-    """Raises an error unless a file is a checkpoint of a run.
+def check_checkpoint(path: Path, *, resumes: bool) -> dict[str, Any]:
+    """The content of a checkpoint of a run, whose tensors stay on disk until they are used.
 
     Args:
         path: The file.
@@ -31,6 +33,23 @@ def check_checkpoint(path: Path, *, resumes: bool) -> None:
         raise UserError(f"{path} is not a checkpoint of a run")
     if resumes and "optimizer_states" not in content:
         raise UserError(f"{path} holds weights only; a fit resumes from last.ckpt")
+    return content
+
+
+def check_epochs(content: Mapping[str, Any], path: Path, max_epochs: int | None) -> None:
+    """Raises an error if a checkpoint has trained more epochs than a fit may have.
+
+    Args:
+        content: Of the checkpoint.
+        path: Its path, for the message.
+        max_epochs: The limit of the fit, if it has one; -1 is none.
+
+    Raises:
+        ValueError: The checkpoint has trained more epochs.
+    """
+    done = content["loops"]["fit_loop"]["epoch_progress"]["current"]["processed"]
+    if max_epochs is not None and 0 <= max_epochs < done:
+        raise UserError(f"{path} has trained {done} epochs: give trainer.max_epochs {done} or more, not {max_epochs}")
 
 
 def path_within(folder: Path, name: str, argument: str) -> Path:
@@ -47,6 +66,19 @@ def path_within(folder: Path, name: str, argument: str) -> Path:
     if Path(name).is_absolute() or ".." in Path(name).parts or not Path(name).parts:
         raise UserError(f"{argument} must be the name of a folder in {folder}, got {name!r}")
     return folder / name
+
+
+def check_unused(folder: Path) -> None:
+    """Raises an error if a fit would overwrite a run.
+
+    Raises:
+        ValueError: The folder holds the configuration or checkpoints of a fit.
+    """
+    used = (folder / "fit.yaml").is_file() or any((folder / "checkpoints").glob("*.ckpt"))
+    if used and is_first_rank():  # the other processes start when the first one has made the folder
+        raise UserError(
+            f"{folder} holds a run already: choose another --version, resume it with --ckpt_path last, or delete it"
+        )
 
 
 def run_folder(runs: Path, version: str | None, ckpt_path: str | Path | None) -> Path:

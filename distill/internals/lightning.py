@@ -48,7 +48,7 @@ def finds_unused_parameters(strategy: DDPStrategy) -> bool:
 
 
 class SeedingCLI(LightningCLI):
-    """LightningCLI with a public name for the step that seeds, after parsing and before creating (2.6.6)."""
+    """LightningCLI with public names for two steps: seeding, after parsing and before creating, and the run (2.6.6)."""
 
     def _set_seed(self) -> None:
         self.set_seed()
@@ -56,6 +56,13 @@ class SeedingCLI(LightningCLI):
     def set_seed(self) -> None:
         """Seeds as the configuration says."""
         super()._set_seed()
+
+    def _run_subcommand(self, subcommand: str) -> None:
+        self.run_subcommand(subcommand)
+
+    def run_subcommand(self, subcommand: str) -> None:
+        """Fits, validates, tests or predicts; everything before it prepares the run."""
+        super()._run_subcommand(subcommand)
 
 
 class TransferHooks(LightningModule):

@@ -43,6 +43,7 @@ class WrongValue(NamedTuple):
 def wrong_value(text: str) -> WrongValue:
     """The keys, causes and value in jsonargparse's tree of errors (4.53.0); each line of another text is a cause."""
     keys, causes, value = [], [], ""
+    text = re.sub(r"Expected a path but .*? either not accessible or invalid", "", text, flags=re.DOTALL)
     for line in (line.strip(" -\t") for line in text.splitlines()):
         if match := re.match(r'Parser key "([^"]+)":\s*(.*)', line):
             keys.append(match[1])
@@ -51,6 +52,8 @@ def wrong_value(text: str) -> WrongValue:
             value = match[1]
         elif line and not NOISE.match(line):
             causes.append(_readable(line))
+    if len(causes) > 1:  # a text without a dot can be no class, so that the other causes count
+        causes = [cause for cause in causes if not cause.startswith("Expected a dot import path string")] or causes
     return WrongValue(keys, causes, value)
 
 
@@ -63,6 +66,23 @@ def _readable(cause: str) -> str:
 def unknown_argument(text: str) -> str | None:
     """The argument that jsonargparse does not know, if the text says that (4.53.0)."""
     found = UNKNOWN.match(text)
+    return found[1] if found else None
+
+
+def of_a_class(text: str) -> bool:
+    """Whether jsonargparse says that a class has no such option, without naming the class (4.53.0)."""
+    return text.startswith("Option '") and text.endswith("' is not accepted")
+
+
+def unknown_command(text: str) -> str | None:
+    """The command that argparse does not know, if the text says that (Python 3.14)."""
+    found = re.match(r"argument \S+: invalid choice: '(.*)' \(choose from ", text)
+    return found[1] if found else None
+
+
+def several_loaders(error: Exception) -> str | None:
+    """The kind of loaders, such as ``val``, if Lightning says that a step takes one loader only (2.6.6)."""
+    found = re.match(r"You provided multiple `(\w+)_dataloader`, but no `dataloader_idx` argument", str(error))
     return found[1] if found else None
 
 

@@ -12,6 +12,7 @@ from jsonargparse import get_loader
 
 from distill.command.errors import ConfigurationError
 from distill.command.parser import Parser
+from distill.command.yaml_text import read_yaml, start_counting
 
 INCLUDE = "include"
 
@@ -82,10 +83,12 @@ def read_file(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
         raise ConfigurationError(f"{path} leads back to itself: {' -> '.join(map(str, (*readers, path)))}")
     if not path.is_file():
         raise ConfigurationError(f"there is no file {path}{by}")
+    if not readers:
+        start_counting()
     try:
-        content = get_loader("yaml")(path.read_text())
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise ConfigurationError(f"{path}{by} is not valid YAML") from None
+        content = read_yaml(path)
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
+        raise ConfigurationError(f"{path}{by} is not valid YAML: {error}") from None
     if not isinstance(content, dict):
         raise ConfigurationError(f"{path}{by} must hold keys and values")
     resolved: dict[str, Any] = _with_files(content, path, readers)

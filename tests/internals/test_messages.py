@@ -7,6 +7,7 @@ from typing import Any, Literal
 import pytest
 import torch
 from jsonargparse import ArgumentError, ArgumentParser
+from lightning.pytorch import LightningModule, Trainer
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -14,8 +15,11 @@ from distill.internals.jsonargparse import RewordedHelpFormatter
 from distill.internals.messages import (
     needs_more_values,
     null_as_given,
+    of_a_class,
     reword_subclasses,
+    several_loaders,
     unknown_argument,
+    unknown_command,
     worker_message,
     wrong_value,
 )
@@ -109,6 +113,39 @@ def test_keys_causes_and_value_are_found_in_the_tree_of_errors(
 def test_an_unknown_argument_is_found() -> None:
     assert unknown_argument(refused("--max_epochz=3")) == "max_epochz"
     assert unknown_argument("all is well") is None
+
+
+def test_an_unknown_option_of_a_class_and_an_unknown_command_are_found() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_class_arguments(Task)
+    with pytest.raises(ArgumentError) as caught:
+        parser.parse_object({"rte": 3})
+    assert of_a_class(str(caught.value.message))
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_subcommands().add_subcommand("fit", task_parser())
+    with pytest.raises(ArgumentError) as caught:
+        parser.parse_args(["fitt"])
+    assert unknown_command(str(caught.value)) == "fitt"
+
+
+def test_a_value_of_several_lines_is_no_cause() -> None:
+    text = "Expected a path but [{a: 1,\n b: 2}] either not accessible or invalid"
+    assert wrong_value(f"Parser key \"x\":\n  - {text}\n  - Expected a <class 'int'>").causes == ["Expected int"]
+
+
+class TwoLoaders(LightningModule):
+    """Its validation takes one loader."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        """Does nothing."""
+
+
+def test_lightning_says_that_a_step_takes_one_loader() -> None:
+    trainer = Trainer(logger=False, enable_checkpointing=False, enable_progress_bar=False, accelerator="cpu")
+    with pytest.raises(RuntimeError) as caught:
+        trainer.validate(TwoLoaders(), [DataLoader(range(2)), DataLoader(range(2))], verbose=False)  # type: ignore[arg-type]
+    assert several_loaders(caught.value) == "val"
+    assert several_loaders(RuntimeError("another")) is None
 
 
 def test_an_unknown_argument_of_a_command_is_found() -> None:

@@ -128,7 +128,7 @@ def test_a_value_that_ends_in_yaml_is_the_content_of_that_file_beside_the_one_th
             r"a.yaml leads back to itself: \S+a.yaml -> \S+b.yaml",
         ),
         ({"a": {"include": "b.yaml"}, "b": "- 1"}, r"b.yaml, which \S+/a.yaml names must hold keys and values$"),
-        ({"a": "x: [1"}, r"a.yaml is not valid YAML$"),
+        ({"a": "x: [1"}, r"a.yaml is not valid YAML: line 2, column 1: "),
         ({"a": {"include": 3}}, r"a.yaml: include must name files, got 3$"),
     ],
 )

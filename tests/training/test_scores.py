@@ -37,8 +37,8 @@ def test_the_hard_loss_is_float32_under_autocast() -> None:
 def test_a_loss_of_nan_makes_the_mean_nan() -> None:
     task = Classification(2)
     scores = StageScores(task, "val")
-    scores.update(torch.zeros(3, 2), torch.tensor([0, 1, 255]), task)
-    scores.update(torch.tensor([[torch.nan, 0.0]]), torch.tensor([1]), task)
+    scores.update(torch.zeros(3, 2), {"target": torch.tensor([0, 1, 255])}, task)
+    scores.update(torch.tensor([[torch.nan, 0.0]]), {"target": torch.tensor([1])}, task)
     taken = scores.take()
     assert taken["val/hard"].isnan()
     assert taken["val/accuracy"].isnan()

@@ -1,0 +1,74 @@
+"""Rebuilds a module from its checkpoint."""
+
+from __future__ import annotations
+
+import inspect
+from pathlib import Path
+from typing import Any
+
+from jsonargparse import ArgumentError
+from lightning.pytorch import LightningModule
+
+from distill.allowed import Refusals
+from distill.checkpoint import read_content
+from distill.errors import UserError, UserFileNotFoundError
+from distill.internals.jsonargparse import imports_checked
+
+MAKER = "lightning.pytorch.cli.instantiate_module"
+"""The function by which a checkpoint of the command line is rebuilt; another one could be any function."""
+
+
+class LoadsCheckpoints(LightningModule):
+    """A module whose checkpoints are rebuilt without running code that they name."""
+
+    @classmethod
+    def load_from_checkpoint(cls, checkpoint_path: Any, *args: Any, **kwargs: Any) -> Any:
+        """The module of a checkpoint of the command line, with its networks and weights.
+
+        A checkpoint of a fit from Python holds plain numbers and texts only: give the networks, the task and what else
+        is an object as keyword arguments.
+
+        Args:
+            checkpoint_path: The checkpoint.
+            *args: As in Lightning.
+            **kwargs: As in Lightning: ``strict``, ``map_location``, and arguments of the constructor.
+
+        Raises:
+            FileNotFoundError: The teacher's file is not where it was.
+            ValueError: The checkpoint lacks the networks, or names code that a configuration must not name.
+        """
+        if "://" not in str(checkpoint_path) and isinstance(checkpoint_path, (str, Path)):
+            saved = read_content(Path(checkpoint_path), mmap=True).get("hyper_parameters", {})
+            _check_loadable(cls, checkpoint_path, saved, kwargs)
+        refusals = Refusals()
+        try:
+            with imports_checked(refusals):
+                return super().load_from_checkpoint(checkpoint_path, *args, **{"weights_only": True} | kwargs)
+        except ArgumentError:
+            if not refusals.sentences:
+                raise
+            raise UserError(f"{checkpoint_path}: {next(iter(refusals.sentences.values()))}") from None
+
+
+def _check_loadable(kind: type, path: str | Path, saved: dict[str, Any], given: dict[str, Any]) -> None:
+    if saved.get("_instantiator", MAKER) != MAKER:
+        raise UserError(f"{path} names {saved['_instantiator']} to be called: it is no checkpoint of this library")
+    if "_class_path" not in saved:
+        objects = ["network" if kind.__name__ == "Supervised" else "student", "task"]
+        lacking = [name for name in objects if name not in given]
+        if lacking:
+            example = ", ".join(f"{name}=..." for name in lacking)
+            raise UserError(
+                f"{path} is of a fit from Python and does not hold its {' and '.join(lacking)}: give them, as in "
+                f"{kind.__name__}.load_from_checkpoint(path, {example})"
+            )
+        known = {name for base in kind.__mro__ for name in inspect.signature(base).parameters}
+        unknown = [name for name in saved if name not in known]
+        if unknown:
+            raise UserError(f"{path} is of another method than {kind.__name__}, which takes no {unknown[0]!r}")
+    teacher = (saved | given).get("teacher_checkpoint")
+    if teacher and not Path(teacher).is_file():
+        raise UserFileNotFoundError(
+            f"the teacher_checkpoint {teacher} of {path} does not exist: give teacher_checkpoint=..., or "
+            "teacher=None, teacher_checkpoint=None for the student alone"
+        )

@@ -1,0 +1,81 @@
+"""Checks what callbacks and schedules monitor before the first epoch."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from fnmatch import fnmatchcase
+from typing import Any
+
+from lightning.pytorch import Callback, LightningModule, Trainer
+from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch.trainer.states import TrainerFn
+
+from distill.errors import UserError
+
+COUNTERS = ("epoch", "step")
+"""What a ModelCheckpoint can monitor although nobody logs it."""
+
+
+class MonitorCheck(Callback):
+    """Stops a fit whose callbacks or schedule monitor a value that is never logged.
+
+    The names of the module's own values are known after the sanity check. A callback that logs values in a validation,
+    but not in the sanity check, has a tuple ``logged`` with the patterns of their names. If there is another callback
+    that may log values, or no sanity check, then names are checked after the first validation. Names of the training
+    are known after the first epoch.
+    """
+
+    def __init__(self) -> None:
+        self._checked = False
+
+    def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Checks the names if all that will be logged are known."""
+        if all(_says_what_it_logs(callback) for callback in trainer.callbacks):  # type: ignore[attr-defined]
+            self._check(trainer)
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Checks the names after the first validation."""
+        if not trainer.sanity_checking and trainer.state.fn == TrainerFn.FITTING and not self._checked:
+            self._check(trainer)
+
+    def _check(self, trainer: Trainer) -> None:
+        self._checked = True
+        if not trainer.callback_metrics:  # nothing to validate on
+            return
+        patterns = [f"val/{name}" for callback in trainer.callbacks for name in getattr(callback, "logged", ())]  # type: ignore[attr-defined]
+        logged = sorted(name for name in trainer.callback_metrics if "/" in name)
+        for who, name in _monitored(trainer):
+            known = name in trainer.callback_metrics or any(fnmatchcase(name, pattern) for pattern in patterns)
+            if not known and not name.startswith("train/") and name not in COUNTERS:
+                names = ", ".join([*logged, *patterns, "train/loss"])
+                raise UserError(f"{who} monitors {name!r}, which is not logged: choose one of {names}")
+
+
+def check_rate_finder(callbacks: Iterable[Callback], module: LightningModule) -> None:
+    """Refuses Lightning's LearningRateFinder for a module whose optimiser has the learning rate.
+
+    Raises:
+        ValueError: The module has no attribute ``lr`` or ``learning_rate``.
+    """
+    found = any(isinstance(callback, LearningRateFinder) for callback in callbacks)
+    if found and not (hasattr(module, "lr") or hasattr(module, "learning_rate")):
+        raise UserError(
+            f"LearningRateFinder sets the attribute lr of a module, and {type(module).__name__} has none, because its "
+            "optimizer has the rate: leave the callback out, and compare rates as the rows of a study"
+        )
+
+
+def _monitored(trainer: Trainer) -> Iterator[tuple[str, str]]:
+    for callback in trainer.callbacks:  # type: ignore[attr-defined]
+        name: Any = getattr(callback, "monitor", None)
+        if isinstance(name, str) and getattr(callback, "strict", True):
+            yield type(callback).__name__, name
+    for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau and config.strict and config.monitor is not None:
+            yield type(config.scheduler).__name__, config.monitor
+
+
+def _says_what_it_logs(callback: Callback) -> bool:
+    """Whether a callback has the names of its values, or is one of Lightning's or this project's that log none."""
+    known = type(callback).__module__.partition(".")[0] in ("lightning", "distill", "callbacks")
+    return known or hasattr(callback, "logged")
