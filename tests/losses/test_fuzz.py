@@ -76,7 +76,8 @@ def drawn(rng: random.Random) -> tuple[Sides, str, str]:
     target = torch.randint(shape[1], (shape[0], *shape[2:]), generator=generator)
     side, how = rng.choice(["student", "teacher"]), rng.choice(SPOILT)
     dtype = rng.choice(DTYPES)
-    x = Sides(*(rng.choice(LAYOUTS)(values).to(dtype) for values in (student, teacher)), target)
+    student, teacher = (rng.choice(LAYOUTS)(values).to(dtype) for values in (student, teacher))
+    x = Sides(student, teacher, target)
     return x._replace(**{side: spoilt(getattr(x, side), how, generator)}), side, how
 
 
@@ -128,7 +129,7 @@ def test_losses_on_odd_inputs(call: Call) -> None:
     for number in range(CASES):
         x, side, how = drawn(rng)
         try:
-            check(call, x, side, how, of_both=call.name in OF_BOTH)
+            check(call.__call__, x, side, how, of_both=call.name in OF_BOTH)
         except Exception as error:
             raise AssertionError(f"case {number}: {describe(x, side, how)}") from error
 
