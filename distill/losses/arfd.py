@@ -20,6 +20,9 @@ Measure = Literal["cka", "cka_printed", "euclidean", "cosine", "pearson"]
 # positions of a map that are centred at a time: a copy of 8 MiB at 512 channels, long enough for a fast product
 POSITIONS = 4096
 
+LEAST_VARIANCE = 1e-30
+"""Features that vary less count as constant: in float32 the gradient would overflow."""
+
 
 def recalibrate(features: Tensor, *, kernel: Kernel = "laplace") -> Tensor:
     r"""The features under a kernel around their mean, which removes their scale and offset.
@@ -60,7 +63,7 @@ def recalibrate(features: Tensor, *, kernel: Kernel = "laplace") -> Tensor:
     if kernel == "linear":
         return features - mean
     squares = F.mse_loss(features, mean.expand_as(features), reduction="none")
-    variance = squares.mean(dims, keepdim=True).clamp(min=torch.finfo(features.dtype).tiny)
+    variance = squares.mean(dims, keepdim=True).clamp(min=LEAST_VARIANCE)
     if kernel == "laplace_l1":
         return ((features - mean).abs() / -variance.sqrt()).exp()
     return (squares / (-variance if kernel == "laplace" else -2 * variance)).exp()
@@ -103,7 +106,7 @@ def cka(student: Tensor, teacher: Tensor, *, centering: Centering = "hsic", teac
     """
     if student.ndim < 2 or student.shape[:2] != teacher.shape[:2] or student.shape[1] < 2:
         raise UserError(
-            "student and teacher must have equal numbers of samples and channels, (N, C, *) with C of 2 or more, got "
+            "student and teacher must have the same number of samples and channels, (N, C, *) with C at least 2, got "
             f"{tuple(student.shape)} and {tuple(teacher.shape)}"
         )
     check_option("centering", centering, get_args(Centering))

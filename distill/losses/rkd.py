@@ -9,6 +9,7 @@ from torch import Tensor
 from distill.losses.parts.pairwise import (
     distances,
     in_unit_range,
+    of_no_pair,
     rows,
     squared_distances,
     squared_distances_of_pairs,
@@ -43,8 +44,11 @@ def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Source: Park et al., Relational Knowledge Distillation, CVPR 2019, eqs. 5-8.
     """
-    of_student, of_teacher = (_relative_distances(features) for features in rows(student, teacher.detach()))
-    return 2 * F.smooth_l1_loss(of_student, of_teacher, reduction="sum") / max(1, len(student) ** 2)
+    pair = rows(student, teacher.detach())
+    if len(student) < 2:
+        return of_no_pair(student)
+    of_student, of_teacher = (_relative_distances(features) for features in pair)
+    return 2 * F.smooth_l1_loss(of_student, of_teacher, reduction="sum") / len(student) ** 2
 
 
 def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -73,9 +77,12 @@ def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Source: Park et al., Relational Knowledge Distillation, CVPR 2019, eqs. 8-10.
     """
-    scaled = (in_unit_range(x) for x in rows(student, teacher.detach()))
+    pair = rows(student, teacher.detach())
+    samples = len(student)
+    if samples < 2:
+        return of_no_pair(student)
+    scaled = (in_unit_range(x) for x in pair)
     of_student, of_teacher = (_unequal(squared_distances(x, x)) for x in scaled)
-    samples = max(1, len(of_student))
     few = max(1, max(student.numel(), teacher.numel()) // 4 // samples**2)
     values = in_chunks(_at_vertices, of_student, of_teacher, shared=(of_student, of_teacher), rows=few)
     return values.sum() / samples**3

@@ -52,6 +52,11 @@ def in_unit_range(features: Tensor) -> Tensor:
     return features / torch.where(largest == 0, 1, largest)
 
 
+def of_no_pair(features: Tensor) -> Tensor:
+    """The loss of fewer than 2 samples: 0, or NaN if the features are not finite; its gradient is 0."""
+    return (0 * at_least_float32(features)).sum()
+
+
 def mean_of_pairs(values: Tensor) -> Tensor:
     """The mean of the values of all pairs of samples, ``(N, N)``; 0 without samples."""
     return values.sum() / max(1, values.numel())
