@@ -64,7 +64,7 @@ class FeatureLayout(NamedTuple):
             return feature
         if self.layout == "channels_last":
             return feature.movedim(-1, 1)
-        if not self.grid:
+        if not self.grid and feature.shape[1] == 1:
             return feature[:, 0]
         positions = feature[:, self.prefix :]
         on_map: Tensor = positions.mT.unflatten(2, self._grid(positions.shape[1], _image(inputs)))
@@ -179,7 +179,8 @@ class LayoutObserver:
 
     def _see(self, module: nn.Module, inputs: Any, output: Any) -> None:
         self._step += 1
-        for tensor in (*inputs[:1], output[0] if isinstance(output, tuple) else output):
+        taken = () if isinstance(module, nn.Embedding) else inputs[:1]  # not the indices
+        for tensor in (*taken, output[0] if isinstance(output, tuple) else output):
             last = _last_by_kind(module, tensor) if isinstance(tensor, Tensor) and tensor.ndim > 2 else None
             if last is not None:
                 self._sightings.append(_Sighting(self._step, weakref.ref(tensor), tuple(tensor.shape), last))
@@ -233,7 +234,8 @@ class LayoutObserver:
         if not image and not any(len(sighting.shape) > 3 for sighting in self._sightings):
             return FeatureLayout("channels_last")
         guess = _largest_map(feature, inputs)  # as of patches that a linear layer embeds
-        if image and guess.prefix < 2 and not any(size % part for size, part in zip(image, guess.grid, strict=True)):
+        flat = image and all(values.ndim < 5 for values in inputs)
+        if flat and guess.prefix < 2 and not any(size % part for size, part in zip(image, guess.grid, strict=True)):
             return guess
         raise UserError(
             f"it is not clear which of the {feature.shape[1]} tokens of layer {layer!r} of "
@@ -244,10 +246,10 @@ class LayoutObserver:
     def _on_a_map(self, layer: str, feature: Tensor, inputs: Sequence[Tensor], most: int) -> FeatureLayout | None:
         """The layout of tokens that fill a map of a layer before, but for ``most`` class tokens; None without one."""
         samples, tokens, channels = feature.shape
-        if tokens == 1:
-            return FeatureLayout("tokens")
         _, end = self._steps[layer]
         maps = [one for one in self._sightings if len(one.shape) > 3 and one.shape[0] == samples and one.step <= end]
+        if tokens == 1 and (maps or _image(inputs)):
+            return FeatureLayout("tokens")
         fitting = [one for one in maps if 0 <= tokens - math.prod(one.sizes) <= most]
         if fitting:
             # of several maps the one that leaves the fewest class tokens, then one with the same channels
@@ -257,7 +259,7 @@ class LayoutObserver:
         for one in maps:  # merged tokens, as in Swin, have more channels and half the height and width
             if math.prod(one.sizes) in lengths and one.channels != channels:
                 grid = one.sizes
-                while math.prod(grid) > tokens:
+                while math.prod(grid) > tokens and max(grid[-2:]) > 1:
                     grid = (*grid[:-2], *(-(-size // 2) for size in grid[-2:]))
                 if math.prod(grid) == tokens:
                     return FeatureLayout("tokens", 0, grid, _image(inputs))

@@ -163,6 +163,9 @@ def test_sequences_have_their_channels_first() -> None:
     layers = ["rnn", "encoder", "convolution", "scale"]
     _, features = FeatureTaps(net, layers)(sequence)
     assert [tuple(feature.shape) for feature in features.values()] == [(2, 8, 9), (2, 8, 9), (2, 6, 7), (2, 6, 7)]
+    assert FeatureTaps(net, ["rnn"])(sequence[:, :3])[1]["rnn"].shape == (2, 8, 3)
+    one = FeatureTaps(nn.Sequential(nn.Linear(3, 8)), ["0"])
+    assert [one(sequence[:, :length])[1]["0"].shape[2] for length in (1, 9)] == [1, 9]
     with torch.no_grad():  # a fast path of torch runs no layer inside
         torch.testing.assert_close(features["encoder"], raw(net, "encoder", sequence).mT)
     with pytest.raises(ValueError, match=r"layer '0' returns \(9, 2, 8\), .* build the network with batch_first=True"):
@@ -199,6 +202,25 @@ def test_volumes_have_their_channels_first() -> None:
     _, features = FeatureTaps(net, ["last", "tokens"])(torch.randn(2, 1, 4, 6, 8))
     assert features["last"].shape == (2, 7, 2, 3, 4)
     assert torch.equal(features["tokens"], features["last"])
+
+
+class Merging(nn.Module):
+    """Merges the tokens of a volume over time, to more channels."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.embed = nn.Conv3d(1, 6, 2, 2)
+        self.norm, self.layer = nn.LayerNorm(6), nn.Linear(6 * 12, 9)
+
+    def forward(self, x: Tensor) -> Tensor:
+        tokens = self.norm(self.embed(x).flatten(2).mT)
+        out: Tensor = self.layer(tokens.reshape(len(x), -1, 6 * 12)).mean(1)
+        return out
+
+
+def test_tokens_that_were_merged_over_time_are_asked_for() -> None:
+    with pytest.raises(ValueError, match="not clear which of the 12 tokens of layer 'layer' of Merging are positions"):
+        FeatureTaps(Merging(), ["layer"])(torch.randn(2, 1, 48, 4, 6))
 
 
 class Opaque(nn.Module):

@@ -161,6 +161,11 @@ def test_an_output_of_training_mode_that_does_not_fit_is_named_before_the_first_
         quiet_trainer(tmp_path, max_epochs=1).fit(module, ToyData())
 
 
+def test_heads_that_learn_nothing_are_told(tmp_path: Path) -> None:
+    with pytest.warns(UserWarning, match="^hard_weight is 0, so the auxiliary heads of the student Headed do not"):
+        quiet_trainer(tmp_path, max_epochs=1).fit(with_heads("KD", hard_weight=0), ToyData())
+
+
 class Failing(DistillationModule):
     """Has a mistake that no shape explains."""
 

@@ -4,6 +4,7 @@ import copy
 import pickle
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 from typing import Any, cast
 
 import pytest
@@ -14,7 +15,7 @@ import torchvision
 from torch import Tensor, nn
 
 from distill.taps import FeatureTaps
-from tests.toys import Net
+from tests.toys import Net, ToyData, make, quiet_trainer
 
 
 class Odd(nn.Module):
@@ -231,6 +232,32 @@ def test_a_change_in_place_is_found_in_inference_mode_and_moves_no_buffer_twice(
     twin(x)
     for name, buffer in counting.named_buffers():
         torch.testing.assert_close(buffer, twin.get_buffer(name))
+
+
+class Replacing(Net):
+    """Changes in place what its normalisation returned."""
+
+    def forward(self, x: Tensor, *others: Tensor) -> Tensor:
+        normalised = self.norm(self.first(torch.cat([x, *others], dim=1)))
+        logits: Tensor = self.head(self.dropout(nn.functional.relu_(normalised)))
+        return logits
+
+
+@pytest.mark.parametrize(
+    ("method", "changes"), [("ARFD", {}), ("ARFD", {"compile": "aot_eager"}), ("LIX", {"cache_teacher": "cache"})]
+)
+def test_a_fit_with_changes_in_place_ends_as_one_without(method: str, changes: dict[str, Any], tmp_path: Path) -> None:
+    if "cache_teacher" in changes:
+        changes = {"cache_teacher": tmp_path}
+    weights = []
+    for network, settings in ((Net, {}), (Replacing, changes)):
+        torch.manual_seed(0)
+        module = make(method, teacher=network(10).eval(), student=network(4), **settings)
+        torch.manual_seed(0)
+        quiet_trainer(tmp_path).fit(module, ToyData())
+        weights.append(module.state_dict())
+    for name, value in weights[0].items():
+        torch.testing.assert_close(weights[1][name], value, msg=name)
 
 
 @pytest.mark.parametrize("mode", [False, True])

@@ -17,6 +17,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.seed import isolate_rng
+from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics import Metric
@@ -97,6 +98,11 @@ def check_training_mode(module: Checked, batch: Batch) -> None:
         output = module.forward_network(batch)
     for part, mode in modes.items():
         part.training = mode
+    if output.auxiliary and not getattr(module, "hard_weight", 1):
+        rank_zero_warn(
+            f"hard_weight is 0, so the auxiliary heads of the {described(network, argument)} do not learn: build it "
+            "without them"
+        )
     if task is None or "target" not in batch:
         return
     model = f"{described(network, argument)} in training mode"

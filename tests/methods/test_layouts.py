@@ -13,7 +13,7 @@ import distill.methods
 from distill import Classification, DistillationModule
 from tests.methods.examples import EXAMPLES, VARIANTS
 from tests.methods.pointwise import Pointwise, Stored
-from tests.toys import CLASSES, METHODS, ON_MAPS, make, make_batch, prepared
+from tests.toys import CLASSES, METHODS, ON_MAPS, SIZE, make, make_batch, prepared
 
 ON_FEATURES = [
     method
@@ -24,12 +24,17 @@ assert len(ON_FEATURES) >= 18
 
 
 def trained(method: str, teacher: Stored, student: Stored) -> tuple[Tensor, dict[str, Tensor]]:
-    """The loss of a step on networks of these layouts, and the gradients of all parameters."""
+    """The loss of a step on networks of these layouts, and the gradients of all parameters.
+
+    Callbacks get the features as maps as well.
+    """
     torch.manual_seed(0)
     networks = Pointwise(10, 7, teacher).eval(), Pointwise(4, 6, student)
     module = prepared(make(method, teacher=networks[0], student=networks[1]))
     torch.manual_seed(0)
-    loss, _, _ = module.training_losses(make_batch(method=method))
+    loss, _, outputs = module.training_losses(make_batch(method=method))
+    features = {**outputs["features"], **outputs["teacher_features"]}
+    assert all(feature.shape[2:] == SIZE for feature in features.values())
     loss.backward()
     names = {name: parameter for name, parameter in module.named_parameters() if not name.endswith("class_token")}
     gradients = {name: value.grad.flatten() for name, value in names.items() if value.grad is not None}
