@@ -8,7 +8,6 @@ from torch import Tensor
 
 from distill.losses.parts.pairwise import (
     distances,
-    in_unit_range,
     of_no_pair,
     rows,
     squared_distances,
@@ -17,7 +16,7 @@ from distill.losses.parts.pairwise import (
 from distill.losses.parts.recompute import in_chunks
 
 EQUAL = 1e-30
-"""Samples with a smaller squared distance, of features of at most 1, count as equal: the gradient would overflow."""
+"""Samples with a smaller squared distance count as equal: in float32 the gradient of its root would overflow."""
 
 
 def rkd_distance_loss(student: Tensor, teacher: Tensor) -> Tensor:
@@ -81,8 +80,7 @@ def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
     samples = len(student)
     if samples < 2:
         return of_no_pair(student)
-    scaled = (in_unit_range(x) for x in pair)
-    of_student, of_teacher = (_unequal(squared_distances(x, x)) for x in scaled)
+    of_student, of_teacher = (_unequal(squared_distances(x, x)) for x in pair)
     few = max(1, max(student.numel(), teacher.numel()) // 4 // samples**2)
     values = in_chunks(_at_vertices, of_student, of_teacher, shared=(of_student, of_teacher), rows=few)
     return values.sum() / samples**3
@@ -90,7 +88,7 @@ def rkd_angle_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
 def _relative_distances(features: Tensor) -> Tensor:
     """The distances of all pairs of samples, divided by the mean of those above 0."""
-    apart = distances(_unequal(squared_distances_of_pairs(in_unit_range(features))))
+    apart = distances(_unequal(squared_distances_of_pairs(features)))
     return apart * ((apart > 0).sum() / torch.where(apart.any(), apart.sum(), 1))
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from torch import Tensor
 
 from distill.losses.parts.normalization import unit_vectors
-from distill.losses.parts.pairwise import in_unit_range, mean_of_pairs, rows
+from distill.losses.parts.pairwise import mean_of_pairs, rows
 from distill.losses.parts.precision import without_autocast
 
 
@@ -33,6 +33,5 @@ def sp_loss(student: Tensor, teacher: Tensor) -> Tensor:
 
     Source: Tung and Mori, Similarity-Preserving Knowledge Distillation, ICCV 2019, Sec. 3.
     """
-    scaled = (in_unit_range(features) for features in rows(student, teacher.detach()))
-    of_student, of_teacher = (unit_vectors(features @ features.mT) for features in scaled)
+    of_student, of_teacher = (unit_vectors(features @ features.mT) for features in rows(student, teacher.detach()))
     return mean_of_pairs((of_student - of_teacher).square())

@@ -41,17 +41,6 @@ def rows(student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
     return at_least_float32(student).flatten(1), at_least_float32(teacher).flatten(1)
 
 
-def in_unit_range(features: Tensor) -> Tensor:
-    """Rows divided by the largest absolute value of all, a constant: for losses that do not depend on the scale.
-
-    So the squares of tiny or huge features and the gradients do not leave the range of float32. Zeros stay 0.
-    """
-    if not features.numel():
-        return features
-    largest = features.detach().abs().amax()
-    return features / torch.where(largest == 0, 1, largest)
-
-
 def of_no_pair(features: Tensor) -> Tensor:
     """The loss of fewer than 2 samples: 0, or NaN if the features are not finite; its gradient is 0."""
     return (0 * at_least_float32(features)).sum()
