@@ -174,8 +174,9 @@ def _rank(plan: Ranking, policy: Policy, name: str) -> None:
     runs = {(run.row, run.seed): run for run in plan_runs(plan.study, policy=policy)}
     trained = [run for run in runs.values() if run.row not in plan.given]
     for run in trained:
-        if run.row in (STUDENT, *plan.candidates) and not run.best.is_file():  # the comparison needs the weights
-            (run.folder / "result.json").unlink(missing_ok=True)
+        compared = run.row in (STUDENT, *plan.candidates)
+        if compared and run.result() is not None and not run.best.is_file():  # the comparison needs the weights
+            (run.folder / "result.json").unlink()
     train_runs(plan.study, trained, policy, name)
     errors = {run: result["error"] for run in trained if "error" in (result := run.result() or {})}
     pairs = [

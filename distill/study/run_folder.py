@@ -76,7 +76,7 @@ def setting_differences(record: Mapping[str, Any], now: Mapping[str, Any]) -> li
     found = differences(record["settings"], now["settings"]) + file_differences(record, now)
     if record.get("after") != now["after"]:
         found.append("a run that it needs, such as its teacher, has other settings")
-    return found or ["its settings stand in other parts of the study"]
+    return found or [f"its file {FINGERPRINT} is missing or damaged"]
 
 
 def file_differences(record: Mapping[str, Any], now: Mapping[str, Any]) -> list[str]:

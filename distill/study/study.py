@@ -322,7 +322,7 @@ def train_runs(plan: Study, runs: list[Run], policy: Policy, name: str) -> dict[
     if policy == "refuse":
         _refuse_to_mix(plan, runs, to_run)
     for run in to_run:
-        if not run.other_settings() and not run.other_code():
+        if not run.other_settings() and (policy == "keep" or not run.other_code()):
             (run.folder / RESULT).unlink(missing_ok=True)  # so that an old error does not look like a new one
     errors: dict[Run, str | None] = {}
     with progress_bar(plan.name, len(runs), len(runs) - len(to_run)) as ended:

@@ -14,6 +14,7 @@ from contextlib import suppress
 from dataclasses import replace
 from multiprocessing.process import BaseProcess
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pandas as pd
@@ -25,6 +26,7 @@ from distill.atomic import atomic_write
 from distill.cli import main
 from distill.errors import UserError
 from distill.study import settings
+from distill.study.devices import device_of
 from distill.study.lock import run_lock, study_lock
 from distill.study.run import Run, train, train_group, write_result
 from distill.study.study import Study, plan_runs
@@ -422,6 +424,17 @@ def test_a_run_takes_one_device_and_the_one_that_it_asks_for(tmp_path: Path) -> 
     assert ("trainer.devices", "1") in plan(tmp_path)[0].settings
     asked = plan(tmp_path, base=based("trainer", devices=[0], accelerator="auto"))[0]
     assert all(key != "trainer.devices" for key, _ in asked.settings)
+
+
+def test_workers_take_the_gpus_in_turn(monkeypatch: pytest.MonkeyPatch) -> None:
+    def device(slot: int, accelerator: str) -> Any:
+        return device_of(slot, SimpleNamespace(accelerator=accelerator))
+
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 2)
+    assert [device(slot, "auto") for slot in range(3)] == [[0], [1], [0]]
+    assert device(1, "cpu") == 1
+    monkeypatch.setattr("torch.cuda.device_count", lambda: 1)
+    assert device(1, "gpu") == 1
 
 
 @pytest.mark.slow
