@@ -318,7 +318,7 @@ class _RunCLI(CLI):
         if parsed_settings(config, run.chosen_keys) != run.record["parsed"]:
             raise UserError(f"the configuration of {run} is not the one with which the study began: start it again")
         files = named_files(config, run.study_folder, read_hashes(run.study_folder))
-        now = {"files": files, "modules": own_modules(config), "library": LIBRARY_VERSION}
+        now = {**run.record, "files": files, "modules": own_modules(config), "library": LIBRARY_VERSION}
         changed = run_folder.file_differences(run.record, now) + run_folder.code_differences(run.record, now)
         if changed:
             raise UserError(f"since the study began, {changed[0]}: start it again")

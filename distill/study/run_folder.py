@@ -91,6 +91,8 @@ def code_differences(record: Mapping[str, Any], now: Mapping[str, Any]) -> list[
     found = [f"the module {name} has changed" for name in _changed(record.get("modules", {}), now["modules"])]
     if record.get("library") != now["library"]:
         found.append(f"this library was of version {record.get('library')} and is now of {now['library']}")
+    if not found and record.get("code_of_needed") != now["code_of_needed"]:
+        found.append("a run that it needs, such as its teacher, is of other code")
     return found
 
 

@@ -53,6 +53,9 @@ from distill.study.table import Score, write_tables
 # parts of configurations are bare dicts, or the parser of a study would make the classes that they name
 # mypy: disable-error-code="type-arg"
 
+CODE = ("modules", "library", "code_of_needed")
+"""The parts of the record of a run that are no settings."""
+
 LISTED = {"scores": Score, "panels": Panel}
 
 FILES = ("results.csv", "table.csv", "table.md", "figure.png", "depth.png", "jobs", "compared")
@@ -454,6 +457,7 @@ def plan_runs(
                     after=after,
                     modules=modules,
                     library=LIBRARY_VERSION,
+                    code_of_needed=digest([[run.record[part] for part in CODE] for run in before]),
                     parsed=parsed_settings(parsed, run.chosen_keys),
                 )
                 runs[column, row, seed] = run

@@ -25,7 +25,7 @@ from lightning.pytorch import Trainer
 from distill.atomic import atomic_write
 from distill.cli import main
 from distill.errors import UserError
-from distill.study import settings
+from distill.study import run_folder, settings
 from distill.study.devices import device_of
 from distill.study.lock import run_lock, study_lock
 from distill.study.run import Run, train, train_group, write_result
@@ -345,6 +345,24 @@ def test_an_edited_module_of_the_user_is_said_and_kept_or_trained_again_only_on_
     assert result.read_bytes() != before
     main(write(tmp_path, **changes))
     assert "other code" not in capsys.readouterr().out
+
+
+def test_a_student_is_of_other_code_if_its_teacher_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.syspath_prepend(str(tmp_path))
+    (tmp_path / "teacher_of_mine.py").write_text("x = 1\n")
+    settings._top_level.cache_clear()
+    teacher = {"data": {"init_args": {"batch_size": 5}}, "model": {"init_args": {"inputs": ["teacher_of_mine.x"]}}}
+    used = {"data": {"init_args": {"seed": 1}}, "trainer": {"default_root_dir": "{first}/x"}}
+    changes: dict[str, Any] = {"rows": {"first": teacher, "second": used, "third": {}}, "seeds": 1}
+    for run in plan(tmp_path, **changes):
+        run_folder.begin(run.folder, run.fingerprint, run.record)
+        write_result(run, {"scores": {}})
+    assert not any(run.other_code() for run in plan(tmp_path, **changes))
+    (tmp_path / "teacher_of_mine.py").write_text("x = 2\n")
+    first, second, third = plan(tmp_path, **changes)
+    assert first.other_code() == ["the module teacher_of_mine has changed"]
+    assert second.other_code() == ["a run that it needs, such as its teacher, is of other code"]
+    assert not third.other_code()
 
 
 def test_results_of_another_version_are_said_and_are_not_mixed_with_new_ones(
