@@ -35,17 +35,17 @@ def is_running(pid: int) -> bool:
         return not Path("/proc/self").exists()
 
 
-def group_is_running(group: int) -> bool:
-    """Whether any process of a process group is, zombies aside."""
+def processes_of_session(session: int) -> int:
+    """The number of processes of a session, zombies aside; without ``/proc``, whether its first process group runs."""
     if not Path("/proc/self").exists():
         try:
-            os.killpg(group, 0)
+            os.killpg(session, 0)
         except ProcessLookupError:
-            return False
-        return True
+            return 0
+        return 1
+    count = 0
     for stat in Path("/proc").glob("[0-9]*/stat"):
         with suppress(OSError):  # gone just now
-            state, _, of_group = stat.read_text().rpartition(")")[2].split()[:3]
-            if int(of_group) == group and state != "Z":
-                return True
-    return False
+            state, _, _, of_session = stat.read_text().rpartition(")")[2].split()[:4]
+            count += int(of_session) == session and state != "Z"
+    return count

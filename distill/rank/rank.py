@@ -19,10 +19,11 @@ from distill.command.command_line import CLI
 from distill.errors import UserError, UserFileNotFoundError
 from distill.rank.bootstrap import Sums, joined, sums_of
 from distill.rank.table import Candidate, write_ranking
-from distill.study.plan_file import merged, plan_parser, read_plan
+from distill.study.lock import study_lock
+from distill.study.plan_file import merged, plan_parser, read_plan, take_policy
 from distill.study.pool import run_with_dependencies
 from distill.study.progress import progress_bar
-from distill.study.run import Run, sentence
+from distill.study.run import Policy, Run, sentence
 from distill.study.study import Study, plan_runs, train_runs
 from distill.supervised import Supervised
 
@@ -162,13 +163,21 @@ def rank(arguments: list[str]) -> None:
         arguments: The command line after ``rank``; see ``python train.py rank --help``.
     """
     description = "Ranks candidate teachers by their divergence from a student."
-    plan = Ranking(**read_plan(plan_parser(Ranking, "rank", description), arguments))
-    runs = {(run.row, run.seed): run for run in plan_runs(plan.study)}
+    fields = read_plan(plan_parser(Ranking, "rank", description), arguments)
+    policy = take_policy(fields)
+    plan = Ranking(**fields)
+    with study_lock(plan.study.folder) as name:
+        _rank(plan, policy, name)
+
+
+def _rank(plan: Ranking, policy: Policy, name: str) -> None:
+    runs = {(run.row, run.seed): run for run in plan_runs(plan.study, policy=policy)}
     trained = [run for run in runs.values() if run.row not in plan.given]
     for run in trained:
-        if run.row in (STUDENT, *plan.candidates) and not run.best.is_file():  # the comparison needs the weights
-            (run.folder / "result.json").unlink(missing_ok=True)
-    train_runs(plan.study, trained)
+        compared = run.row in (STUDENT, *plan.candidates)
+        if compared and run.result() is not None and not run.best.is_file():  # the comparison needs the weights
+            (run.folder / "result.json").unlink()
+    train_runs(plan.study, trained, policy, name)
     errors = {run: result["error"] for run in trained if "error" in (result := run.result() or {})}
     pairs = [
         _pair(plan, runs[name, seed], runs[STUDENT, seed])
@@ -225,7 +234,7 @@ def _compare_all(plan: Ranking, pairs: list[Pair]) -> dict[Pair, str]:
         ):
             if error is not None:
                 failed[pair] = sentence(error)
-            ended(pair, failed.get(pair))
+            ended(pair, failed.get(pair), "")
     return failed
 
 

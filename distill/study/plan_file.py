@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import re
 from collections.abc import Iterator
+from difflib import get_close_matches
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import yaml
 from jsonargparse import get_loader
@@ -13,11 +14,15 @@ from jsonargparse import get_loader
 from distill.command.errors import ConfigurationError
 from distill.command.parser import Parser
 from distill.command.yaml_text import read_yaml, start_counting
+from distill.internals.jsonargparse import argument_names
 
 INCLUDE = "include"
 
 NAMED = ("rows", "columns", "candidates")
 """Parts whose first keys are names, so that an unknown key is a typing error."""
+
+OPTIONS = ("help", "config", "force", "keep", "only", "only_column", "print_config")
+"""Arguments of the command line that no file holds."""
 
 
 def plan_parser(kind: type, command: str, description: str) -> Parser:
@@ -31,7 +36,23 @@ def plan_parser(kind: type, command: str, description: str) -> Parser:
     parser = Parser(prog=f"train.py {command}", description=description, print_config=None)
     parser.add_argument("--config", type=str, help="The file. --PART.KEY VALUE sets one entry of it.")
     parser.add_class_arguments(kind)
+    parser.add_argument(
+        "--force", action="store_true", help="Replaces results of other settings, and those of other code."
+    )
+    parser.add_argument("--keep", action="store_true", help="Keeps results of other code as they are.")
     return parser
+
+
+def take_policy(fields: dict[str, Any]) -> Literal["refuse", "keep", "replace"]:
+    """What a command line says about results of other settings or of other code; takes it from what was read.
+
+    Raises:
+        ConfigurationError: It says both.
+    """
+    force, keep = fields.pop("force"), fields.pop("keep")
+    if force and keep:
+        raise ConfigurationError("--force trains results of other code again and --keep keeps them: choose one")
+    return "replace" if force else "keep" if keep else "refuse"
 
 
 def read_plan(parser: Parser, arguments: list[str]) -> dict[str, Any]:
@@ -51,6 +72,7 @@ def read_plan(parser: Parser, arguments: list[str]) -> dict[str, Any]:
     content: dict[str, Any] = {}
     for file in files:
         content = merged(content, read_file(Path(file)))
+    _check_keys(content, parser, " and ".join(files))
     given = parser.parse_object(content) if files else None
     fields: dict[str, Any] = parser.parse_args(whole, namespace=given).as_dict()
     del fields["config"]
@@ -65,11 +87,32 @@ def read_plan(parser: Parser, arguments: list[str]) -> dict[str, Any]:
     return fields
 
 
+def _check_keys(content: dict[str, Any], parser: Parser, source: str) -> None:
+    """Refuses unknown keys, and names that YAML reads as a number, a truth value or a null."""
+    known = [name for name in argument_names(parser) if name not in OPTIONS and "." not in name]
+    for key in content:
+        if key not in known:
+            similar = get_close_matches(str(key), known, n=1)
+            meant = f", did you mean {similar[0]}" if similar else ""
+            raise ConfigurationError(f"{source}: there is no key {key!r}{meant}? The keys are {', '.join(known)}")
+    parts = {name: content[name] for name in NAMED if isinstance(content.get(name), dict)}
+    for column, part in parts.get("columns", {}).items():
+        if isinstance(part, dict) and isinstance(part.get("rows"), dict):
+            parts[f"columns.{column}.rows"] = part["rows"]
+    for name, part in parts.items():
+        for key in part:
+            if not isinstance(key, str):
+                raise ConfigurationError(
+                    f"{source}: YAML reads a name in {name} as {key!r}, which is not text: write it in quotes"
+                )
+
+
 def read_file(path: Path, readers: tuple[Path, ...] = ()) -> dict[str, Any]:
     """The content of a YAML file, with the content of the files that it names in their place.
 
     A value that ends in ``.yaml`` names a file. The key ``include`` names one, or a list of them; what stands beside it
-    is merged over their content. All paths are relative to the file that names them.
+    is merged over their content. All paths are relative to the file that names them, and may lead to any file that the
+    user can read.
 
     Args:
         path: The file.

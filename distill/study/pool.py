@@ -9,6 +9,7 @@ import signal
 import threading
 from collections.abc import Callable, Collection, Hashable, Iterator, Mapping, Sequence
 from contextlib import suppress
+from itertools import count
 from multiprocessing.connection import Connection, wait
 from types import TracebackType
 from typing import Any, Generic, TypeVar
@@ -18,6 +19,8 @@ from distill.errors import UserError
 Item = TypeVar("Item", bound=Hashable)
 
 ATTEMPTS = 2
+
+WORKER = "worker-"
 
 
 class ProcessDiedError(RuntimeError):
@@ -34,7 +37,8 @@ def run_with_dependencies(
     """Calls ``work`` on every item in one of several processes, after the items that it depends on.
 
     The processes import ``preload`` once and work on one item after the other. When a process dies, another one tries
-    its item once more. When the caller stops early, for example by Ctrl-C, all are killed.
+    its item once more. When the caller stops early, for example by Ctrl-C, or is killed, all of them end, and so do the
+    processes that they have started.
 
     Args:
         work: A function that can be pickled.
@@ -87,8 +91,12 @@ class _Crew(Generic[Item]):
         self.idle: list[_Worker[Item]] = []
 
     def begin(self, item: Item) -> None:
-        self.idle = [worker for worker in self.idle if worker.process.is_alive()]
-        worker = self.idle.pop() if self.idle else _Worker(self.context, self.work)
+        for worker in [worker for worker in self.idle if not worker.process.is_alive()]:
+            self.idle.remove(worker)
+            worker.kill()
+        taken = {worker.slot for worker in (*self.busy, *self.idle)}
+        free = next(number for number in count() if number not in taken)
+        worker = self.idle.pop() if self.idle else _Worker(self.context, self.work, free)
         self.busy.append(worker)
         worker.begin(item)
 
@@ -104,9 +112,11 @@ class _Crew(Generic[Item]):
         return self
 
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, _: TracebackType | None) -> None:
-        for worker in [*self.busy, *self.idle]:
-            if error is not None:
-                worker.process.kill()
+        workers = [*self.busy, *self.idle]
+        if error is not None:
+            for worker in workers:  # all at once, because a second Ctrl-C may interrupt what follows
+                worker.kill()
+        for worker in workers:
             worker.connection.close()  # ends the process
             worker.process.join()
 
@@ -116,9 +126,10 @@ class _Worker(Generic[Item]):
 
     item: Item
 
-    def __init__(self, context: Any, work: Callable[[Item], None]) -> None:
+    def __init__(self, context: Any, work: Callable[[Item], None], slot: int) -> None:
+        self.slot = slot
         self.connection, far_end = context.Pipe()
-        self.process = context.Process(target=_serve, args=(far_end, work))
+        self.process = context.Process(target=_serve, args=(far_end, work), name=f"{WORKER}{slot}")
         self.process.start()
         far_end.close()
 
@@ -133,7 +144,19 @@ class _Worker(Generic[Item]):
             if self.connection.poll():
                 error: BaseException | None = self.connection.recv()
                 return error
+        self.kill()  # the processes that load its data
         return ProcessDiedError("its process died, killed or out of memory")
+
+    def kill(self) -> None:
+        """Kills the process, and those that it has started."""
+        self.process.kill()
+        _kill_group(self.process.pid)
+
+
+def slot() -> int:
+    """The number of this process among those that work at once, counted from 0; 0 in any other process."""
+    number = multiprocessing.current_process().name.removeprefix(WORKER)
+    return int(number) if number.isdigit() else 0
 
 
 def _serve(connection: Connection, work: Callable[[Item], None]) -> None:
@@ -167,13 +190,22 @@ def _context(preload: Sequence[str]) -> Any:
 
 
 def _follow_parent() -> None:
-    """Makes this process ignore Ctrl-C and end when its parent ends, for whatever reason."""
+    """Makes this process ignore Ctrl-C, and end with those that it starts when its parent ends, for whatever reason."""
     signal.signal(signal.SIGINT, signal.SIG_IGN)
+    if hasattr(os, "setpgid"):
+        os.setpgid(0, 0)  # processes that load data join the group, and can be killed even if this one is gone
     parent = multiprocessing.parent_process()
 
     def end_with_parent() -> None:
         if parent is not None:
             parent.join()
+            _kill_group(os.getpid())
             os._exit(1)
 
     threading.Thread(target=end_with_parent, daemon=True).start()
+
+
+def _kill_group(leader: int | None) -> None:
+    if leader is not None and hasattr(os, "killpg"):
+        with suppress(ProcessLookupError, PermissionError):  # it has ended, or has not begun its group
+            os.killpg(leader, signal.SIGKILL)

@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import hashlib
-import json
 import re
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from datetime import datetime
 from pathlib import Path
-from tempfile import TemporaryDirectory
 from typing import Any, Literal
 
 import torch
 import yaml
+from rich.console import Console
 
 from distill.atomic import atomic_write
 from distill.command.command_line import fit_parser
@@ -22,17 +21,48 @@ from distill.command.run_folder import path_within
 from distill.errors import UserError
 from distill.study.confined import check_confined, check_job_parameters
 from distill.study.depth_comparison import depth_comparison
+from distill.study.devices import check_one_device
 from distill.study.figure import Panel, split_number, write_figure
-from distill.study.plan_file import plan_parser, read_plan
+from distill.study.lock import HOLDER, study_lock
+from distill.study.plan_file import plan_parser, read_plan, take_policy
 from distill.study.pool import run_with_dependencies
 from distill.study.progress import progress_bar
-from distill.study.run import Run, sentence, train, train_group, write_result
+from distill.study.run import (
+    ANY_DEVICE,
+    Policy,
+    Run,
+    parsed_settings,
+    sentence,
+    train,
+    train_group,
+    write_result,
+)
+from distill.study.run_folder import RESULT
+from distill.study.settings import (
+    LIBRARY_VERSION,
+    digest,
+    named_files,
+    overlaid,
+    own_modules,
+    parts_that_matter,
+    read_hashes,
+    write_hashes,
+)
 from distill.study.table import Score, write_tables
 
 # parts of configurations are bare dicts, or the parser of a study would make the classes that they name
 # mypy: disable-error-code="type-arg"
 
+CODE = ("modules", "library", "code_of_needed")
+"""The parts of the record of a run that are no settings."""
+
 LISTED = {"scores": Score, "panels": Panel}
+
+FILES = ("results.csv", "table.csv", "table.md", "figure.png", "depth.png", "jobs", "compared")
+"""What a study or a ranking writes beside the folders of its columns."""
+
+LONGEST_NAME = 200
+"""Bytes of the name of a folder; file systems have 255, and a file of a column adds some."""
 
 
 @dataclass
@@ -103,11 +133,38 @@ class Study:
             raise UserError("a row cannot be named 'teacher' beside the study's teacher: choose another name")
         if self.side_by_side and self.cluster:
             raise UserError("seeds train side by side on this machine, not on a cluster: leave one of the two out")
+        self._check_columns()
+        self._check_folders()
         self._check_names()
         check_job_parameters(self.slurm)
         path_within(Path(self.logs_dir), self.name, "name")
         if self.workers < 1:
             raise UserError(f"workers must be 1 or more, got {self.workers}")
+
+    def _check_columns(self) -> None:
+        """Refuses parts of columns that are not configurations."""
+        for name, column in self.columns.items():
+            parts = {key: column[key] for key in ("rows", "teacher") if key in column}
+            if isinstance(parts.get("rows"), dict):
+                parts |= {f"rows.{row}": part for row, part in parts["rows"].items()}
+            for key, part in parts.items():
+                if not isinstance(part, dict):
+                    raise UserError(f"{key} of column {name!r} must hold keys and values, got {part!r}")
+
+    def _check_folders(self) -> None:
+        """Refuses names of rows and columns from which no folder of their own can be made."""
+        for what, names in (("row", self.all_rows), ("column", self.columns)):
+            if len({_file_name(name) for name in names}) < len(names):
+                raise UserError(f"two of {', '.join(map(repr, names))} differ only in special characters: rename one")
+            for name in names:
+                if len(_file_name(name).encode()) > LONGEST_NAME:
+                    raise UserError(
+                        f"the {what} {name[:20]!r}... has a name of {len(name)} letters, but its folder can have "
+                        f"{LONGEST_NAME}: give it a shorter one"
+                    )
+        for name in self.columns:
+            if _file_name(name) in FILES or re.fullmatch(r"depth_.*\.png", _file_name(name)):
+                raise UserError(f"a column cannot be named {name!r}, because the study writes a file of this name")
 
     def _check_names(self) -> None:
         """Refuses names of rows, columns and scores that the study does not have."""
@@ -157,7 +214,8 @@ def study(arguments: list[str]) -> None:
     """Runs what a study file describes and writes its tables and its figure beside the runs.
 
     Runs that have a result already are not repeated: a study that was stopped continues. A run that fails is named in
-    the table with its error, and ``error.txt`` in its folder has the traceback; the other runs continue.
+    the table with its error, and ``error.txt`` in its folder has the traceback; the other runs continue. Results of
+    other settings are never replaced unless ``--force`` says so.
 
     Args:
         arguments: The command line after ``study``; see ``python train.py study --help``.
@@ -172,19 +230,22 @@ def study(arguments: list[str]) -> None:
         help="Prints the configuration of one run, for fit --config; COLUMN may be left out where there is one.",
     )
     fields = read_plan(parser, arguments)
+    policy = take_policy(fields)
     rows, columns, printed = (fields.pop(name) for name in ("only", "only_column", "print_config"))
     plan = Study(**fields | {name: [_made(kind, part) for part in fields[name]] for name, kind in LISTED.items()})
     if printed is not None:
         sys.stdout.write(configuration_of(plan, printed))
         return
-    runs = plan_runs(plan)
-    asked = chosen_runs(plan, runs, rows, columns)
-    train_runs(plan, asked)
-    shown = [run for run in runs if run in asked or run.result() is not None]
-    results = [_line(run) for run in shown]
-    write_tables(results, plan.scores, plan.reference, plan.folder)
-    write_figure(results, plan.panels, plan.scores, plan.reference, plan.folder)
-    _compare_depths(shown, plan.folder)
+    with study_lock(plan.folder) as name:
+        runs = plan_runs(plan, policy=policy)
+        asked = chosen_runs(plan, runs, rows, columns)
+        errors = train_runs(plan, asked, policy, name)
+        shown = [run for run in runs if run in asked or run.result() is not None]
+        results = [_line(run, errors.get(run)) for run in shown]
+        write_tables(results, plan.scores, plan.reference, plan.folder)
+        write_figure(results, plan.panels, plan.scores, plan.reference, plan.folder)
+        _compare_depths(shown, plan.folder)
+        _say_how_old([run for run in shown if run not in errors], len(shown))
 
 
 def chosen_runs(plan: Study, runs: list[Run], rows: list[str] | None, columns: list[str] | None) -> list[Run]:
@@ -230,9 +291,8 @@ def configuration_of(plan: Study, place: Sequence[str]) -> str:
     _check_known("row", [row], list(plan.all_rows))
     _check_known("column", [column], list(plan.columns))
     name = "/".join([plan.name, *([_file_name(column)] if column else []), _file_name(row)])
-    with TemporaryDirectory() as folder:  # a study that runs now reads the files in its own folder
-        run = next(run for run in plan_runs(plan, row, column, Path(folder)) if run.row == row)
-        configuration = fit_parser().parse_args([*run.settings_arguments(), "--name", name])
+    run = next(run for run in plan_runs(plan, row, column) if run.row == row)
+    configuration = fit_parser().parse_args([*run.settings_arguments(), "--name", name])
     return str(fit_parser().dump(configuration, skip_unset=False))
 
 
@@ -242,16 +302,93 @@ def _check_known(what: str, names: list[str], known: list[str]) -> None:
             raise ConfigurationError(f"there is no {what} {name!r}; there are {', '.join(map(repr, known))}")
 
 
-def train_runs(plan: Study, runs: list[Run]) -> None:
-    """Trains the runs that have no result and shows the progress; the result of a run that fails is its error."""
+def train_runs(plan: Study, runs: list[Run], policy: Policy, name: str) -> dict[Run, str | None]:
+    """Trains the runs that have no result and shows the progress; the result of a run that fails is its error.
+
+    Args:
+        plan: The study.
+        runs: Its runs, those before others that these need.
+        policy: What to do about results of other settings or of other code.
+        name: What :func:`~distill.study.lock.study_lock` yielded.
+
+    Returns:
+        The runs that were trained, each with its error or ``None``.
+
+    Raises:
+        UserError: There are results of other settings, or of other code, and the policy is to refuse.
+    """
     to_run = unfinished(runs)
+    if policy == "replace":
+        to_run = [run for run in runs if run in to_run or run.other_code()]
+    else:
+        _refuse_to_replace(plan, runs, to_run)
+    if policy == "refuse":
+        _refuse_to_mix(plan, runs, to_run)
     for run in to_run:
-        (run.folder / "result.json").unlink(missing_ok=True)  # so that an old error does not look like a new one
+        if not run.other_settings() and (policy == "keep" or not run.other_code()):
+            (run.folder / RESULT).unlink(missing_ok=True)  # so that an old error does not look like a new one
+    errors: dict[Run, str | None] = {}
     with progress_bar(plan.name, len(runs), len(runs) - len(to_run)) as ended:
-        for run, error in _train_on_cluster(plan, to_run) if plan.cluster else _train_here(plan, to_run):
-            ended(run, error)
-            if error is not None:
+        for run, error in _train_on_cluster(plan, to_run, name) if plan.cluster else _train_here(plan, to_run):
+            errors[run] = error
+            if error is not None and (run.result() or {}).get("error") != error:
                 write_result(run, {"error": error})
+            ended(run, error, _in_short(run, plan.scores))
+    return errors
+
+
+def _refuse_to_replace(plan: Study, runs: list[Run], to_run: list[Run]) -> None:
+    others = {run: found for run in to_run if (found := run.other_settings())}
+    if others:
+        run, found = min(others.items(), key=lambda other: len(other[1]))
+        raise UserError(
+            f"{plan.folder} has results of other settings for {len(others)} of {len(runs)} runs, such as {run}: "
+            f"{_some(found)}: give another --name to keep them, or add --force to replace them"
+        )
+
+
+def _refuse_to_mix(plan: Study, runs: list[Run], to_run: list[Run]) -> None:
+    """Refuses results of other code, unless only the version of this library differs and no new ones stand beside."""
+    others = {run: found for run in runs if (found := run.other_code())}
+    if others and (to_run or any(run.other_modules() for run in others)):
+        run, found = next(iter(others.items()))
+        raise UserError(
+            f"{plan.folder} has results of other code for {len(others)} of {len(runs)} runs, such as {run}: "
+            f"{_some(found)}: add --keep to take them as they are, or --force to train these runs again"
+        )
+
+
+def _some(texts: list[str]) -> str:
+    return ", ".join(texts[:3]) + (f", and {len(texts) - 3} more" if len(texts) > 3 else "")
+
+
+def _in_short(run: Run, scores: list[Score]) -> str:
+    """The scores and the time of a run, as a line of a log shows them."""
+    result = run.result() or {}
+    found = result.get("scores", {})
+    parts = [f"{s.heading} {found[s.metric] * s.scale:.{s.digits}f}" for s in scores if s.metric in found]
+    return ", ".join([*parts, *([f"{result['seconds']} s"] if "seconds" in result else [])])
+
+
+def _say_how_old(runs: list[Run], total: int) -> None:
+    """Prints when the results of runs were made that were not trained now, and by which other code."""
+    results = {run: result for run in runs if (result := run.result()) is not None}
+    if not results:
+        return
+    console = Console()
+    dates = sorted(_date(run, result) for run, result in results.items())
+    period = " to ".join(dict.fromkeys((dates[0], dates[-1])))
+    console.print(f"{len(results)} of {total} runs are from {period}", markup=False, highlight=False, soft_wrap=True)
+    others = {run: found for run in results if (found := run.other_code())}
+    if others:
+        text = f"{len(others)} of {total} runs are of other code: {_some(next(iter(others.values())))}; "
+        console.print(text + "--force trains them again", style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def _date(run: Run, result: Mapping[str, Any]) -> str:
+    if "ended" in result:
+        return str(result["ended"])[:16].replace("T", " ")
+    return datetime.fromtimestamp((run.folder / RESULT).stat().st_mtime).strftime("%Y-%m-%d %H:%M")
 
 
 def _made(kind: type, asked: Any) -> Any:
@@ -259,15 +396,15 @@ def _made(kind: type, asked: Any) -> Any:
 
 
 def plan_runs(
-    plan: Study, only_row: str | None = None, only_column: str | None = None, folder: Path | None = None
+    plan: Study, only_row: str | None = None, only_column: str | None = None, *, policy: Policy = "refuse"
 ) -> list[Run]:
-    """The trainings of a study, teachers before the rows that need them; writes their configurations.
+    """The trainings of a study, teachers before the rows that need them.
 
     Args:
         plan: The study.
         only_row: The one row to plan, with the rows that it needs; all rows by default.
         only_column: The one column to plan; all columns by default.
-        folder: Where the configurations are written; ``configs`` in the study's folder by default.
+        policy: What the runs do about results of other settings or of other code in their folders.
 
     Raises:
         ConfigurationError: A row, a column or the teacher is not a valid configuration, or would write outside of the
@@ -275,50 +412,62 @@ def plan_runs(
         ValueError: Two rows or columns would share a folder.
     """
     rows = plan.all_rows
-    for names in (rows, plan.columns):
-        if len({_file_name(name) for name in names}) < len(names):
-            raise UserError(f"two of {', '.join(map(repr, names))} differ only in special characters: rename one")
     parts = _parts(plan)
-    files = {name: (folder or plan.folder / "configs") / f"{name}.yaml" for name in parts}
-    for name, path in files.items():
-        with atomic_write(path) as draft:
-            draft.write_text(yaml.safe_dump(parts[name], sort_keys=False))
+    texts = {name: yaml.safe_dump(part, sort_keys=False) for name, part in parts.items()}
+    hashes = read_hashes(plan.folder)
     runs: dict[tuple[str, str, int], Run] = {}
     for column in plan.columns if only_column is None else [only_column]:
         for row in rows if only_row is None else _with_needed(plan, only_row):
             setting = f"columns/{_file_name(column)}/{_file_name(row)}"
             setting = setting if setting in parts else f"columns/{_file_name(column)}"
             part = parts[setting]
-            configs = tuple(files[name] for name in ("base", f"rows/{_file_name(row)}", setting))
+            configs = tuple(texts[name] for name in ("base", f"rows/{_file_name(row)}", setting))
             config = _parse(column, row, configs, plan.folder)
             learns = plan.teacher is not None and row != "teacher" and _lacks_teacher_weights(config.model)
             named = {key for given in (plan.base, rows[row], part) for key in _data_seeds(given.get("data") or {})}
             data_seeds = [key for key in _data_seeds(config.data) if key not in named]
+            parsed = parts_that_matter(config.as_dict())
+            settings = overlaid(overlaid(overlaid({}, plan.base), rows[row]), part)
+            files, modules = named_files(parsed, plan.folder, hashes), own_modules(parsed)
             for seed in plan.all_seeds:
                 teacher = runs[column, "teacher", seed] if learns else None
                 used = {key: (_run_used(runs, column, row, name, seed), file) for key, name, file in _used(rows[row])}
-                content = [plan.base, rows[row], part, seed, bool(data_seeds), teacher.fingerprint if teacher else None]
-                content += [run.fingerprint for run, _ in used.values()]
-                runs[column, row, seed] = Run(
+                before = [*([teacher] if teacher else []), *(run for run, _ in used.values())]
+                after = [run.fingerprint for run in before]
+                run = Run(
                     column=column,
                     row=row,
                     seed=seed,
                     folder=plan.folder / _file_name(column) / _file_name(row) / f"seed_{seed}",
                     configs=configs,
-                    fingerprint=hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()[:16],
+                    fingerprint=digest([settings, files, seed, bool(data_seeds), after]),
                     settings=(
                         *((f"data.{key}", str(seed)) for key in data_seeds),
                         *((key, str(path_within(run.folder, file, key))) for key, (run, file) in used.items()),
+                        *([ANY_DEVICE] if config.trainer.devices == "auto" else []),
                     ),
                     threads=None if plan.cluster else max(1, torch.get_num_threads() // plan.workers),
                     teacher=teacher,
                     used=tuple(dict.fromkeys(run for run, _ in used.values())),
+                    policy=policy,
                 )
+                run.record.update(
+                    settings=settings,
+                    files=files,
+                    after=after,
+                    modules=modules,
+                    library=LIBRARY_VERSION,
+                    code_of_needed=digest([[run.record[part] for part in CODE] for run in before]),
+                    parsed=parsed_settings(parsed, run.chosen_keys),
+                )
+                runs[column, row, seed] = run
+    if only_row is None and (plan.folder / HOLDER).is_file():  # a folder that a study works in
+        write_hashes(plan.folder, hashes)
     return list(runs.values())
 
 
 def _parts(plan: Study) -> dict[str, dict]:
-    """The parts that are merged into the configuration of a run, by the names of their files."""
+    """The parts that are merged into the configuration of a run, by name."""
     parts = {"base": plan.base} | {f"rows/{_file_name(name)}": part for name, part in plan.all_rows.items()}
     for name, column in plan.columns.items():
         common = {key: value for key, value in column.items() if key not in ("rows", "teacher")}
@@ -382,7 +531,7 @@ def _train_here(plan: Study, runs: list[Run]) -> Iterator[tuple[Run, str | None]
             yield run, (run.result() or {}).get("error") if error is None else sentence(error)
 
 
-def _train_on_cluster(plan: Study, runs: list[Run]) -> Iterator[tuple[Run, str | None]]:
+def _train_on_cluster(plan: Study, runs: list[Run], name: str) -> Iterator[tuple[Run, str | None]]:
     try:
         import submitit
     except ImportError:
@@ -392,7 +541,9 @@ def _train_on_cluster(plan: Study, runs: list[Run]) -> Iterator[tuple[Run, str |
         groups.setdefault((run.column, run.seed), []).append(run)
     executor = submitit.AutoExecutor(folder=plan.folder / "jobs", cluster=plan.cluster)
     executor.update_parameters(**{"timeout_min": 24 * 60, **plan.slurm})
-    jobs = dict(zip(executor.map_array(train_group, list(groups.values())), groups.values(), strict=True))
+    jobs = dict(
+        zip(executor.map_array(train_group, list(groups.values()), [name] * len(groups)), groups.values(), strict=True)
+    )
     for job in submitit.helpers.as_completed(list(jobs), poll_frequency=1):
         error = job.exception()
         for run in jobs[job]:
@@ -400,11 +551,12 @@ def _train_on_cluster(plan: Study, runs: list[Run]) -> Iterator[tuple[Run, str |
             yield run, result.get("error")
 
 
-def _parse(column: str, row: str, configs: tuple[Path, ...], folder: Path) -> Any:
-    arguments = [part for path in configs for part in ("--config", str(path))]
+def _parse(column: str, row: str, configs: tuple[str, ...], folder: Path) -> Any:
+    arguments = [part for text in configs for part in ("--config", text)]
     try:
         config = fit_parser().parse_args(arguments)
         check_confined(config, folder)
+        check_one_device(config.trainer)
         return config
     except (ConfigurationError, ValueError) as error:
         raise ConfigurationError(f"row {row!r}, column {column!r}: {error}") from None
@@ -422,8 +574,8 @@ def _data_seeds(data: Any) -> list[str]:
     return own + ([f"init_args.data.{key}" for key in _data_seeds(wrapped)] if hasattr(wrapped, "get") else [])
 
 
-def _line(run: Run) -> dict[str, Any]:
-    result = run.result() or {}
+def _line(run: Run, error: str | None) -> dict[str, Any]:
+    result = run.result() or ({"error": error} if error is not None else {})
     line = {"column": run.column, "row": run.row, "seed": run.seed, **result.get("scores", {})}
     return line | {key: result[key] for key in ("seconds", "error") if key in result}
 

@@ -197,3 +197,15 @@ def test_weights_of_another_network_are_named(tmp_path: Path, capsys: pytest.Cap
     wrong = {"checkpoint": str(tmp_path / "other.pt")}
     main(write(tmp_path, candidates={"a": wrong}, student=RANKING["student"] | wrong))
     assert "does not fit MLP: it lacks 'hidden.0.0.weight'" in " ".join(capsys.readouterr().out.split())
+
+
+def test_results_of_other_settings_are_not_replaced_without_a_word(
+    ranking: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(ranking, tmp_path / "copy")
+    before = {path: path.stat().st_mtime_ns for path in tmp_path.rglob("seed_*/**/*")}
+    with pytest.raises(SystemExit):
+        main([*write(tmp_path / "copy"), "--base.trainer.max_epochs", "20"])
+    line = capsys.readouterr().err.splitlines()[-1]
+    assert "trainer.max_epochs was 10 and is now 20" in line
+    assert {path: path.stat().st_mtime_ns for path in tmp_path.rglob("seed_*/**/*")} == before

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import signal
 import time
@@ -9,7 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from distill.atomic import atomic_write
 from distill.study.pool import run_with_dependencies
+from tests.processes import start_process
 from tests.waiting import is_running, wait_until
 
 Item = tuple[str, Path]
@@ -119,6 +122,42 @@ def test_a_caller_that_stops_early_leaves_no_process_at_work(tmp_path: Path) -> 
     ended.close()  # type: ignore[attr-defined]
     wait_until(lambda: not is_running(attempts(sleeper)[0]))
     assert time.monotonic() - begun < 10
+
+
+def work_with_a_child(item: Item) -> None:
+    """Starts a process, as loading data does, and leaves the numbers of both."""
+    name, folder = item
+    child = multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,))
+    child.start()
+    with atomic_write(folder / f"{name}.pids") as draft:
+        draft.write_text(f"{os.getpid()} {child.pid}")
+    if name == "dies":
+        os.kill(os.getpid(), signal.SIGKILL)
+    time.sleep(600)
+
+
+def run_one(folder: Path) -> None:
+    list(run_with_dependencies(work_with_a_child, {("a", folder): []}, workers=1))
+
+
+def pids_in(folder: Path) -> list[int]:
+    return [int(pid) for path in folder.glob("*.pids") for pid in path.read_text().split()]
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_when_a_caller_is_killed_its_processes_and_those_that_they_started_end_too(tmp_path: Path) -> None:
+    caller = start_process(run_one, tmp_path)
+    wait_until(lambda: len(pids_in(tmp_path)) == 2)
+    caller.kill()
+    wait_until(lambda: not any(map(is_running, pids_in(tmp_path))), 10)
+    caller.join()
+
+
+@pytest.mark.filterwarnings("ignore:.*multi-threaded.*:DeprecationWarning")
+def test_a_process_that_is_killed_leaves_none_that_it_started(tmp_path: Path) -> None:
+    ((_, error),) = run_with_dependencies(work_with_a_child, {("dies", tmp_path): []}, workers=1)
+    assert "its process died" in str(error)
+    wait_until(lambda: not any(map(is_running, pids_in(tmp_path))), 10)
 
 
 @pytest.mark.parametrize("after", [{"a": "a"}, {"a": "missing"}, {"a": "b", "b": "a"}])

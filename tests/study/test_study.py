@@ -24,7 +24,7 @@ from distill.command.command_line import Configuration, fit_parser
 from distill.study.run import Run, train, write_result
 from distill.study.study import Study, plan_runs, unfinished
 from distill.study.table import Score
-from tests.waiting import group_is_running, wait_until
+from tests.waiting import processes_of_session, wait_until
 
 LINEAR = {"class_path": "distill.models.MLP", "init_args": {"in_features": 25, "num_classes": 2}}
 STUDENT = {"network": LINEAR, "inputs": ["x_b"]}
@@ -176,7 +176,7 @@ def test_a_changed_row_is_trained_anew_and_no_other(study: Path, tmp_path: Path)
     rows["KD"]["model"]["init_args"]["temperature"] = 5
     del rows["broken"]
     before = results_in(folder)
-    main(write(folder, rows=rows))
+    main([*write(folder, rows=rows), "--force"])
     after = results_in(folder)
     assert {run for run in after if after[run] != before[run]} == {
         f"{column}/KD/{seed}" for column in ("level_1", "level_6") for seed in ("seed_0", "seed_1")
@@ -277,7 +277,7 @@ def test_a_killed_study_goes_on_and_leaves_no_process_behind(tmp_path: Path) -> 
     time.sleep(0.5)  # a process that outlives the study would go on for seconds
     finished = results_in(tmp_path)
     assert 1 <= len(finished) < 4
-    wait_until(lambda: not group_is_running(process.pid), 20)
+    wait_until(lambda: processes_of_session(process.pid) == 0, 20)
     assert results_in(tmp_path) == finished
 
     main(arguments)
