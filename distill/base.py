@@ -171,10 +171,6 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         """The output of the teacher network for a batch, in the network's size and never from the cache."""
         return required(self.frozen_teacher, "teacher", self)(*modalities(batch, self.teacher_inputs))
 
-    def forward_student(self, batch: Batch) -> NetworkOutput:
-        """The student's output for a batch, in the size of the target."""
-        return self.forward_network(batch)
-
     def forward_network(self, batch: Batch) -> NetworkOutput:
         """As in :class:`Supervised`, with the student's features."""
         output = network_output(*self._student_taps(*modalities(batch, self.inputs)))
@@ -182,7 +178,7 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
 
     def forward_both(self, batch: Batch) -> tuple[NetworkOutput, NetworkOutput]:
         """The outputs of teacher and student for a batch, in the size of the target."""
-        return self.forward_teacher(batch), self.forward_student(batch)
+        return self.forward_teacher(batch), self.forward_network(batch)
 
     def distillation_terms(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """The terms of ``distillation_step`` by name, each a float32 scalar."""
@@ -200,12 +196,6 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
             terms |= of_labels
             loss = loss + self.current_hard_weight * on_labels
         return loss, terms, self._step_output(teacher, student, batch)
-
-    def validation_losses(self, batch: Batch) -> tuple[Tensor | None, dict[str, Tensor], dict[str, Any]]:
-        """As in :class:`Supervised`; no loss without the teacher's modalities, or without labels."""
-        if self._runs_alone(batch) or ("target" not in batch and self.hard_weight):
-            return None, {}, self.evaluate(batch)
-        return self.training_losses(batch)
 
     def evaluate(self, batch: Batch) -> dict[str, Any]:
         """As in :class:`Supervised`, with the teacher if the batch has its modalities."""

@@ -11,7 +11,6 @@ from torch import Tensor, nn
 
 from distill.checkpoint import check_class_names
 from distill.checks import check_at_least
-from distill.distributed import held_out
 from distill.internals.lightning import TransferHooks, attached
 from distill.outputs import Batch, NetworkOutput, autocast_off, modalities, network_output, prediction_of
 from distill.resume.random_state import RandomState
@@ -26,6 +25,7 @@ from distill.training.first_batch import (
     explained,
     explained_for_one_sample,
 )
+from distill.training.held_out import held_out_losses
 from distill.training.labels import check_labels_on_cpu, check_num_classes, class_names, labels_of
 from distill.training.loading import LoadsCheckpoints
 from distill.training.losses import TrainingLosses
@@ -109,14 +109,8 @@ class Supervised(LoadsCheckpoints, TransferHooks):
         loss, terms = label_losses(self, output, batch)
         return loss, terms, {"prediction": output.prediction.detach(), "inputs": modalities(batch, self.inputs)}
 
-    def validation_losses(self, batch: Batch) -> tuple[Tensor | None, dict[str, Tensor], dict[str, Any]]:
-        """As ``training_losses`` for a batch of the validation split; no loss without labels."""
-        if "target" in batch:
-            return self.training_losses(batch)
-        return None, {}, self.evaluate(batch)
-
     def evaluate(self, batch: Batch) -> dict[str, Any]:
-        """The outputs of a test step for the callbacks; the step scores ``prediction``."""
+        """The outputs of an evaluation step for the callbacks; the step scores ``prediction``."""
         return {"prediction": self.predict(batch), "inputs": modalities(batch, self.inputs)}
 
     def training_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
@@ -128,10 +122,8 @@ class Supervised(LoadsCheckpoints, TransferHooks):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
         """Scores a batch of the validation split, and records its loss and the terms of it."""
-        with held_out():
-            loss, terms, outputs = self.validation_losses(batch)
-        if loss is not None:
-            required(self.val_scores, "task", self).record({"loss": loss, **terms}, batch)
+        losses, outputs = held_out_losses(self, batch)
+        required(self.val_scores, "task", self).record(losses, batch)
         return self._scored(self.val_scores, outputs, batch)
 
     def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:

@@ -166,7 +166,7 @@ class Pair(Protocol):
     def forward_teacher(self, batch: Batch) -> NetworkOutput:
         """The teacher's output for a batch."""
 
-    def forward_student(self, batch: Batch) -> NetworkOutput:
+    def forward_network(self, batch: Batch) -> NetworkOutput:
         """The student's output for a batch."""
 
     def distillation_terms(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
@@ -184,7 +184,7 @@ def check_pair(method: Pair, batch: Batch) -> None:
     with explained(method.teacher, "teacher", method.teacher_inputs, batch):
         teacher = method.forward_teacher(batch)
     with explained(method.student, "student", method.inputs, batch):
-        student = method.forward_student(batch)
+        student = method.forward_network(batch)
     of_teacher, of_student = described(method.teacher, "teacher"), described(method.student, "student")
     if "target" in batch:
         assert method.task is not None
