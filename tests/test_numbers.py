@@ -13,7 +13,7 @@ import datamodules
 import distill.metrics
 from distill import Classification, DepthEstimation, SemanticSegmentation
 from distill.errors import UserError
-from tests.numbers import ANY_FINITE, Argument, of_all
+from tests.number_arguments import ANY_FINITE, Argument, of_all
 
 NEEDED: dict[str, Any] = {"num_classes": 3, "data": datamodules.GaussianPair()}
 """Required arguments; the others are folders and files."""

@@ -19,7 +19,7 @@ from distill.feature_mask import FeatureMask
 from distill.methods.dwld import DynamicWeightController
 from distill.weighting import NontargetSampleMask, PerceptualSolutionSpaceMask
 from tests.methods.examples import EXAMPLES
-from tests.numbers import ANY_FINITE, Argument, of_all
+from tests.number_arguments import ANY_FINITE, Argument, of_all
 from tests.toys import KINDS, make_batch, pair_arguments
 
 BELOW_0 = ("adversarial", "dcm", "vid")
