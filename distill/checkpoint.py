@@ -13,6 +13,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from distill.atomic import atomic_write
 from distill.errors import UserError, UserFileNotFoundError
@@ -90,20 +91,36 @@ def load_network(network: nn.Module, path: str | Path) -> Sequence[str]:
     content = read_content(Path(path))
     weights = _network_weights(content, Path(path))
     expected = network.state_dict()
+    check_fits(weights, expected, str(path), type(network).__name__)
+    _check_numbers(weights, expected, path)
+    network.load_state_dict(weights)
+    return tuple(content["class_names"]) if "class_names" in content and content is not weights else ()
+
+
+def check_fits(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str, network: str) -> None:
+    """Compares the names and shapes of saved weights with those of a network or module.
+
+    Args:
+        weights: The saved weights.
+        expected: Those of the network; a lazy or an empty one takes its shape from the saved one.
+        source: Where the weights come from, for the message.
+        network: The name of the network, for the message.
+
+    Raises:
+        ValueError: Names or shapes differ. The message gives the first missing and the first unexpected name, and
+            counts the others.
+    """
     missing = [name for name in expected if name not in weights]
     unexpected = [name for name in weights if name not in expected]
     if missing or unexpected:
         differences = [_first_of("lacks", missing), _first_of("has the unexpected", unexpected)]
-        raise UserError(f"{path} does not fit {type(network).__name__}: it {' and '.join(filter(None, differences))}")
+        raise UserError(f"{source} does not fit {network}: it {' and '.join(filter(None, differences))}")
     for name, tensor in expected.items():
-        if tensor.shape != weights[name].shape:
+        if not is_lazy(tensor) and tensor.numel() and tensor.shape != weights[name].shape:
             raise UserError(
-                f"{path} does not fit {type(network).__name__}: {name} has shape {tuple(weights[name].shape)} in the "
-                f"file and {tuple(tensor.shape)} in the network"
+                f"{source} does not fit {network}: {name} has shape {tuple(weights[name].shape)} in the file and "
+                f"{tuple(tensor.shape)} in the network"
             )
-    _check_numbers(weights, expected, path)
-    network.load_state_dict(weights)
-    return tuple(content["class_names"]) if "class_names" in content and content is not weights else ()
 
 
 def _check_numbers(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: str | Path) -> None:

@@ -203,7 +203,8 @@ class Supervised(LoadsCheckpoints, TransferHooks):
             checkpoint["class_names"] = list(names)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Raises a ValueError if the data have the classes of the checkpoint in another order."""
+        """Raises a ValueError if weights do not fit, or if the data have the classes in another order."""
+        super().on_load_checkpoint(checkpoint)
         check_class_names(checkpoint.get("class_names", ()), class_names(attached(self)), model="checkpoint")
 
     @property

@@ -10,9 +10,10 @@ from jsonargparse import ArgumentError
 from lightning.pytorch import LightningModule
 
 from distill.allowed import Refusals
-from distill.checkpoint import read_content
+from distill.checkpoint import check_fits, read_content
 from distill.errors import UserError, UserFileNotFoundError
 from distill.internals.jsonargparse import imports_checked
+from distill.internals.lightning import attached
 
 MAKER = "lightning.pytorch.cli.instantiate_module"
 """The function by which a checkpoint of the command line is rebuilt; another one could be any function."""
@@ -48,6 +49,17 @@ class LoadsCheckpoints(LightningModule):
             if not refusals.sentences:
                 raise
             raise UserError(f"{checkpoint_path}: {next(iter(refusals.sentences.values()))}") from None
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Compares the weights of a checkpoint from which a trainer loads with those of the module.
+
+        Raises:
+            ValueError: Names or shapes differ, as in a checkpoint of another method.
+        """
+        trainer = attached(self)
+        whole = trainer is not None and not trainer.strategy.restore_checkpoint_after_setup  # else it is sharded
+        if whole and self.strict_loading:
+            check_fits(checkpoint["state_dict"], self.state_dict(), "the checkpoint", type(self).__name__)
 
 
 def _check_loadable(kind: type, path: str | Path, saved: dict[str, Any], given: dict[str, Any]) -> None:

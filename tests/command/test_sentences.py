@@ -320,3 +320,14 @@ def test_a_checkpoint_whose_teacher_is_gone_says_so(tmp_path: Path) -> None:
         KD.load_from_checkpoint(best)
     assert KD.load_from_checkpoint(best, teacher_checkpoint=str(tmp_path / "moved.pt")).teacher is not None
     assert KD.load_from_checkpoint(best, teacher=None, teacher_checkpoint=None).teacher is None
+
+
+def test_a_trainer_refuses_the_checkpoint_of_another_method_in_one_sentence(from_python: Path, tmp_path: Path) -> None:
+    trainer = quiet_trainer(tmp_path, max_epochs=2)
+    sentence = r"^the checkpoint does not fit HintAndRelations: it lacks 'adaptor\.\w+' and \d+ more$"
+    with pytest.raises(ValueError, match=sentence):
+        trainer.fit(make("hint and relations"), ToyData(), ckpt_path=from_python)
+    with pytest.raises(
+        ValueError, match=r"^the checkpoint does not fit KD: network\.first\.weight has shape \(6, 4\) in"
+    ):
+        trainer.test(make("KD", student=Net(4, 7)), ToyData(), ckpt_path=from_python)
