@@ -166,18 +166,18 @@ def rank(arguments: list[str]) -> None:
     fields = read_plan(plan_parser(Ranking, "rank", description), arguments)
     policy = take_policy(fields)
     plan = Ranking(**fields)
-    with study_lock(plan.study.folder) as name:
-        _rank(plan, policy, name)
+    with study_lock(plan.study.folder):
+        _rank(plan, policy)
 
 
-def _rank(plan: Ranking, policy: Policy, name: str) -> None:
+def _rank(plan: Ranking, policy: Policy) -> None:
     runs = {(run.row, run.seed): run for run in plan_runs(plan.study, policy=policy)}
     trained = [run for run in runs.values() if run.row not in plan.given]
     for run in trained:
         compared = run.row in (STUDENT, *plan.candidates)
         if compared and run.result() is not None and not run.best.is_file():  # the comparison needs the weights
             (run.folder / "result.json").unlink()
-    train_runs(plan.study, trained, policy, name)
+    train_runs(plan.study, trained, policy)
     errors = {run: result["error"] for run in trained if "error" in (result := run.result() or {})}
     pairs = [
         _pair(plan, runs[name, seed], runs[STUDENT, seed])

@@ -23,7 +23,7 @@ HOLDER = ".holder.json"
 
 
 @contextmanager
-def study_lock(folder: Path) -> Iterator[str]:
+def study_lock(folder: Path) -> Iterator[None]:
     """Holds the lock of a study's folder while the block runs.
 
     The operating system holds the lock and frees it when the process ends, however it ends. On a network file system it
@@ -31,9 +31,6 @@ def study_lock(folder: Path) -> Iterator[str]:
 
     Args:
         folder: The study's; it is created.
-
-    Yields:
-        A name of this study for :func:`check_latest`.
 
     Raises:
         UserError: Another process holds the lock; names it.
@@ -50,9 +47,8 @@ def study_lock(folder: Path) -> Iterator[str]:
     except OSError as error:
         raise UserOSError(f"the study cannot write to {folder} ({error.strerror}): choose another logs_dir") from None
     try:
-        name = secrets.token_hex(8)
-        _sign(folder, name)
-        yield name
+        _sign(folder, _read(folder).get("jobs"))
+        yield
     finally:
         lock.release()
 
@@ -71,23 +67,37 @@ def run_lock(folder: Path) -> Iterator[None]:
         yield
 
 
-def check_latest(folder: Path, name: str) -> None:
-    """Refuses to work for a study after which another one has begun in the same folder.
+def announce_jobs(folder: Path) -> str:
+    """Makes the jobs that earlier studies have submitted in this folder end before they train anything more.
+
+    Args:
+        folder: That of a study that holds its lock and is about to train.
+
+    Returns:
+        A name of the jobs of this study for :func:`check_latest`.
+    """
+    name = secrets.token_hex(8)
+    _sign(folder, name)
+    return name
+
+
+def check_latest(folder: Path, jobs: str) -> None:
+    """Refuses to work for a study after which another one has begun to train in the same folder.
 
     Args:
         folder: The study's.
-        name: What :func:`study_lock` yielded to the study that asked for the work.
+        jobs: What :func:`announce_jobs` returned to the study that asked for the work.
 
     Raises:
         UserError: Another study has begun since.
     """
-    if _read(folder).get("study") != name:
+    if _read(folder).get("jobs") != jobs:
         raise UserError(f"another study has begun in {folder} since this job was submitted ({_holder(folder)})")
 
 
-def _sign(folder: Path, name: str) -> None:
+def _sign(folder: Path, jobs: str | None) -> None:
     now = datetime.now().astimezone().isoformat(timespec="seconds")
-    holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": now, "study": name}
+    holder = {"host": socket.gethostname(), "pid": os.getpid(), "since": now, "jobs": jobs}
     with atomic_write(folder / HOLDER) as draft:
         draft.write_text(json.dumps(holder))
 

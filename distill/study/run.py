@@ -194,18 +194,18 @@ def _train(runs: Sequence[Run]) -> None:
         run_folder.forget_replaced(run.folder)
 
 
-def train_group(runs: list[Run], study: str) -> None:
+def train_group(runs: list[Run], jobs: str) -> None:
     """Trains runs one after the other, as one job of a cluster; an error ends only its own run.
 
     Args:
         runs: The runs.
-        study: The name of the study that submitted the job (see :func:`~distill.study.lock.study_lock`).
+        jobs: The name of the jobs of the study that submitted it (see :func:`~distill.study.lock.announce_jobs`).
 
     Raises:
         UserError: Another study has begun in the folder, while this job waited in a queue.
     """
     for run in runs:
-        check_latest(run.study_folder, study)
+        check_latest(run.study_folder, jobs)
         train([run])
 
 

@@ -114,6 +114,9 @@ def begin(folder: Path, fingerprint: str, record: Mapping[str, Any]) -> None:
             _remove(folder)
         _move(aside, folder)
         return
+    if former is not None and "scores" in (read_result(folder) or {}):  # stopped just before forget_replaced
+        _remove(aside)
+        former = None
     if former is None:
         _move(folder, aside)
     else:

@@ -23,7 +23,7 @@ from distill.study.confined import check_confined, check_job_parameters
 from distill.study.depth_comparison import depth_comparison
 from distill.study.devices import check_one_device
 from distill.study.figure import Panel, split_number, write_figure
-from distill.study.lock import HOLDER, study_lock
+from distill.study.lock import HOLDER, announce_jobs, study_lock
 from distill.study.plan_file import plan_parser, read_plan, take_policy
 from distill.study.pool import run_with_dependencies
 from distill.study.progress import progress_bar
@@ -236,10 +236,10 @@ def study(arguments: list[str]) -> None:
     if printed is not None:
         sys.stdout.write(configuration_of(plan, printed))
         return
-    with study_lock(plan.folder) as name:
+    with study_lock(plan.folder):
         runs = plan_runs(plan, policy=policy)
         asked = chosen_runs(plan, runs, rows, columns)
-        errors = train_runs(plan, asked, policy, name)
+        errors = train_runs(plan, asked, policy)
         shown = [run for run in runs if run in asked or run.result() is not None]
         results = [_line(run, errors.get(run)) for run in shown]
         write_tables(results, plan.scores, plan.reference, plan.folder)
@@ -302,14 +302,13 @@ def _check_known(what: str, names: list[str], known: list[str]) -> None:
             raise ConfigurationError(f"there is no {what} {name!r}; there are {', '.join(map(repr, known))}")
 
 
-def train_runs(plan: Study, runs: list[Run], policy: Policy, name: str) -> dict[Run, str | None]:
+def train_runs(plan: Study, runs: list[Run], policy: Policy) -> dict[Run, str | None]:
     """Trains the runs that have no result and shows the progress; the result of a run that fails is its error.
 
     Args:
         plan: The study.
         runs: Its runs, those before others that these need.
         policy: What to do about results of other settings or of other code.
-        name: What :func:`~distill.study.lock.study_lock` yielded.
 
     Returns:
         The runs that were trained, each with its error or ``None``.
@@ -327,9 +326,10 @@ def train_runs(plan: Study, runs: list[Run], policy: Policy, name: str) -> dict[
     for run in to_run:
         if not run.other_settings() and (policy == "keep" or not run.other_code()):
             (run.folder / RESULT).unlink(missing_ok=True)  # so that an old error does not look like a new one
+    jobs = announce_jobs(plan.folder) if to_run else ""
     errors: dict[Run, str | None] = {}
     with progress_bar(plan.name, len(runs), len(runs) - len(to_run)) as ended:
-        for run, error in _train_on_cluster(plan, to_run, name) if plan.cluster else _train_here(plan, to_run):
+        for run, error in _train_on_cluster(plan, to_run, jobs) if plan.cluster else _train_here(plan, to_run):
             errors[run] = error
             if error is not None and (run.result() or {}).get("error") != error:
                 write_result(run, {"error": error})
@@ -531,7 +531,7 @@ def _train_here(plan: Study, runs: list[Run]) -> Iterator[tuple[Run, str | None]
             yield run, (run.result() or {}).get("error") if error is None else sentence(error)
 
 
-def _train_on_cluster(plan: Study, runs: list[Run], name: str) -> Iterator[tuple[Run, str | None]]:
+def _train_on_cluster(plan: Study, runs: list[Run], jobs: str) -> Iterator[tuple[Run, str | None]]:
     try:
         import submitit
     except ImportError:
@@ -541,12 +541,11 @@ def _train_on_cluster(plan: Study, runs: list[Run], name: str) -> Iterator[tuple
         groups.setdefault((run.column, run.seed), []).append(run)
     executor = submitit.AutoExecutor(folder=plan.folder / "jobs", cluster=plan.cluster)
     executor.update_parameters(**{"timeout_min": 24 * 60, **plan.slurm})
-    jobs = dict(
-        zip(executor.map_array(train_group, list(groups.values()), [name] * len(groups)), groups.values(), strict=True)
-    )
-    for job in submitit.helpers.as_completed(list(jobs), poll_frequency=1):
+    submitted = executor.map_array(train_group, list(groups.values()), [jobs] * len(groups))
+    runs_of = dict(zip(submitted, groups.values(), strict=True))
+    for job in submitit.helpers.as_completed(list(runs_of), poll_frequency=1):
         error = job.exception()
-        for run in jobs[job]:
+        for run in runs_of[job]:
             result = run.result() or {"error": sentence(error) if error else "its job left no result"}
             yield run, result.get("error")
 

@@ -27,7 +27,7 @@ from distill.cli import main
 from distill.errors import UserError
 from distill.study import run_folder, settings
 from distill.study.devices import device_of
-from distill.study.lock import run_lock, study_lock
+from distill.study.lock import announce_jobs, check_latest, run_lock, study_lock
 from distill.study.run import Run, train, train_group, write_result
 from distill.study.study import Study, plan_runs
 from distill.study.table import Score
@@ -230,13 +230,31 @@ def test_what_a_run_has_parsed_must_be_what_was_planned(tmp_path: Path) -> None:
     assert not list(run.folder.rglob("*.ckpt"))
 
 
-def test_a_job_of_a_study_after_which_another_one_has_begun_trains_nothing(tmp_path: Path) -> None:
-    (run, _) = plan(tmp_path)
-    with study_lock(tmp_path / "small") as first:
-        pass
-    with study_lock(tmp_path / "small"), pytest.raises(UserError, match=r"another study has begun in .*small since"):
-        train_group([run], first)
+def test_a_job_of_a_study_after_which_another_one_trains_there_trains_nothing(
+    folder: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (*_, run) = plan(folder, seeds=3)
+    with study_lock(folder / "small"):
+        jobs = announce_jobs(folder / "small")
+    refused([*write(folder), "--base.trainer.max_epochs", "2"], capsys)
+    main(write(folder))
+    check_latest(folder / "small", jobs)  # neither of them trained
+    with study_lock(folder / "small"):
+        announce_jobs(folder / "small")
+    with pytest.raises(UserError, match=r"another study has begun in .*small since this job was submitted \(process"):
+        train_group([run], jobs)
     assert not run.folder.exists()
+
+
+def test_a_finished_run_that_is_replaced_is_kept_aside_even_if_an_older_one_still_is(folder: Path) -> None:
+    run, other = (plan(folder, base=based("trainer", max_epochs=epochs))[0] for epochs in (1, 2))
+    shutil.copytree(run.folder, run.folder / "replaced")
+    (run.folder / "replaced/fingerprint").write_text("older")
+    result = (run.folder / "result.json").read_bytes()
+    run_folder.begin(other.folder, other.fingerprint, other.record)
+    assert (run.folder / "replaced/fingerprint").read_text() == run.fingerprint
+    assert (run.folder / "replaced/result.json").read_bytes() == result
+    assert not run.best.exists()
 
 
 def hold_and_end(run: Run) -> None:
