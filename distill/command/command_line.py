@@ -151,8 +151,10 @@ class CLI(SeedingCLI):
         asked = yaml.safe_load(self.parser.dump(self.config, skip_unset=False))["fit"]
         try:
             run = yaml.safe_load(saved.read_text())
-        except yaml.YAMLError:
-            raise UserError(f"{saved} is damaged, so that it cannot be compared: delete it to resume") from None
+        except (yaml.YAMLError, UnicodeDecodeError):
+            run = None
+        if not isinstance(run, dict):
+            raise UserError(f"{saved} is damaged, so that it cannot be compared: delete it to resume")
         found = differences(run, asked)
         if "epoch_so_far" in content:
             check_samples(found, path)
@@ -184,7 +186,7 @@ class CLI(SeedingCLI):
         self.folder = run_folder(runs, config.version, config.get("ckpt_path"))
         if self.subcommand == "fit" and not self._resumes:
             check_unused(self.folder)
-        self.save_config_kwargs = {"config_filename": f"{self.subcommand or 'fit'}.yaml", "overwrite": True}
+        self.save_config_kwargs = {"config_filename": f"{self.subcommand or 'fit'}.yaml", "save_to_log_dir": False}
 
     def _skip_unused_weights(self, config: Any) -> None:
         """Loads no weights that this command does not use, and none that a checkpoint replaces."""

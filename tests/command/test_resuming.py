@@ -129,6 +129,21 @@ def test_a_resumed_fit_that_fails_in_its_first_step_leaves_the_run_as_it_was(run
     assert (saved["trainer"]["max_epochs"], saved["data"]["init_args"]["batch_size"]) == (3, 5)
 
 
+def test_the_saved_configuration_is_replaced_whole_and_a_damaged_one_is_named(
+    run: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    saved, link = run / "fit.yaml", tmp_path / "link"
+    before = saved.read_text()
+    os.link(saved, link)
+    main(arguments(tmp_path, *LAST, "--trainer.max_epochs", "3"))
+    assert link.read_text() == before  # a kill while the new file was written would have left this one
+    assert yaml.safe_load(saved.read_text())["trainer"]["max_epochs"] == 3
+    for damage in (b"", b"trainer: [", b"\xff\xfe"):
+        saved.write_bytes(damage)
+        line = error_of(arguments(tmp_path, *LAST, "--trainer.max_epochs", "4"), capsys)
+        assert line == f"{saved} is damaged, so that it cannot be compared: delete it to resume"
+
+
 def test_a_resumed_fit_says_of_every_difference_which_value_counts(
     run: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
