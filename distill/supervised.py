@@ -18,19 +18,14 @@ from distill.tasks import Task
 from distill.training.arguments import described, required, save_plain_hyperparameters
 from distill.training.auxiliary import label_losses
 from distill.training.averaging import AveragedWeights, use_averaged_weights
-from distill.training.first_batch import (
-    OneSampleCheck,
-    Preparation,
-    check_first_batch,
-    explained,
-    explained_for_one_sample,
-)
+from distill.training.first_batch import Preparation, check_first_batch, explained
 from distill.training.held_out import held_out_losses
 from distill.training.labels import check_labels_on_cpu, check_num_classes, class_names, labels_of
 from distill.training.loading import LoadsCheckpoints
 from distill.training.losses import TrainingLosses
 from distill.training.means import counted_mean
 from distill.training.modes import ready_to_train
+from distill.training.one_sample import OneSampleCheck, explained_for_one_sample
 from distill.training.optimization import ParameterSettings, optimizer_and_schedule, parameter_groups
 from distill.training.scores import StageScores
 
@@ -92,11 +87,9 @@ class Supervised(LoadsCheckpoints, TransferHooks):
 
     def at_targets(self, prediction: Tensor, batch: Batch) -> Tensor:
         """A prediction in the size of the batch's target; unchanged if the batch has no target."""
-        return (
-            prediction
-            if self.task is None or "target" not in batch
-            else self.task.at_targets(prediction, batch["target"])
-        )
+        if self.task is None or "target" not in batch:
+            return prediction
+        return self.task.at_targets(prediction, batch["target"])
 
     def hard_loss(self, prediction: Tensor, batch: Batch) -> Tensor:
         """The task's loss in float32, a mean over the counted positions."""

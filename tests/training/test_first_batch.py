@@ -11,7 +11,8 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from distill import Supervised
-from distill.training.first_batch import OneSampleCheck, explained, small_batch
+from distill.training.first_batch import explained, small_batch
+from distill.training.one_sample import OneSampleCheck
 from tests.toys import Net, Samples, ToyData, make, make_batch, pair_arguments, quiet_trainer
 
 
