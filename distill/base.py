@@ -199,14 +199,14 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
 
     def evaluate(self, batch: Batch) -> dict[str, Any]:
         """As in :class:`Supervised`, with the teacher if the batch has its modalities."""
-        if self._runs_alone(batch):
+        if self.runs_alone(batch):
             return super().evaluate(batch)
         return self._step_output(*self.forward_both(batch), batch)
 
     def check_batch(self, batch: Batch) -> None:
         """As in :class:`Supervised`, but also checks the teacher and ``distillation_step``."""
         trainer = attached(self)
-        if self.teacher is None or (trainer is not None and not trainer.training and self._runs_alone(batch)):
+        if self.teacher is None or (trainer is not None and not trainer.training and self.runs_alone(batch)):
             super().check_batch(batch)
         else:
             check_pair(self, batch)
@@ -244,7 +244,7 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         load_network(network, checkpoint)
         return Supervised(network, copy.deepcopy(self.task), self.inputs).eval().requires_grad_(False)
 
-    def _runs_alone(self, batch: Batch) -> bool:
+    def runs_alone(self, batch: Batch) -> bool:
         """Whether the student is scored alone, because an evaluation batch lacks a modality of the teacher."""
         missing = [name for name in self.teacher_inputs if name not in batch]
         if self.teacher is not None and missing:

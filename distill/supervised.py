@@ -82,7 +82,9 @@ class Supervised(LoadsCheckpoints, TransferHooks):
 
     def forward_network(self, batch: Batch) -> NetworkOutput:
         """The network's output for a batch, with the prediction in the size of the target."""
-        output = network_output(required(self.network, "network", self)(*modalities(batch, self.inputs)))
+        network = required(self.network, "network", self)
+        run = network if type(self).forward is Supervised.forward else self  # a subclass may change the prediction
+        output = network_output(run(*modalities(batch, self.inputs)))
         return output._replace(prediction=self.at_targets(output.prediction, batch))
 
     def at_targets(self, prediction: Tensor, batch: Batch) -> Tensor:
@@ -101,6 +103,10 @@ class Supervised(LoadsCheckpoints, TransferHooks):
         output = self.forward_network(batch)
         loss, terms = label_losses(self, output, batch)
         return loss, terms, {"prediction": output.prediction.detach(), "inputs": modalities(batch, self.inputs)}
+
+    def runs_alone(self, batch: Batch) -> bool:
+        """Whether the network is scored without the loss, because an evaluation batch lacks a modality of a teacher."""
+        return False
 
     def evaluate(self, batch: Batch) -> dict[str, Any]:
         """The outputs of an evaluation step for the callbacks; the step scores ``prediction``."""

@@ -28,6 +28,9 @@ class BestCheckpoint(ModelCheckpoint):
         mode: ``max`` if a higher value is better, else ``min``.
     """
 
+    strict = False
+    """It warns of a validation without the metric, such as one without labels, and the fit goes on."""
+
     def __init__(self, folder: Path, monitor: str, mode: str) -> None:
         super().__init__(
             folder / "checkpoints",

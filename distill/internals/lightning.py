@@ -9,11 +9,12 @@ import torch
 from lightning.fabric.plugins.environments.slurm import SLURMEnvironment
 from lightning.fabric.utilities.types import _Stateful
 from lightning.pytorch import LightningDataModule, LightningModule, Trainer
-from lightning.pytorch.callbacks import ModelCheckpoint, WeightAveraging
+from lightning.pytorch.callbacks import ModelCheckpoint, StochasticWeightAveraging, WeightAveraging
 from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.strategies import DDPStrategy
+from torch.optim.swa_utils import AveragedModel
 
 
 def attached(module: LightningModule | LightningDataModule) -> Trainer | None:
@@ -168,13 +169,18 @@ def save_now(checkpoint: ModelCheckpoint, trainer: Trainer) -> None:
     checkpoint._save_topk_checkpoint(trainer, checkpoint._monitor_candidates(trainer))
 
 
-def averaged_module(callback: WeightAveraging) -> torch.nn.Module | None:
+def averaged_copy(callback: WeightAveraging | StochasticWeightAveraging) -> torch.nn.Module | None:
     """The copy of the module that holds the averaged weights during a fit, or ``None`` before it (2.6.6)."""
     model = callback._average_model
-    return None if model is None else model.module
+    return model.module if isinstance(model, AveragedModel) else model
 
 
-def forget_averaged_module(callback: WeightAveraging) -> None:
+def averages_so_far(callback: WeightAveraging) -> int:
+    """How many averages were taken so far in a fit; before the first, the copy has the weights of its start (2.6.6)."""
+    return 0 if callback._average_model is None else int(callback._average_model.n_averaged)
+
+
+def forget_averaged_copy(callback: WeightAveraging) -> None:
     """Drops the averaged weights of an ended fit, which a later validation would use instead of a checkpoint's (2.6.6).
 
     ``WeightAveraging.on_validation_epoch_start`` takes them whenever they are there.

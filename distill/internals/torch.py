@@ -104,9 +104,15 @@ def unknown_backend_error() -> type[Exception]:
     return InvalidBackend
 
 
-def norms(tensors: list[Tensor]) -> Tensor:
-    """The Euclidean norm of each tensor in float32, in few kernels; NaN or infinite if a tensor is (2.14.1).
+def are_finite(tensors: list[Tensor]) -> Tensor:
+    """Whether all values of each tensor are finite, in few kernels and without a wait for a GPU (2.14.1).
 
     ``torch.nn.utils.get_total_norm`` is public, but it does not tell which tensor is not finite.
     """
-    return torch.stack([norm.float() for norm in torch._foreach_norm(tensors)])
+    if tensors[0].is_cuda:
+        return torch.stack([largest.isfinite() for largest in torch._foreach_norm(tensors, torch.inf)])
+    # on a CPU the largest value takes twenty times as long as the Euclidean norm, which may overflow
+    norms = torch.stack([norm.float() for norm in torch._foreach_norm(tensors, 2, dtype=torch.float32)])
+    if norms.isfinite().all():
+        return norms.isfinite()
+    return torch.stack([values.isfinite().all() for values in tensors])

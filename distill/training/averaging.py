@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from torch import nn
 
-from distill.internals.lightning import averaged_module, forget_averaged_module
+from distill.distributed import SynchronizedBuffers
+from distill.internals.lightning import averaged_copy, averages_so_far, forget_averaged_copy
 
 
 class AveragedWeights(Callback):
-    """Mends two faults of Lightning's :class:`WeightAveraging`, and does nothing without it.
+    """Mends faults of Lightning's callbacks that average weights, and does nothing without one of them.
 
-    An average of integers is rounded down: with ``decay=0.9999`` the table of positions of a Swin Transformer would
-    change. So the averaged module gets the integers of the trained one. And a validation after the fit would use the
-    averages of the fit in place of the weights that it was asked for, so they are dropped.
+    - An average of integers is rounded down: with ``decay=0.9999`` the table of positions of a Swin Transformer would
+      change. An average of a memory of embeddings is no memory. So the copy that is averaged gets these from the
+      trained module.
+    - Before the first average, the copy has the weights of the fit's start: it gets the trained ones.
+    - A validation after the fit would use the averages of the fit instead of the weights that it was asked for: they
+      are dropped.
+    - The copy would hold a second teacher: it is dropped.
     """
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Drops the averages of an earlier fit."""
-        for callback, _ in _averaging(trainer):
-            forget_averaged_module(callback)
+        for callback in _callbacks(trainer, WeightAveraging):
+            forget_averaged_copy(callback)
+
+    def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Drops the copies of the teacher."""
+        for callback in _callbacks(trainer, (WeightAveraging, StochasticWeightAveraging)):
+            copy: Any = averaged_copy(callback)
+            if getattr(copy, "frozen_teacher", None) is not None:
+                copy.frozen_teacher = None
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Copies them before the averaged weights are validated."""
-        _copy_integers(trainer, pl_module)
+        """Completes the copy before its weights are validated."""
+        _complete(trainer, pl_module)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
-        """Copies them before the averaged weights replace the trained ones."""
-        _copy_integers(trainer, pl_module)
+        """Completes the copy before its weights replace the trained ones."""
+        _complete(trainer, pl_module)
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
-        """Copies them before the averaged weights are saved."""
-        _copy_integers(trainer, pl_module)
+        """Completes the copy before its weights are saved."""
+        _complete(trainer, pl_module)
 
 
 def use_averaged_weights(checkpoint: dict[str, Any], trainer: Trainer | None, module: LightningModule) -> None:
@@ -51,9 +63,9 @@ def use_averaged_weights(checkpoint: dict[str, Any], trainer: Trainer | None, mo
     """
     if trainer is None or "callbacks" in checkpoint:
         return
-    for callback, averaged in _averaging(trainer):
-        if averaged is not None:
-            _copy_integers(trainer, module)
+    for callback in _callbacks(trainer, WeightAveraging):
+        if averaged_copy(callback) is not None:
+            _complete(trainer, module)
             whole = dict(checkpoint)
             callback.on_save_checkpoint(trainer, module, whole)
             checkpoint["state_dict"] = whole["state_dict"]
@@ -61,22 +73,29 @@ def use_averaged_weights(checkpoint: dict[str, Any], trainer: Trainer | None, mo
 
 def stochastic_average_ended(trainer: Trainer) -> bool:
     """Whether the trained weights have become the average of a :class:`StochasticWeightAveraging`, at a fit's end."""
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    started = [c for c in callbacks if isinstance(c, StochasticWeightAveraging) and c.state_dict()["n_averaged"]]
+    started = [c for c in _callbacks(trainer, StochasticWeightAveraging) if c.state_dict()["n_averaged"]]
     return bool(started) and trainer.current_epoch >= (trainer.max_epochs or 0)
 
 
 @torch.no_grad()
-def _copy_integers(trainer: Trainer, module: LightningModule) -> None:
-    for _, averaged in _averaging(trainer):
-        if averaged is not None:
-            for mean, buffer in zip(averaged.buffers(), module.buffers(), strict=True):
-                if not buffer.is_floating_point():
-                    mean.copy_(buffer)
+def _complete(trainer: Trainer, module: LightningModule) -> None:
+    """Copies into the averaged copy what has no average, or all if there is no average yet."""
+    for callback in _callbacks(trainer, WeightAveraging):
+        averaged = averaged_copy(callback)
+        if averaged is None:
+            continue
+        if not averages_so_far(callback):
+            for mean, value in zip(averaged.parameters(), module.parameters(), strict=True):
+                mean.copy_(value)
+        for copy, part in zip(averaged.modules(), module.modules(), strict=True):
+            whole = isinstance(part, SynchronizedBuffers) or not averages_so_far(callback)
+            means = dict(copy.named_buffers(recurse=False))
+            for name, buffer in part.named_buffers(recurse=False):
+                if whole or not buffer.is_floating_point():
+                    means[name].copy_(buffer)
+            if type(part).get_extra_state is not nn.Module.get_extra_state:
+                copy.set_extra_state(part.get_extra_state())
 
 
-def _averaging(trainer: Trainer) -> Iterator[tuple[WeightAveraging, torch.nn.Module | None]]:
-    callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-    for callback in callbacks:
-        if isinstance(callback, WeightAveraging):
-            yield callback, averaged_module(callback)
+def _callbacks(trainer: Trainer, kind: Any) -> list[Any]:
+    return [callback for callback in cast(Any, trainer).callbacks if isinstance(callback, kind)]

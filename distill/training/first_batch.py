@@ -222,7 +222,7 @@ def _line_of_user(error: BaseException) -> str | None:
 
 
 class Preparation(Callback):
-    """Calls ``prepare`` of its module; the first of all callbacks, so that the others see a module that is complete."""
+    """Calls ``prepare`` of its module; the other callbacks of the trainer then see a module that is complete."""
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Calls ``prepare`` after the data have been set up."""

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributed.tensor import DTensor
 
 from distill.errors import UserError
-from distill.internals.torch import norms
+from distill.internals.torch import are_finite
 
 
 def copied_to_cpu(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
@@ -24,7 +24,7 @@ def copied_to_cpu(values: Tensor) -> tuple[Tensor, torch.cuda.Event | None]:
 
 
 class _WatchedGradients(NamedTuple):
-    norms: Tensor
+    finite: Tensor
     copied: torch.cuda.Event | None
     names: list[str]
     when: str
@@ -55,9 +55,9 @@ class GradientWatch:
         gradients = {name: values for name, values in gradients.items() if values.numel()}
         if not gradients:
             return
-        sizes = norms([*gradients.values()])
-        self._watched = _WatchedGradients(*copied_to_cpu(sizes), list(gradients), when)
-        if not sizes.is_cuda:
+        finite = are_finite([*gradients.values()])
+        self._watched = _WatchedGradients(*copied_to_cpu(finite), list(gradients), when)
+        if not finite.is_cuda:
             self.check()
 
     def check(self) -> None:
@@ -71,7 +71,7 @@ class GradientWatch:
             return
         if watched.copied is not None:
             watched.copied.synchronize()
-        strange = [name for name, finite in zip(watched.names, watched.norms.isfinite(), strict=True) if not finite]
+        strange = [name for name, finite in zip(watched.names, watched.finite, strict=True) if not finite]
         if strange:
             raise UserError(
                 f"the gradient of {_first_of(strange)} is NaN or infinite {watched.when}, but the loss is finite: "

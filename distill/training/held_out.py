@@ -18,14 +18,14 @@ def held_out_losses(module: Any, batch: Batch) -> tuple[dict[str, Tensor], dict[
         batch: A batch of the validation split. If it lacks labels that the loss needs, or the teacher's modalities,
             there are no losses.
     """
-    alone = getattr(module, "teacher", module) is None  # an evaluation needs no teacher
-    if not alone and all(name in batch for name in getattr(module, "teacher_inputs", ())):
-        try:
-            with held_out():
-                loss, terms, outputs = module.training_losses(batch)
-        except KeyError as error:
-            if error.args != ("target",):
-                raise
-        else:
-            return {"loss": loss, **terms}, outputs
-    return {}, module.evaluate(batch)
+    without_labels = "target" not in batch
+    if module.runs_alone(batch) or (without_labels and getattr(module, "hard_weight", 1)):
+        return {}, module.evaluate(batch)
+    try:
+        with held_out():
+            loss, terms, outputs = module.training_losses(batch)
+    except KeyError as error:
+        if not without_labels or error.args != ("target",):
+            raise
+        return {}, module.evaluate(batch)
+    return {"loss": loss, **terms}, outputs

@@ -69,6 +69,7 @@ class TrainingLosses(Callback):
         # Lightning leaves this callback with its trainer, which may fit another kind of module next
         network = getattr(pl_module, "network", pl_module)
         when = f"in epoch {trainer.current_epoch}, step {trainer.global_step}"
+        self._gradients.check()  # first: on a GPU, such a gradient has made the weights and so this loss NaN
         self._watch.check(network, when=when, of_teacher=partial(teacher_fault, pl_module))
         if getattr(trainer.precision_plugin, "scaler", None) is None:  # a scaler leaves out steps that overflow
             self._gradients.watch(pl_module, when=when)

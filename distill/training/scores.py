@@ -14,6 +14,8 @@ from distill.outputs import Batch, autocast_off
 from distill.tasks import Task
 from distill.training.means import LossSums, add_batch, counts_of
 
+STAGES = {"val": "validation", "test": "test"}
+
 
 class StageScores(nn.Module):
     """The metrics of a validation or a test, logged as ``<stage>/<name>``, and ``<stage>/hard``.
@@ -59,7 +61,9 @@ class StageScores(nn.Module):
         if any(labelled for _, labelled in gathered):  # all processes or none: compute() waits for the others
             scores |= {**self.metrics.compute(), f"{self.stage}/hard": self.hard.compute()}
         else:
-            rank_zero_warn(f"the batches to {self.stage} on have no 'target', so there are no scores and no hard loss")
+            rank_zero_warn(
+                f"the {STAGES[self.stage]} batches have no 'target', so there are no scores and no hard loss"
+            )
         self.reset()
         return scores
 

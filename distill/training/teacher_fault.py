@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from typing import Any
 
 import torch
 from torch import nn
 
+from distill.internals.lightning import attached
 from distill.outputs import Batch, NetworkOutput
 from distill.training.named_samples import named_samples, not_finite_rows
 
@@ -34,9 +36,12 @@ def teacher_fault(module: Any, batch: Batch) -> str | None:
     for name, values in [*teacher.named_parameters(), *teacher.named_buffers()]:
         if not values.isfinite().all():
             return f"the teacher's weight {name!r} is not finite, but all inputs and the student's weights are"
-    if not hasattr(module, "forward_teacher"):
+    if not hasattr(module, "run_teacher"):
         return None
-    output: NetworkOutput = module.forward_teacher(batch)
+    trainer = attached(module)
+    precision = nullcontext() if trainer is None else trainer.precision_plugin.forward_context()
+    with precision:  # where an overflow of half precision comes again
+        output: NetworkOutput = module.run_teacher(batch)
     outputs = {"prediction": output.prediction.masked_fill(output.prediction == -torch.inf, 0)}
     outputs |= {f"layer {name!r}": feature for name, feature in output.features.items()}
     for name, values in outputs.items():

@@ -170,10 +170,16 @@ class NontargetSampleMask(FollowedModule, SampleWeighting):
             if self._reference is not None and self.mode != "random":
                 student = self._reference_prediction(batch)
             scores = gather(self._scores(student, teacher, batch))
-            out = own_rows(left_out(self._randomized(scores, self._calls), self.current_fraction), target)
+            out = own_rows(left_out(self._randomized(scores, self._calls), self._fraction()), target)
             self._calls += self.mode == "random" and not is_held_out()
         weights = torch.ones_like(at_least_float32(teacher[:, 0])).masked_fill(out, 0)
         return weights if self.average == "all" else self._rescaled(weights, target)
+
+    def _fraction(self) -> float:
+        """The share to leave out: for a held-out batch its last value, so that losses compare over the epochs."""
+        if not is_held_out():
+            return self.current_fraction
+        return self.fraction if isinstance(self.fraction, float | int) else self.fraction[-1]
 
     def _reference_prediction(self, batch: Batch) -> Tensor:
         assert self._reference is not None

@@ -110,8 +110,8 @@ def test_data_without_labels_are_validated_and_tested_without_scores(
     for subcommand in ("fit", "test"):
         run(tmp_path, batches("unlabelled"), METHOD, subcommand)
     warned = [str(warning.message) for warning in recwarn]
-    for stage in ("val", "test"):
-        assert warned.count(f"the batches to {stage} on have no 'target', so there are no scores and no hard loss") == 1
+    for stage in ("validation", "test"):
+        assert warned.count(f"the {stage} batches have no 'target', so there are no scores and no hard loss") == 1
     assert "the validation has no val/accuracy to rank epochs by, so best.ckpt is not written" in warned
     written = {path.name for path in (tmp_path / "logs").rglob("*.ckpt")}
     assert written == {"last.ckpt"}

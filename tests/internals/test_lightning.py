@@ -378,15 +378,17 @@ def test_the_fit_ends_as_by_sigterm_after_the_batch(tmp_path: Path) -> None:
     assert len(watch.seen) == 1
 
 
-def test_the_averaged_module_is_there_during_a_fit_and_can_be_forgotten(tmp_path: Path) -> None:
+def test_the_averaged_copy_is_there_during_a_fit_and_can_be_forgotten(tmp_path: Path) -> None:
     average = EMAWeightAveraging(decay=0.5)
-    assert internals.averaged_module(average) is None
-    watch = Watch(lambda _: internals.averaged_module(average))
+    assert internals.averaged_copy(average) is None
+    watch = Watch(lambda _: internals.averaged_copy(average))
+    assert internals.averages_so_far(average) == 0
     model = Model()
     quiet(tmp_path, max_epochs=1, callbacks=[average, watch]).fit(model, Data())
     averaged = watch.seen[-1]
+    assert internals.averages_so_far(average) == SAMPLES
     assert isinstance(averaged, Model)
     assert averaged is not model
     assert torch.equal(averaged.layer.weight, model.layer.weight)  # the fit ends with the averages
-    internals.forget_averaged_module(average)
-    assert internals.averaged_module(average) is None
+    internals.forget_averaged_copy(average)
+    assert internals.averaged_copy(average) is None

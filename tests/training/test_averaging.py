@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from callbacks import StudentExport
 from distill.checkpoint import load_weights
 from distill.command.checkpoints import BestCheckpoint
+from distill.internals.lightning import averaged_copy
 from distill.methods import FitNet
 from distill.resume.last_checkpoint import LastCheckpoint
 from tests.toys import Net, ToyData, make_batch, network, pair_arguments, quiet_trainer
@@ -113,3 +114,29 @@ def test_a_validation_after_the_fit_scores_the_checkpoint_that_it_names(tmp_path
     torch.save(checkpoint, tmp_path / "zero.ckpt")
     (scores,) = trainer.validate(module, ToyData(BATCH), ckpt_path=tmp_path / "zero.ckpt", verbose=False)
     assert scores["val/hard"] == pytest.approx(torch.tensor(4.0).log().item())
+
+
+def test_before_the_first_average_the_trained_weights_are_scored_saved_and_delivered(tmp_path: Path) -> None:
+    module, _ = fit(tmp_path / "late", EMAWeightAveraging(decay=0.5, update_starting_at_step=1000))
+    plain, _ = fit(tmp_path / "plain")
+    for name, value in plain.state_dict().items():
+        assert torch.equal(value, module.state_dict()[name]), name
+    best = [load_weights(tmp_path / part / "checkpoints/best.ckpt") for part in ("late", "plain")]
+    assert all(torch.equal(value, best[1][name]) for name, value in best[0].items())
+
+
+class CopiedTeacher(Callback):
+    def __init__(self, average: EMAWeightAveraging | StochasticWeightAveraging) -> None:
+        self.average = average
+        self.copied: list[Any] = []
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        assert pl_module.teacher is not None
+        self.copied.append(getattr(averaged_copy(self.average), "teacher", None))
+
+
+@pytest.mark.parametrize("average", [EMAWeightAveraging(), StochasticWeightAveraging(0.05, swa_epoch_start=2)])
+def test_the_teacher_is_not_held_twice(average: Any, tmp_path: Path) -> None:
+    watch = CopiedTeacher(average)
+    fit(tmp_path, average, watch)
+    assert watch.copied == [None]

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch import LightningModule
+from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from distill import Batch, NetworkOutput
+from distill import Batch, NetworkOutput, Supervised
 from distill.errors import UserError
 from distill.losses import dkd_loss
 from distill.methods import DKD, KD
-from distill.training.gradients import GradientWatch
+from distill.training.gradients import GradientWatch, _WatchedGradients
+from distill.training.losses import TrainingLosses
 from tests.toys import ToyData, make_batch, pair_arguments, quiet_trainer
 
 
@@ -66,6 +69,23 @@ def test_a_trainer_that_has_fitted_a_method_fits_another_kind_of_module_next(tmp
     assert trainer.state.finished
 
 
+class ValidationLosses(Callback):
+    def __init__(self) -> None:
+        self.seen: list[float] = []
+
+    def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        self.seen.append(float(trainer.callback_metrics["val/loss"]))
+
+
+def test_the_validation_loss_does_not_move_with_the_warm_up(tmp_path: Path) -> None:
+    arguments = pair_arguments(student=nn.Linear(4, 4), optimizer=partial(torch.optim.SGD, lr=0.0))
+    losses = ValidationLosses()
+    quiet_trainer(tmp_path, callbacks=[losses]).fit(DKD(**arguments, warmup_epochs=20), ToyData())
+    _, *of_epochs = losses.seen  # the first is of the sanity check, on two batches
+    assert len(of_epochs) == 2
+    assert len(set(of_epochs)) == 1
+
+
 class Root(KD):
     """A term that is 0 at the third step, where its square root has no derivative."""
 
@@ -93,3 +113,27 @@ def test_a_watch_names_the_parameter_and_reads_sparse_gradients() -> None:
         watch.watch(layer, when="now")
     layer.weight.grad = None
     watch.watch(layer, when="now")
+
+
+def test_a_gradient_that_is_read_a_step_later_is_named_before_the_loss_that_it_spoils() -> None:
+    losses = TrainingLosses()
+    losses._gradients._watched = _WatchedGradients(torch.tensor([False]), None, ["weight"], "in epoch 0, step 3")
+    losses._watch.watch(torch.tensor(torch.nan), {}, make_batch())
+    trainer: Any = SimpleNamespace(current_epoch=0, global_step=4)
+    with pytest.raises(UserError, match=r"gradient of 'weight' is NaN or infinite in epoch 0, step 3"):
+        losses.on_after_backward(trainer, Plain())
+
+
+class Calibrated(Supervised):
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return super().forward(*inputs).flip(1)
+
+
+def test_validation_and_test_score_one_prediction_also_of_a_subclass_with_its_own(tmp_path: Path) -> None:
+    arguments = pair_arguments()
+    module = Calibrated(arguments["student"], arguments["task"], ["x_b"], arguments["optimizer"])
+    trainer = quiet_trainer(tmp_path)
+    (validated,) = trainer.validate(module, ToyData(), verbose=False)
+    (tested,) = trainer.test(module, ToyData(), verbose=False)
+    assert validated["val/hard"] == tested["test/hard"]
+    assert validated["val/loss"] == pytest.approx(tested["test/hard"], rel=1e-5)

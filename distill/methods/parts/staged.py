@@ -28,8 +28,9 @@ class StagedDistillation(DistillationModule, ABC):
         **kwargs: As in :class:`~distill.base.DistillationModule`.
 
     Raises:
-        ValueError: ``stage_one_epochs`` is less than 1. From ``setup``: it is no less than the trainer's
-            ``max_epochs``, or the strategy is DDP without ``find_unused_parameters``.
+        ValueError: ``stage_one_epochs`` is less than 1. Before a fit: it is no less than the trainer's
+            ``max_epochs``, a callback monitors ``val/loss``, or the strategy is DDP without
+            ``find_unused_parameters``.
     """
 
     def __init__(self, *args: Any, stage_one_epochs: int, **kwargs: Any) -> None:
@@ -65,6 +66,12 @@ class StagedDistillation(DistillationModule, ABC):
                 f"{name} has stage_one_epochs={self.stage_one_epochs}, which leaves none of max_epochs={epochs} for "
                 "its second stage"
             )
+        for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
+            if getattr(callback, "monitor", None) == "val/loss":
+                raise UserError(
+                    f"{type(callback).__name__} monitors val/loss, but {name} has another loss in each of its stages: "
+                    "monitor val/hard or a score"
+                )
         strategy = self.trainer.strategy
         if isinstance(strategy, DDPStrategy) and not finds_unused_parameters(strategy):
             raise UserError(

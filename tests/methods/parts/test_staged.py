@@ -9,7 +9,7 @@ from pathlib import Path
 import lightning.pytorch as pl
 import pytest
 import torch
-from lightning.pytorch.callbacks import ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor
 
 from distill import DistillationModule
@@ -94,6 +94,14 @@ def test_a_first_stage_that_leaves_no_second_one_is_refused(combined: bool, tmp_
     module = alone_or_in_a_combination(combined, stage_one_epochs=2)
     with pytest.raises(ValueError, match="FT has stage_one_epochs=2, which leaves none of max_epochs=2 for its second"):
         quiet_trainer(tmp_path).fit(module, ToyData())
+
+
+@pytest.mark.parametrize("combined", [False, True])
+def test_no_callback_may_compare_the_losses_of_two_stages(combined: bool, tmp_path: Path) -> None:
+    module = alone_or_in_a_combination(combined, stage_one_epochs=1)
+    trainer = quiet_trainer(tmp_path, callbacks=[EarlyStopping("val/loss")])
+    with pytest.raises(ValueError, match="EarlyStopping monitors val/loss, but FT has another loss in each of its"):
+        trainer.fit(module, ToyData())
 
 
 @pytest.mark.parametrize("combined", [False, True])
