@@ -7,9 +7,16 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from lightning.fabric.plugins import CheckpointIO
 from lightning.fabric.utilities.seed import seed_everything
 from lightning.pytorch import Callback, LightningDataModule, Trainer
-from lightning.pytorch.callbacks import LearningRateMonitor, RichModelSummary, RichProgressBar
+from lightning.pytorch.callbacks import (
+    LearningRateMonitor,
+    ModelSummary,
+    ProgressBar,
+    RichModelSummary,
+    RichProgressBar,
+)
 from lightning.pytorch.cli import LightningArgumentParser
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
@@ -34,7 +41,7 @@ from distill.command.saved_config import SavedConfig
 from distill.errors import UserError, UserFileNotFoundError
 from distill.internals.jsonargparse import list_commands
 from distill.internals.lightning import SeedingCLI
-from distill.resume.differences import check_samples, differences
+from distill.resume.differences import batches_left, check_samples, differences
 from distill.resume.last_checkpoint import LastCheckpoint
 from distill.resume.metrics_table import MetricsCSV, version_of
 from distill.training.monitors import MonitorCheck, check_rate_finder
@@ -158,6 +165,8 @@ class CLI(SeedingCLI):
         found = differences(run, asked)
         if "epoch_so_far" in content:
             check_samples(found, path)
+        elif left := batches_left(content):
+            rank_zero_warn(f"{path} ended its last epoch after {left} batches, by max_steps: the others are left out")
         for difference in found:
             if difference.key == "seed_everything":
                 config.seed_everything = difference.run  # fit.yaml repeats the run
@@ -210,6 +219,9 @@ class CLI(SeedingCLI):
             self.config.fit.ckpt_path = None  # fit.yaml repeats the run from its beginning
         loggers = self._loggers(config.logger)
         check_rate_finder(_as_list(config.callbacks), self.model)
+        plugins = _as_list(config.plugins)
+        if not any(isinstance(plugin, CheckpointIO) for plugin in plugins):
+            plugins.append(WholeFileCheckpointIO())
         return super().instantiate_trainer(
             callbacks=[
                 MonitorCheck(),
@@ -218,7 +230,7 @@ class CLI(SeedingCLI):
             ],
             logger=loggers,
             default_root_dir=config.default_root_dir or str(self.folder),
-            plugins=[*_as_list(config.plugins), WholeFileCheckpointIO()],
+            plugins=plugins,
             **kwargs,
         )
 
@@ -234,9 +246,10 @@ class CLI(SeedingCLI):
 
     def _default_callbacks(self, config: Any, *, logs: bool) -> list[Callback]:
         callbacks: list[Callback] = []
-        if config.enable_progress_bar is not False:
+        given = _as_list(config.callbacks)
+        if config.enable_progress_bar is not False and not any(isinstance(one, ProgressBar) for one in given):
             callbacks.append(RichProgressBar())
-        if config.enable_model_summary is not False:
+        if config.enable_model_summary is not False and not any(isinstance(one, ModelSummary) for one in given):
             callbacks.append(RichModelSummary())
         if self.subcommand == "predict":
             callbacks.append(PredictionWriter())

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from distill.errors import UserError
@@ -42,6 +42,11 @@ class Difference(NamedTuple):
         return self.key.startswith("data.") and self.key.rpartition(".")[2] not in LOADING_ONLY
 
     def __str__(self) -> str:
+        part = self.key.removesuffix(".class_path")
+        if part != self.key and self.asked is None:
+            return f"{part} of the run is left out from here on"
+        if part != self.key and self.run is None:
+            return f"{part} is new; the run had none so far"
         if self.run_counts:
             return f"{self.key} stays {self.run!r} as in the checkpoint; {self.asked!r} is ignored"
         return f"{self.key} is {self.asked!r} from here on; it was {self.run!r} in the run so far"
@@ -85,13 +90,28 @@ def check_samples(found: list[Difference], path: object) -> None:
             )
 
 
+def batches_left(checkpoint: Mapping[str, Any]) -> int:
+    """After how many batches ``max_steps`` ended the last epoch of a checkpoint in its middle; 0 if it did not."""
+    progress = checkpoint["loops"]["fit_loop"]["epoch_loop.batch_progress"]
+    return 0 if progress["is_last_batch"] else int(progress["current"]["completed"])
+
+
+def _by_class(items: Sequence[Any]) -> dict[str, Any]:
+    """The items of a list by the names of their classes, so that the order of callbacks is no difference."""
+    found: dict[str, Any] = {}
+    for number, item in enumerate(items):
+        name = str(item.get("class_path", number)).rpartition(".")[2] if isinstance(item, Mapping) else str(number)
+        found[name if name not in found else f"{name}.{number}"] = item
+    return found
+
+
 def _is_shown_only(key: str) -> bool:
     return any(key == name or key.startswith(f"{name}.") for name in SHOWN_ONLY)
 
 
 def _leaves(part: Any, key: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(part, (list, tuple)) and any(isinstance(item, Mapping) for item in part):
-        part = {str(number): item for number, item in enumerate(part)}
+        part = _by_class(part)
     if isinstance(part, Mapping) and part:
         for name, item in part.items():
             yield from _leaves(item, f"{key}.{name}" if key else str(name))

@@ -40,9 +40,18 @@ def read_result(folder: Path) -> dict[str, Any] | None:
         result = json.loads(path.read_text()) if path.is_file() else None
     except ValueError:  # of JSON, and of UTF-8
         result = ""
-    if result is not None and not (isinstance(result, dict) and isinstance(result.get("fingerprint"), str)):
+    if result is not None and not _is_result(result):
         raise UserError(f"{path} is damaged: remove it, and the study trains this run again")
     return result
+
+
+def _is_result(result: Any) -> bool:
+    if not isinstance(result, dict) or not isinstance(result.get("fingerprint"), str):
+        return False
+    if not all(isinstance(result.get(name, ""), str) for name in ("error", "ended")):
+        return False
+    scores = result.get("scores", {})
+    return isinstance(scores, dict) and all(isinstance(value, int | float) for value in scores.values())
 
 
 def read_fingerprint(folder: Path) -> str | None:
@@ -59,7 +68,9 @@ def read_record(folder: Path) -> dict[str, Any]:
         record = json.loads((folder / RECORD).read_text())
     except (OSError, ValueError):
         return {}
-    return record if isinstance(record, dict) else {}
+    parts = ("settings", "files", "modules")
+    whole = isinstance(record, dict) and all(isinstance(record.get(part, {}), dict) for part in parts)
+    return record if whole else {}
 
 
 def holds_results(folder: Path) -> bool:

@@ -7,9 +7,11 @@ from typing import Any, cast
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import StochasticWeightAveraging, WeightAveraging
+from lightning.pytorch.trainer.states import TrainerFn
 from torch import nn
 
 from distill.distributed import SynchronizedBuffers
+from distill.errors import UserError
 from distill.internals.lightning import averaged_copy, averages_so_far, forget_averaged_copy
 
 
@@ -36,6 +38,15 @@ class AveragedWeights(Callback):
             copy: Any = averaged_copy(callback)
             if getattr(copy, "frozen_teacher", None) is not None:
                 copy.frozen_teacher = None
+
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: LightningModule, checkpoint: dict[str, Any]) -> None:
+        """Raises a ValueError if a fit would go on from averaged weights as if they were the trained ones."""
+        resumes = trainer.state.fn == TrainerFn.FITTING and "averaging_state" in checkpoint
+        if resumes and not _callbacks(trainer, WeightAveraging):
+            raise UserError(
+                "the checkpoint is of a fit that averages its weights: resume it with its callback, such as "
+                "EMAWeightAveraging, or start a new fit from its weights"
+            )
 
     def on_validation_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Completes the copy before its weights are validated."""

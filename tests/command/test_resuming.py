@@ -213,9 +213,52 @@ def test_another_class_is_one_difference_and_not_one_for_each_argument() -> None
     run = {"trainer": {"callbacks": [{"class_path": "a.A", "init_args": {"x": 1, "y": 2}}], "devices": [0, 1]}}
     asked = {"trainer": {"callbacks": [{"class_path": "a.B", "init_args": {"x": 3}}], "devices": [0]}}
     assert differences(run, asked) == [
-        Difference("trainer.callbacks.0.class_path", "a.A", "a.B"),
+        Difference("trainer.callbacks.A.class_path", "a.A", None),
         Difference("trainer.devices", [0, 1], [0]),
+        Difference("trainer.callbacks.B.class_path", None, "a.B"),
     ]
+    assert [str(difference) for difference in differences(run, asked)] == [
+        "trainer.callbacks.A of the run is left out from here on",
+        "trainer.devices is [0] from here on; it was [0, 1] in the run so far",
+        "trainer.callbacks.B is new; the run had none so far",
+    ]
+
+
+def test_the_order_of_callbacks_is_no_difference() -> None:
+    callbacks = [{"class_path": "a.A", "init_args": {"x": 1}}, {"class_path": "b.B"}, {"class_path": "a.A"}]
+    assert differences({"trainer": {"callbacks": callbacks}}, {"trainer": {"callbacks": callbacks[:2]}}) == [
+        Difference("trainer.callbacks.A.2.class_path", "a.A", None)
+    ]
+    turned = {"trainer": {"callbacks": [callbacks[1], callbacks[0]]}}
+    assert differences({"trainer": {"callbacks": callbacks[:2]}}, turned) == []
+
+
+def test_a_resumed_fit_that_max_steps_ended_in_an_epoch_says_what_is_left_out(
+    tmp_path: Path, recwarn: pytest.WarningsRecorder
+) -> None:
+    main(arguments(tmp_path, "--trainer.max_steps", "7"))
+    main(arguments(tmp_path, *LAST))
+    (line,) = (text for warning in recwarn if "max_steps" in (text := str(warning.message)))
+    assert line.endswith("last.ckpt ended its last epoch after 2 batches, by max_steps: the others are left out")
+
+
+def test_a_fit_with_averaged_weights_is_not_resumed_without_them(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    average = "--trainer.callbacks=lightning.pytorch.callbacks.EMAWeightAveraging"
+    main(arguments(tmp_path, average))
+    more = [*LAST, "--trainer.max_epochs", "3"]
+    assert "is of a fit that averages its weights: resume it with" in error_of(
+        arguments(tmp_path, *more), capsys, code=1
+    )
+    main(arguments(tmp_path, average, *more))
+
+
+def test_a_progress_bar_and_a_writer_of_checkpoints_of_the_user_take_the_place_of_ours(tmp_path: Path) -> None:
+    bar = "--trainer.callbacks=lightning.pytorch.callbacks.TQDMProgressBar"
+    shown = ["--trainer.enable_progress_bar", "true", "--trainer.enable_model_summary", "true"]
+    main(arguments(tmp_path, bar, *shown, "--trainer.plugins=lightning.pytorch.plugins.io.AsyncCheckpointIO"))
+    assert (tmp_path / "logs/run/a/checkpoints/last.ckpt").is_file()
 
 
 def test_arguments_that_the_version_of_the_run_did_not_have_are_no_difference() -> None:

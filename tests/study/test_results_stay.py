@@ -310,6 +310,20 @@ def test_hashes_of_files_are_kept_until_the_file_changes(tmp_path: Path) -> None
     assert settings.named_files(config, tmp_path, known) == {}
 
 
+def test_weights_that_are_not_there_are_named_before_the_first_run(tmp_path: Path) -> None:
+    missing = tmp_path / "teacher.ckpt"
+    config = {"model": {"teacher_checkpoint": str(missing)}}
+    with pytest.raises(FileNotFoundError, match=rf"model\.teacher_checkpoint: there is no checkpoint {missing}"):
+        settings.named_files(config, tmp_path / "study", {})
+    assert settings.named_files(config, tmp_path, {}) == {}  # a run of the study writes it
+
+
+@pytest.mark.parametrize("content", ["[]", '{"modules": 3}', '{"settings": []}', "{"])
+def test_a_damaged_record_is_one_of_unknown_settings(content: str, tmp_path: Path) -> None:
+    (tmp_path / "settings.json").write_text(content)
+    assert run_folder.read_record(tmp_path) == {}
+
+
 def test_own_modules_count_with_what_they_import_and_installed_ones_do_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -348,20 +362,21 @@ def test_an_edited_module_of_the_user_is_said_and_kept_or_trained_again_only_on_
         "seeds": 1,
         "base": based("model", network={**LINEAR, "class_path": "module_of_mine.Mine"}),
     }
-    main(write(tmp_path, **changes))
-    main(write(tmp_path, **changes))
+    command = [*write(tmp_path, **changes), "--trust", "module_of_mine"]
+    main(command)
+    main(command)
     result = tmp_path / "small/runs/student/seed_0/result.json"
     before = result.read_bytes()
     (tmp_path / "helper_of_mine.py").write_text("scale = -50\n")
-    line = refused(write(tmp_path, **changes), capsys)
+    line = refused(command, capsys)
     assert "has results of other code for 1 of 1 runs, such as student · seed 0: the module helper_of_mine has" in line
     assert line.endswith("add --keep to take them as they are, or --force to train these runs again")
-    main([*write(tmp_path, **changes), "--keep"])
+    main([*command, "--keep"])
     assert result.read_bytes() == before
     assert "1 of 1 runs are of other code: the module helper_of_mine has changed" in capsys.readouterr().out
-    main([*write(tmp_path, **changes), "--force"])
+    main([*command, "--force"])
     assert result.read_bytes() != before
-    main(write(tmp_path, **changes))
+    main(command)
     assert "other code" not in capsys.readouterr().out
 
 
@@ -402,7 +417,13 @@ def test_results_of_another_version_are_said_and_are_not_mixed_with_new_ones(
     assert {path: state for path, state in files_in(folder).items() if path in before} == before
 
 
-@pytest.mark.parametrize("content", ["", '{"fingerprint": "12', "[1]", '{"scores": {}}', b"\xff\xfe"])
+@pytest.mark.parametrize(
+    "content",
+    [
+        *("", '{"fingerprint": "12', "[1]", '{"scores": {}}', b"\xff\xfe", '{"fingerprint": "1", "ended": 5}'),
+        *('{"fingerprint": "1", "scores": "abc"}', '{"fingerprint": "1", "scores": {"test/accuracy": "x"}}'),
+    ],
+)
 def test_a_damaged_result_is_one_sentence(
     content: str | bytes, folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
