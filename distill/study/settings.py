@@ -14,7 +14,6 @@ from pathlib import Path
 from typing import Any
 
 from distill.atomic import atomic_write
-from distill.errors import UserFileNotFoundError
 
 ROOT = Path(__file__).parents[2]
 
@@ -98,16 +97,10 @@ def named_files(config: Mapping[str, Any], outside: Path, known: dict[str, Any])
         config: What :func:`parts_that_matter` returns.
         outside: The study's folder, whose files its runs write.
         known: Hashes of files by path, with size and time of the change; read, and extended.
-
-    Raises:
-        FileNotFoundError: A file of weights, which no run of the study writes, does not exist.
     """
     found: dict[str, str] = {}
     for key, text in _texts(config):
         path = _file(text)
-        weights = key.rpartition(".")[2].endswith("_checkpoint") and text
-        if weights and path is None and not Path(text).absolute().is_relative_to(outside.absolute()):
-            raise UserFileNotFoundError(f"{key}: there is no checkpoint {text}")
         if path is not None and not path.is_relative_to(outside.resolve()):
             found[key] = " ".join(filter(None, (found.get(key), _content_hash(path, known))))
     return found

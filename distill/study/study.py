@@ -246,6 +246,9 @@ def study(arguments: list[str]) -> None:
         write_figure(results, plan.panels, plan.scores, plan.reference, plan.folder)
         _compare_depths(shown, plan.folder)
         _say_how_old([run for run in shown if run not in errors], len(shown))
+    failures = [error for run in asked if (error := (run.result() or {}).get("error")) is not None]
+    if len(failures) == len(asked):
+        sys.exit(f"error: all {len(asked)} runs failed, the first one: {failures[0]}")
 
 
 def chosen_runs(plan: Study, runs: list[Run], rows: list[str] | None, columns: list[str] | None) -> list[Run]:

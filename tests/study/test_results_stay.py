@@ -187,7 +187,8 @@ def test_a_fit_of_the_user_in_the_place_of_a_run_is_no_run_of_the_study(
 
 def test_a_run_that_failed_before_its_first_checkpoint_is_replaced_without_a_question(tmp_path: Path) -> None:
     wrong = {"student": {"model": {"init_args": {"network": {"init_args": {"in_features": 24}}}}}}
-    main(write(tmp_path, rows=wrong, seeds=1))
+    with pytest.raises(SystemExit, match="all 1 runs failed"):
+        main(write(tmp_path, rows=wrong, seeds=1))
     assert "cannot take" in pd.read_csv(tmp_path / "small/results.csv")["error"][0]
     main(write(tmp_path, seeds=1))
     assert "error" not in pd.read_csv(tmp_path / "small/results.csv")
@@ -308,14 +309,6 @@ def test_hashes_of_files_are_kept_until_the_file_changes(tmp_path: Path) -> None
     path.write_bytes(b"b" * 9)
     assert settings.named_files(config, tmp_path / "study", known)["model.a"] not in ("kept", first["model.a"])
     assert settings.named_files(config, tmp_path, known) == {}
-
-
-def test_weights_that_are_not_there_are_named_before_the_first_run(tmp_path: Path) -> None:
-    missing = tmp_path / "teacher.ckpt"
-    config = {"model": {"teacher_checkpoint": str(missing)}}
-    with pytest.raises(FileNotFoundError, match=rf"model\.teacher_checkpoint: there is no checkpoint {missing}"):
-        settings.named_files(config, tmp_path / "study", {})
-    assert settings.named_files(config, tmp_path, {}) == {}  # a run of the study writes it
 
 
 @pytest.mark.parametrize("content", ["[]", '{"modules": 3}', '{"settings": []}', "{"])
@@ -471,6 +464,14 @@ def test_what_cannot_be_run_is_one_sentence(
     changes: dict[str, Any], sentence: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert sentence in refused(write(tmp_path, **changes), capsys)
+
+
+def test_a_study_of_which_all_runs_fail_ends_with_1(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    changes = {"seeds": 1, "rows": {"student": {"model": {"init_args": {"inputs": ["no_such"]}}}}}
+    with pytest.raises(SystemExit) as exit_:
+        main(write(tmp_path, **changes))
+    assert "error: all 1 runs failed, the first one: the batch has no modality 'no_such'" in str(exit_.value.code)
+    assert (tmp_path / "small/results.csv").is_file()
 
 
 def test_force_and_keep_exclude_each_other(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
