@@ -135,11 +135,11 @@ class Supervised(LoadsCheckpoints, TransferHooks):
 
     def on_validation_epoch_end(self) -> None:
         """Logs the scores and losses of the validation split."""
-        self._log_scores(self.val_scores)
+        required(self.val_scores, "task", self).log(self)
 
     def on_test_epoch_end(self) -> None:
         """Logs the scores of the test split."""
-        self._log_scores(self.test_scores)
+        required(self.test_scores, "task", self).log(self)
 
     def parameter_settings(self) -> Sequence[ParameterSettings]:
         """Parameters with optimiser settings of their own, such as ``{"weight_decay": 0.0}``; none by default.
@@ -218,8 +218,3 @@ class Supervised(LoadsCheckpoints, TransferHooks):
     def _scored(self, scores: StageScores | None, outputs: dict[str, Any], batch: Batch) -> dict[str, Any]:
         required(scores, "task", self).update(outputs["prediction"], batch, self.known_task)
         return outputs
-
-    def _log_scores(self, scores: StageScores | None) -> None:
-        for name, value in required(scores, "task", self).take().items():
-            # all processes already have the same value; without sync_dist Lightning would warn that they may differ
-            self.log(name, value.float(), prog_bar=name == self.known_task.monitor, sync_dist=True)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 import torch
+from lightning.pytorch import LightningModule
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
@@ -31,6 +32,7 @@ class StageScores(nn.Module):
     def __init__(self, task: Task, stage: str) -> None:
         super().__init__()
         self.stage = stage
+        self.monitor = task.monitor
         self.metrics = task.metrics().clone(prefix=f"{stage}/")
         self.hard = _WeightedMean()
         self._losses: LossSums = {}
@@ -66,6 +68,12 @@ class StageScores(nn.Module):
             )
         self.reset()
         return scores
+
+    def log(self, module: LightningModule) -> None:
+        """Logs what :meth:`take` returns; the task's monitor is also shown in the progress bar."""
+        for name, value in self.take().items():
+            # all processes already have the same value; without sync_dist Lightning would warn that they may differ
+            module.log(name, value.float(), prog_bar=name == self.monitor, sync_dist=True)
 
     def reset(self) -> None:
         """Forgets all batches."""
