@@ -59,6 +59,7 @@ class FeatureTaps:
         self._option = option
         self._features: dict[str, tuple[Tensor, Tensor, int | None]] = {}
         self._changed_in_place: frozenset[str] = frozenset()
+        self._modes: set[bool] = set()  # in which the network has run
         self._recording = False
         modules = dict(network.named_modules(remove_duplicate=False))
         for layer in self.layers:
@@ -97,6 +98,9 @@ class FeatureTaps:
 
     def _run(self, inputs: tuple[Tensor, ...]) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
         """The network's output, and for each layer the tensor that it returned and one that holds its own output."""
+        # a second run must not see what the first one changed in place; most second runs come with a new mode
+        mode = self.network.training
+        originals = inputs if mode in self._modes else tuple(values.clone() for values in inputs)
         self._recording = True
         try:
             output = self.network(*inputs)
@@ -115,7 +119,8 @@ class FeatureTaps:
             # again, without moving its buffers, which the graph of the gradients may hold
             self._changed_in_place |= set(changed)
             with buffers_copied(self.network):
-                return self._run(inputs)
+                return self._run(originals)
+        self._modes.add(mode)
         return output, {layer: (feature, own) for layer, (feature, own, _) in recorded.items()}
 
     def _first_run(self, inputs: tuple[Tensor, ...]) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
@@ -124,8 +129,10 @@ class FeatureTaps:
         observer = LayoutObserver(self.network, {layer: modules[layer] for layer in self.layers}, self._option)
         gradients = torch.is_grad_enabled()
         with torch.compiler.set_stance("force_eager"), torch.inference_mode(False), torch.set_grad_enabled(gradients):
+            # outside of inference mode a network cannot change its tensors in place
+            usual = tuple(values.clone() if values.is_inference() else values for values in inputs)
             with observer.watching():
-                output, features = self._run(inputs)
+                output, features = self._run(usual)
             self.layouts = {
                 layer: observer.layout_of(layer, feature, inputs, self._given.get(layer))
                 for layer, (feature, _) in features.items()
