@@ -28,9 +28,10 @@ class FeatureTaps:
 
     - vectors ``(N, C)``;
     - maps ``(N, C, *)``, also those of networks that store ``(N, H, W, C)``, as Swin does;
-    - tokens ``(N, L, C)`` of an image, as in vision transformers: a map ``(N, C, H, W)`` of the patches. Class,
-      register and distillation tokens are left out. A layer that returns the class token alone has ``(N, C)``;
-    - sequences ``(N, L, C)`` of networks without images: ``(N, C, L)``.
+    - tokens ``(N, L, C)`` of an image, as in vision transformers: a map ``(N, C, H, W)`` of the patches, which must
+      come row by row. Class, register and distillation tokens, which must come first, are left out. A layer that
+      returns the class token alone has ``(N, C)``;
+    - sequences ``(N, L, C)`` of networks without images, frames of a spectrogram, points: ``(N, C, L)``.
 
     Args:
         network: The network with the layers. It is not changed, and it can still be called without its taps.
@@ -75,7 +76,8 @@ class FeatureTaps:
         Raises:
             KeyError: A layer took no part in the forward pass.
             TypeError: A layer returns neither a tensor nor a tuple that starts with a tensor.
-            ValueError: The layout of a feature is ambiguous, or a given one does not fit.
+            ValueError: The layout of a feature is ambiguous, its first dim is not that of the samples, or a given
+                layout does not fit.
         """
         run = self._run if self.layouts or not self.layers else self._first_run
         output, features = run(inputs)
