@@ -275,12 +275,18 @@ class LayoutObserver:
             is_sequence = is_sequence or self._is_collapsed(tokens)
         if layout is None and is_sequence:
             return FeatureLayout("channels_last")
+        self._check_order(layer)
         if layout is None or is_sequence or self._has_other_tokens(feature, inputs):
             raise UserError(
                 f"it is not clear which of the {tokens} tokens of layer {layer!r} of {type(self.network).__name__} are "
                 f"positions of an image: give {self.option} tokens if the last ones are, else channels_last"
             )
-        self._check_order(layer, layout)
+        equal = self._equal_tokens.get(tokens, [])
+        if layout.prefix and any(equal) and not all(equal[: layout.prefix]):
+            raise UserError(
+                f"the class tokens of layer {layer!r} of {type(self.network).__name__} do not come before the "
+                f"positions of the image: give {self.option} channels_last, or name a layer that has no class token"
+            )
         return layout
 
     def _is_collapsed(self, tokens: int) -> bool:
@@ -358,21 +364,14 @@ class LayoutObserver:
                 return (1 + registers,)
         return PREFIXES
 
-    def _check_order(self, layer: str, layout: FeatureLayout) -> None:
-        """Raises an error where tokens on a map are known to come in another order than row by row."""
+    def _check_order(self, layer: str) -> None:
+        """Raises an error where tokens are known to come in another order than row by row."""
         start, end = self._steps[layer]
         embeds = any(start < one.step <= end and len(one.shape) > 3 for one in self._sightings)
         if _unrolls(self.layers[layer].modules()) or (not embeds and _unrolls(self._around(layer))):
             raise UserError(
                 f"the tokens of layer {layer!r} of {type(self.network).__name__} do not come row by row (the network "
                 f"unrolls them): name the layer that embeds the patches, or give {self.option} channels_last"
-            )
-        positions, prefix = math.prod(layout.grid), layout.prefix
-        equal = self._equal_tokens.get(prefix + positions, [])
-        if prefix and equal and not all(equal[:prefix]) and all(equal[-prefix:]):
-            raise UserError(
-                f"the class tokens of layer {layer!r} of {type(self.network).__name__} come after the positions of the "
-                f"image: give {self.option} channels_last, or name a layer that has no class token"
             )
 
     def _check_map(self, layer: str, feature: Tensor, inputs: Sequence[Tensor]) -> None:

@@ -395,7 +395,7 @@ def test_a_class_token_after_the_positions_is_refused() -> None:
     assert FeatureTaps(Fused(1).eval(), ["layer"])(image)[1]["layer"].shape == (2, 8, 4, 4)
     net = Fused(1, last=True).eval()
     with pytest.raises(
-        ValueError, match=r"^the class tokens of layer 'layer' of Fused come after the positions of the im"
+        ValueError, match=r"^the class tokens of layer 'layer' of Fused do not come before the positions"
     ):
         FeatureTaps(net, ["layer"])(image)
     tapped = FeatureTaps(net, ["layer"], "channels_last")(image)[1]["layer"]
