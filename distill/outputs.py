@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, NamedTuple, cast
@@ -13,19 +14,22 @@ from distill.errors import UserKeyError, UserTypeError
 
 Batch = dict[str, Tensor]
 
+AUXILIARY = re.compile(r"aux(iliary)?(_?(logits?|outs?|outputs?|preds?|predictions?|heads?))?_?\d*")
+"""Names of auxiliary predictions; ``aux_loss`` and ``aux_features``, for instance, are none."""
+
 
 class NetworkOutput(NamedTuple):
     """The output of a network for a batch.
 
     ``prediction`` holds logits ``(N, C, *spatial)``, or depth in metres ``(N, 1, H, W)``. ``features`` holds the
     outputs of the tapped layers by name, in the order of the method's layers; see
-    :class:`~distill.taps.FeatureTaps`. ``auxiliary`` holds further predictions of the same kind, which some networks
-    make to learn. Half precision is cast to float32.
+    :class:`~distill.taps.FeatureTaps`. ``auxiliary`` holds further predictions of the same kind by name, which some
+    networks make to learn. Half precision is cast to float32.
     """
 
     prediction: Tensor
     features: dict[str, Tensor]
-    auxiliary: tuple[Tensor, ...] = ()
+    auxiliary: Mapping[str, Tensor] = {}
 
     def at(self, layers: Sequence[str]) -> list[Tensor]:
         """The features of these layers, in order; a layer that is named twice appears twice."""
@@ -48,7 +52,7 @@ def prediction_of(output: Any) -> Tensor:
         for key in ("logits", "out"):
             if key in named:
                 return cast(Tensor, named[key])
-    if isinstance(named, (tuple, list)) and _are_alike(named):
+    if isinstance(named, (tuple, list)) and _are_predictions(named):
         return cast(Tensor, named[0])
     raise UserTypeError(
         "a network must return a tensor, a mapping with logits or out, or a tuple of a prediction and auxiliary ones "
@@ -56,15 +60,22 @@ def prediction_of(output: Any) -> Tensor:
     )
 
 
-def auxiliary_predictions_of(output: Any) -> tuple[Tensor, ...]:
-    """The auxiliary predictions: what has a name that begins with ``aux``, or the items of a tuple after its first."""
+def auxiliary_predictions_of(output: Any) -> dict[str, Tensor]:
+    """The auxiliary predictions by name: those of a mapping or a named tuple, or the items of a tuple after its first.
+
+    In a mapping they are called ``aux``, ``aux_logits1``, ``auxiliary_outputs`` and the like, and have two or more
+    dims. The items of a tuple are called ``item 1``, ``item 2`` and so on.
+    """
     named = _named(output)
+    found: dict[str, Any] = {}
     if isinstance(named, Mapping):
-        values = [value for key, value in named.items() if str(key).startswith("aux")]
-        items = [item for value in values for item in (value if isinstance(value, (tuple, list)) else [value])]
-    else:
-        items = list(named[1:]) if isinstance(named, (tuple, list)) else []
-    return tuple(item for item in items if isinstance(item, Tensor))
+        for key, value in named.items():
+            if isinstance(key, str) and AUXILIARY.fullmatch(key):
+                several = isinstance(value, (tuple, list))
+                found |= {f"{key}[{i}]": item for i, item in enumerate(value)} if several else {key: value}
+    elif isinstance(named, (tuple, list)) and _are_predictions(named):
+        found = {f"item {index}": item for index, item in enumerate(named[1:], 1)}
+    return {name: item for name, item in found.items() if isinstance(item, Tensor) and item.ndim > 1}
 
 
 def _named(output: Any) -> Any:
@@ -72,7 +83,7 @@ def _named(output: Any) -> Any:
     return output._asdict() if isinstance(output, tuple) and hasattr(output, "_asdict") else output
 
 
-def _are_alike(items: Sequence[Any]) -> bool:
+def _are_predictions(items: Sequence[Any]) -> bool:
     """Whether the items are tensors with the same number of samples, of channels and of dims; some may be missing."""
     kinds = {(item.ndim, item.shape[:2]) if isinstance(item, Tensor) else None for item in items if item is not None}
     return len(kinds) == 1 and isinstance(items[0], Tensor)
@@ -129,7 +140,7 @@ def network_output(output: Any, features: Mapping[str, Tensor] | None = None) ->
     return NetworkOutput(
         full_precision(prediction_of(output)),
         {name: full_precision(value) for name, value in (features or {}).items()},
-        tuple(map(full_precision, auxiliary_predictions_of(output))),
+        {name: full_precision(value) for name, value in auxiliary_predictions_of(output).items()},
     )
 
 

@@ -28,9 +28,10 @@ class FeatureTaps:
 
     - vectors ``(N, C)``;
     - maps ``(N, C, *)``, also those of networks that store ``(N, H, W, C)``, as Swin does;
-    - tokens ``(N, L, C)`` of an image, as in vision transformers: a map ``(N, C, H, W)`` of the patches. Class,
-      register and distillation tokens are left out. A layer that returns the class token alone has ``(N, C)``;
-    - sequences ``(N, L, C)`` of networks without images: ``(N, C, L)``.
+    - tokens ``(N, L, C)`` of an image, as in vision transformers: a map ``(N, C, H, W)`` of the patches, which must
+      come row by row. Class, register and distillation tokens, which must come first, are left out. A layer that
+      returns the class token alone has ``(N, C)``;
+    - sequences ``(N, L, C)`` of networks without images, frames of a spectrogram, points: ``(N, C, L)``.
 
     Args:
         network: The network with the layers. It is not changed, and it can still be called without its taps.
@@ -59,6 +60,7 @@ class FeatureTaps:
         self._option = option
         self._features: dict[str, tuple[Tensor, Tensor, int | None]] = {}
         self._changed_in_place: frozenset[str] = frozenset()
+        self._modes: set[bool] = set()  # in which the network has run
         self._recording = False
         modules = dict(network.named_modules(remove_duplicate=False))
         for layer in self.layers:
@@ -74,7 +76,8 @@ class FeatureTaps:
         Raises:
             KeyError: A layer took no part in the forward pass.
             TypeError: A layer returns neither a tensor nor a tuple that starts with a tensor.
-            ValueError: The layout of a feature is ambiguous, or a given one does not fit.
+            ValueError: The layout of a feature is ambiguous, its first dim is not that of the samples, or a given
+                layout does not fit.
         """
         run = self._run if self.layouts or not self.layers else self._first_run
         output, features = run(inputs)
@@ -97,6 +100,9 @@ class FeatureTaps:
 
     def _run(self, inputs: tuple[Tensor, ...]) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
         """The network's output, and for each layer the tensor that it returned and one that holds its own output."""
+        # a second run must not see what the first one changed in place; most second runs come with a new mode
+        mode = self.network.training
+        originals = inputs if mode in self._modes else tuple(values.clone() for values in inputs)
         self._recording = True
         try:
             output = self.network(*inputs)
@@ -115,7 +121,8 @@ class FeatureTaps:
             # again, without moving its buffers, which the graph of the gradients may hold
             self._changed_in_place |= set(changed)
             with buffers_copied(self.network):
-                return self._run(inputs)
+                return self._run(originals)
+        self._modes.add(mode)
         return output, {layer: (feature, own) for layer, (feature, own, _) in recorded.items()}
 
     def _first_run(self, inputs: tuple[Tensor, ...]) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
@@ -124,8 +131,10 @@ class FeatureTaps:
         observer = LayoutObserver(self.network, {layer: modules[layer] for layer in self.layers}, self._option)
         gradients = torch.is_grad_enabled()
         with torch.compiler.set_stance("force_eager"), torch.inference_mode(False), torch.set_grad_enabled(gradients):
+            # outside of inference mode a network cannot change its tensors in place
+            usual = tuple(values.clone() if values.is_inference() else values for values in inputs)
             with observer.watching():
-                output, features = self._run(inputs)
+                output, features = self._run(usual)
             self.layouts = {
                 layer: observer.layout_of(layer, feature, inputs, self._given.get(layer))
                 for layer, (feature, _) in features.items()

@@ -313,3 +313,173 @@ def test_a_layout_that_does_not_fit_is_refused(layout: Any, message: str) -> Non
         FeatureTaps(Opaque(5), ["before"], layout)
     with pytest.raises(ValueError, match=r"tokens have the shape \(N, L, C\), but layer 'before' returns \(2, 3, 32"):
         FeatureTaps(Opaque(5), ["before"], "tokens")(image)
+
+
+class Heard(nn.Module):
+    """A spectrogram through a convolution, then its frames through a linear and a recurrent layer."""
+
+    def __init__(self, averaged: bool) -> None:
+        super().__init__()
+        self.averaged = averaged
+        self.convolution = nn.Conv2d(1, 8, 3, stride=4, padding=1)
+        self.frames = nn.Linear(8 if averaged else 8 * 16, 6)
+        self.recurrent = nn.GRU(6, 5, batch_first=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        map_of_x = self.convolution(x)
+        frames = map_of_x.mean(2).mT if self.averaged else map_of_x.permute(0, 3, 1, 2).flatten(2)
+        out: Tensor = self.recurrent(self.frames(frames))[0].mean(1)
+        return out
+
+
+@pytest.mark.parametrize("averaged", [True, False])
+def test_frames_of_a_spectrogram_are_a_sequence_of_any_length(averaged: bool) -> None:
+    net = Heard(averaged).eval()
+    layers = ["frames", "recurrent"]
+    taps = FeatureTaps(net, layers)
+    for length in (256, 200, 300):
+        spectrogram = torch.randn(2, 1, 64, length)
+        _, features = taps(spectrogram)
+        for layer in layers:
+            assert torch.equal(features[layer], raw(net, layer, spectrogram).mT)
+    assert FeatureTaps(net, ["convolution"])(spectrogram)[1]["convolution"].shape == (2, 8, 16, 75)
+
+
+class Fused(nn.Module):
+    """The tokens of two inputs, and those of learned queries, in one row."""
+
+    def __init__(self, queries: int = 0, last: bool = False) -> None:
+        super().__init__()
+        self.last = last
+        self.colours, self.depths = nn.Conv2d(3, 8, 8, 8), nn.Conv2d(1, 8, 8, 8)
+        self.queries = nn.Parameter(torch.randn(1, queries, 8))
+        self.points = nn.Linear(4, 8)
+        self.layer = nn.Linear(8, 8)
+        self.decoder = nn.TransformerDecoderLayer(8, 2, 16, batch_first=True)
+
+    def forward(self, x: Tensor, other: Tensor | None = None) -> Tensor:
+        parts = [self.colours(x).flatten(2).mT]
+        if other is not None:
+            parts.append(self.points(other) if other.ndim == 3 else self.depths(other).flatten(2).mT)
+        queries = self.queries.expand(len(x), -1, -1)
+        if queries.shape[1]:
+            self.decoder(queries, parts[0])
+        out: Tensor = self.layer(torch.cat([*parts, queries] if self.last else [queries, *parts], 1)).mean(1)
+        return out
+
+
+@pytest.mark.parametrize(
+    ("net", "layer", "inputs"),
+    [
+        (Fused(), "layer", (image, image[:, :1])),  # 16 + 16
+        (Fused(), "layer", (torch.cat([wide, wide], 2), wide[:, :1, :8, :16])),  # 64 + 2
+        (Fused(18), "decoder", (image,)),  # queries: 2 more than positions
+        (Fused(16), "decoder", (image,)),
+        (Fused(3), "layer", (image,)),
+        (Fused(), "points", (image, torch.randn(2, 16, 4))),  # as many points as patches
+    ],
+)
+def test_tokens_of_two_kinds_are_asked_for(net: nn.Module, layer: str, inputs: tuple[Tensor, ...]) -> None:
+    with pytest.raises(ValueError, match=rf"^it is not clear which of the \d+ tokens of layer '{layer}' of Fused are"):
+        FeatureTaps(net.eval(), [layer])(*inputs)
+
+
+@pytest.mark.parametrize("count", [100, 1024])
+def test_points_beside_an_image_are_a_sequence(count: int) -> None:
+    net, points = Fused().eval(), torch.randn(2, count, 4)
+    inputs = torch.randn(2, 3, 64, 64), points
+    assert torch.equal(FeatureTaps(net, ["points"])(*inputs)[1]["points"], net.points(points).mT)
+
+
+def test_a_class_token_after_the_positions_is_refused() -> None:
+    assert FeatureTaps(Fused(1).eval(), ["layer"])(image)[1]["layer"].shape == (2, 8, 4, 4)
+    net = Fused(1, last=True).eval()
+    with pytest.raises(
+        ValueError, match=r"^the class tokens of layer 'layer' of Fused do not come before the positions"
+    ):
+        FeatureTaps(net, ["layer"])(image)
+    tapped = FeatureTaps(net, ["layer"], "channels_last")(image)[1]["layer"]
+    assert torch.equal(tapped, raw(net, "layer", image).mT)
+
+
+def test_tokens_in_another_order_than_row_by_row_are_refused() -> None:
+    settings: Any = {"embed_dim": 8, "num_heads": 1, "stages": (1, 1), "mask_unit_size": (2, 2), "num_classes": 4}
+    hiera = timm.models.Hiera(img_size=(32, 32), q_pool=1, **settings).eval()
+    with pytest.raises(ValueError, match=r"^the tokens of layer 'blocks.0' of Hiera do not come row by row .* unrolls"):
+        FeatureTaps(hiera, ["blocks.0"])(image)
+    assert torch.equal(FeatureTaps(hiera, ["patch_embed"])(image)[1]["patch_embed"], hiera.patch_embed.proj(image))
+    settings = {"num_levels": 2, "embed_dims": (8, 16), "num_heads": (1, 1), "depths": (1, 1), "num_classes": 4}
+    nest = timm.models.Nest(img_size=32, patch_size=4, **settings).eval()
+    with pytest.raises(ValueError, match=r"returns blocks of positions, \(2, 4, 16, 8\), and no map: name the level"):
+        FeatureTaps(nest, ["levels.0.transformer_encoder"])(image)
+    assert FeatureTaps(nest, ["levels.0"])(image)[1]["levels.0"].shape == (2, 8, 8, 8)
+
+
+class Windows(nn.Module):
+    """Stores windows or groups of positions, and gives them to a linear layer."""
+
+    def __init__(self, samples: bool) -> None:
+        super().__init__()
+        self.samples = samples
+        self.embed, self.layer = nn.Conv2d(3, 6, 4, 4), nn.Linear(6, 5)
+
+    def forward(self, x: Tensor) -> Tensor:
+        windows = self.embed(x).unfold(2, 4, 4).unfold(3, 4, 4).flatten(2, 3).flatten(3).permute(0, 2, 3, 1)
+        out: Tensor = (
+            self.layer(windows if self.samples else windows.flatten(0, 1)).flatten(0, -2).unflatten(0, (2, -1))
+        )
+        return out.mean(1)
+
+
+def test_windows_are_no_maps_and_no_samples() -> None:
+    with pytest.raises(ValueError, match=r"layer 'layer' returns \(8, 16, 5\), but its first dim .* of the 2 samples"):
+        FeatureTaps(Windows(samples=False), ["layer"])(image)
+    with pytest.raises(ValueError, match=r"which dim of layer 'layer' of Windows, which returns \(2, 4, 16, 5\), is"):
+        FeatureTaps(Windows(samples=True), ["layer"])(image)
+
+
+class Wrapped(nn.Module):
+    """Normalises channels-first maps over their channels."""
+
+    def __init__(self, channels: int) -> None:
+        super().__init__()
+        self.norm = nn.LayerNorm(channels)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.norm(x.movedim(1, -1)).movedim(-1, 1)
+        return out
+
+
+def test_a_wrapped_normalisation_of_maps_that_are_as_high_as_they_have_channels_is_asked_for() -> None:
+    for channels in (6, 8):
+        net = nn.Sequential(nn.Conv2d(3, channels, 4, 4), Wrapped(channels), nn.GELU()).eval()
+        taps = FeatureTaps(net, ["1"])
+        if channels == 8:
+            with pytest.raises(ValueError, match=r"layer '1' of Sequential, which returns \(2, 8, 8, 8\), is that of"):
+                taps(image)
+        else:
+            assert torch.equal(taps(image)[1]["1"], raw(net, "1", image))
+
+
+@pytest.mark.parametrize("over", [nn.Linear(8, 8), nn.LayerNorm(8)])
+def test_a_layer_over_the_width_of_a_map_says_nothing_of_its_channels(over: nn.Module) -> None:
+    net = nn.Sequential(nn.Conv2d(3, 5, 4, 4), nn.Sequential(over, nn.GELU()), nn.Conv2d(5, 4, 1)).eval()
+    _, features = FeatureTaps(net, ["0", "1", "2"])(image)
+    assert [feature.shape[1] for feature in features.values()] == [5, 5, 4]
+    with pytest.raises(ValueError, match=r"layer '1.0' of Sequential, which returns \(2, 5, 8, 8\), is that of the"):
+        FeatureTaps(net, ["1.0"])(image)
+    over_time = nn.Sequential(nn.Linear(9, 7), nn.Conv1d(3, 4, 1)).eval()
+    with pytest.raises(
+        ValueError, match=r"layer '0' of Sequential, which returns \(2, 3, 7\), is that of the channels"
+    ):
+        FeatureTaps(over_time, ["0"])(torch.randn(2, 3, 9))
+
+
+def test_frames_of_a_spectrogram_without_convolutions_are_not_taken_for_patches() -> None:
+    class Frames(nn.Sequential):
+        def forward(self, x: Tensor) -> Tensor:
+            out: Tensor = self[0](x.squeeze(1).mT).mean(1)
+            return out
+
+    with pytest.raises(ValueError, match="which of the 64 tokens of layer '0' of Frames are positions of an image"):
+        FeatureTaps(Frames(nn.Linear(64, 5)), ["0"])(torch.randn(2, 1, 64, 64))

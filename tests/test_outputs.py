@@ -42,7 +42,23 @@ def test_predictions_are_found_in_outputs_of_any_library(output: Any, auxiliary:
     assert prediction_of(output) is logits
     found = auxiliary_predictions_of(output)
     assert len(found) == len(auxiliary)
-    assert all(one is expected for one, expected in zip(found, auxiliary, strict=True))
+    assert all(one is expected for one, expected in zip(found.values(), auxiliary, strict=True))
+
+
+@pytest.mark.parametrize(
+    ("output", "names"),
+    [
+        ({"logits": logits, "aux_loss": torch.tensor(0.3), "aux_features": logits, "aux": torch.tensor(1.0)}, []),
+        (
+            {"out": logits, "aux_logits2": logits, "aux_outputs": [logits, logits]},
+            ["aux_logits2", "aux_outputs[0]", "aux_outputs[1]"],
+        ),
+        ([logits, None, other], ["item 2"]),
+        ((logits, torch.zeros(2, 4, 1)), []),
+    ],
+)
+def test_only_predictions_are_auxiliary_and_have_names(output: Any, names: list[str]) -> None:
+    assert list(auxiliary_predictions_of(output)) == names
 
 
 @pytest.mark.parametrize(
@@ -67,6 +83,19 @@ def test_outputs_of_hugging_face_have_their_logits() -> None:
     assert outputs["prediction"].shape == (2, CLASSES, 32, 32)
     assert list(terms) == ["hard"]
     loss.backward()
+
+
+class Mixture(Net):
+    """Returns the balancing loss of its experts beside its logits."""
+
+    def forward(self, x: Tensor, *others: Tensor) -> Any:
+        return {"logits": super().forward(x, *others), "aux_loss": x.mean()}
+
+
+def test_a_network_with_an_auxiliary_loss_of_its_own_learns(tmp_path: Path) -> None:
+    trainer = quiet_trainer(tmp_path, max_epochs=1)
+    trainer.fit(make("KD", student=Mixture(4)), ToyData())
+    assert "train/aux" not in trainer.callback_metrics
 
 
 class Headed(Net):
@@ -161,6 +190,16 @@ def test_an_output_of_training_mode_that_does_not_fit_is_named_before_the_first_
         quiet_trainer(tmp_path, max_epochs=1).fit(module, ToyData())
 
 
+@pytest.mark.parametrize(("changes", "count"), [({}, 1), ({"aux_weight": 0.0}, 0)])
+def test_what_learns_as_an_auxiliary_prediction_is_told_once(
+    changes: dict[str, Any], count: int, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    with caplog.at_level("INFO"):
+        quiet_trainer(tmp_path, max_epochs=1).fit(with_heads("KD", **changes), ToyData())
+    line = "auxiliary predictions of the student Headed learn from the labels with aux_weight 0.4: item 1 (2, 4)"
+    assert caplog.messages.count(line) == sum("auxiliary" in message for message in caplog.messages) == count
+
+
 def test_heads_that_learn_nothing_are_told(tmp_path: Path) -> None:
     with pytest.warns(UserWarning, match="^hard_weight is 0, so the auxiliary heads of the student Headed do not"):
         quiet_trainer(tmp_path, max_epochs=1).fit(with_heads("KD", hard_weight=0), ToyData())
@@ -182,8 +221,18 @@ def test_a_mistake_in_a_step_is_named_with_its_line(tmp_path: Path) -> None:
 
 def test_auxiliary_heads_of_both_networks_learn_where_both_are_trained() -> None:
     arguments = pair_arguments(teacher=Headed(10, "always"), student=Headed(4))
-    module = FeatureMask(**arguments)
+    module = FeatureMask(**arguments, aux_weight=0.3)
     loss, terms, _ = module.training_losses(make_batch())
     assert set(terms) == {"distance", "hard", "aux", "teacher_hard", "teacher_aux"}
+    weights = {"aux": 0.3, "teacher_aux": 0.3}
+    torch.testing.assert_close(loss, sum(weights.get(name, 1) * value for name, value in terms.items()))
     loss.backward()
     assert all(parameter.grad is not None for parameter in module.parameters())
+
+
+def test_the_heads_of_a_trained_teacher_are_checked_before_the_first_step(tmp_path: Path) -> None:
+    module = FeatureMask(**pair_arguments(teacher=Headed(10, "wider")))
+    with pytest.raises(
+        ValueError, match=r"^an auxiliary head of the teacher Headed returns a prediction of shape \(2, 5\)"
+    ):
+        quiet_trainer(tmp_path, max_epochs=1).fit(module, ToyData())

@@ -234,6 +234,29 @@ def test_a_change_in_place_is_found_in_inference_mode_and_moves_no_buffer_twice(
         torch.testing.assert_close(buffer, twin.get_buffer(name))
 
 
+class ChangesInput(nn.Module):
+    """Changes its input in place, and what its layer returned."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.first, self.relu = nn.Linear(3, 4), nn.ReLU(inplace=True)
+
+    def forward(self, x: Tensor) -> Tensor:
+        out: Tensor = self.relu(self.first(x.mul_(0.5)))
+        return out
+
+
+@pytest.mark.parametrize("inference", [False, True])
+def test_an_input_that_the_network_changes_in_place_is_changed_once(inference: bool) -> None:
+    net = ChangesInput().eval()
+    taps = FeatureTaps(net, ["first"])
+    with torch.inference_mode(inference):
+        for _ in range(2):
+            output, features = taps(x.clone())
+            torch.testing.assert_close(features["first"], net.first(0.5 * x))
+            torch.testing.assert_close(output, features["first"].relu())
+
+
 class Replacing(Net):
     """Changes in place what its normalisation returned."""
 

@@ -70,6 +70,8 @@ class FeatureMask(Supervised):
         max_samples: The number of samples to use, evenly spread over the training set; all with ``None``.
         rows: The approximate number of samples in one forward pass of the teacher; each feature has its own copy of
             the samples.
+        aux_weight: The weight of each auxiliary prediction of both networks; see
+            :class:`~distill.supervised.Supervised`.
 
     Raises:
         ValueError: An argument is out of its range; from ``setup``, the predictions are not logits of classes.
@@ -91,8 +93,9 @@ class FeatureMask(Supervised):
         fill: float = 0.0,
         max_samples: int | None = 1024,
         rows: int = 4096,
+        aux_weight: float = 0.4,
     ) -> None:
-        super().__init__(student, task, student_inputs, optimizer, lr_scheduler)
+        super().__init__(student, task, student_inputs, optimizer, lr_scheduler, aux_weight)
         check_option("salience", salience, get_args(Salience))
         check_at_least(0, distance_weight=distance_weight)
         check_finite(fill=fill)

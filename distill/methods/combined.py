@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -17,6 +18,9 @@ OF_THE_WHOLE = {
     "cache_teacher": "teacher_cache",
 }
 """Arguments that a part leaves to the whole, and the attributes that hold them."""
+
+AUX_WEIGHT = inspect.signature(DistillationModule).parameters["aux_weight"].default
+"""A part has no hard loss, so another weight in it would have no effect."""
 
 
 class Combined(DistillationModule):
@@ -61,6 +65,7 @@ class Combined(DistillationModule):
             raise UserError(f"weights names {unknown[0]!r}, but the methods are {', '.join(map(repr, methods))}")
         for name, method in methods.items():
             own = [argument for argument, attribute in OF_THE_WHOLE.items() if getattr(method, attribute)]
+            own += ["aux_weight"] if method.aux_weight != AUX_WEIGHT else []
             if own:
                 raise UserError(f"method {name!r} has its own {own[0]}: give it to Combined alone")
         self.weights = {name: (weights or {}).get(name, 1.0) for name in methods}

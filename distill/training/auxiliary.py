@@ -36,6 +36,6 @@ def label_losses(module: Labelled, output: NetworkOutput, batch: Batch) -> tuple
     hard = module.hard_loss(output.prediction, batch)
     if not output.auxiliary or not module.aux_weight:
         return hard, {"hard": hard}
-    losses = [module.hard_loss(module.at_targets(prediction, batch), batch) for prediction in output.auxiliary]
+    losses = [module.hard_loss(module.at_targets(prediction, batch), batch) for prediction in output.auxiliary.values()]
     aux = sum(losses[1:], start=losses[0])
     return hard + module.aux_weight * aux, {"hard": hard, "aux": aux}

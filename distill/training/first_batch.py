@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import sysconfig
 import traceback
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,7 +17,7 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities.seed import isolate_rng
-from lightning_utilities.core.rank_zero import rank_zero_warn
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics import Metric
@@ -37,9 +37,13 @@ class Checked(Protocol):
     network: nn.Module | None
     inputs: tuple[str, ...]
     task: Task | None
+    aux_weight: float
 
     def modules(self) -> Iterator[nn.Module]:
         """All modules in it."""
+
+    def named_children(self) -> Iterator[tuple[str, nn.Module]]:
+        """The modules that are its attributes."""
 
     def check_batch(self, batch: Batch) -> None:
         """Raises a one-sentence error if a small batch does not fit."""
@@ -81,34 +85,59 @@ def check_first_batch(module: Checked, trainer: Trainer, stage: str) -> None:
 
 
 def check_training_mode(module: Checked, batch: Batch) -> None:
-    """Runs the network in training mode, in which some networks have other outputs; leaves the network unchanged.
+    """Runs the trained networks in training mode, in which some have other outputs; leaves them unchanged.
 
     Raises:
-        TypeError: The network returns no prediction.
+        TypeError: A network returns no prediction.
         ValueError: A prediction or an auxiliary one does not fit the task.
     """
-    network, task = module.network, module.task
+    network = module.network
     assert network is not None
     argument = "network" if getattr(module, "teacher", None) is None else "student"
+    _check_in_training_mode(module, network, argument, module.inputs, module.forward_network, batch)
+    teacher = dict(module.named_children()).get("teacher")  # a frozen teacher is no child
+    if teacher is not None:
+        joint: Any = module
+        _check_in_training_mode(module, teacher, "teacher", joint.teacher_inputs, joint.forward_teacher, batch)
+
+
+def _check_in_training_mode(
+    module: Checked,
+    network: nn.Module,
+    argument: str,
+    inputs: Sequence[str],
+    forward: Callable[[Batch], NetworkOutput],
+    batch: Batch,
+) -> None:
+    task = module.task
     modes = {part: part.training for part in network.modules()}
     if not network.training:  # as when the fit starts
         network.train()
-    with buffers_kept(network), explained(network, argument, module.inputs, batch, "in training mode "):
-        output = module.forward_network(batch)
+    with buffers_kept(network), explained(network, argument, inputs, batch, "in training mode "):
+        output = forward(batch)
     for part, mode in modes.items():
         part.training = mode
-    if output.auxiliary and not getattr(module, "hard_weight", 1):
-        rank_zero_warn(
-            f"hard_weight is 0, so the auxiliary heads of the {described(network, argument)} do not learn: build it "
-            "without them"
-        )
+    _tell_what_learns(module, output, described(network, argument))
     if task is None or "target" not in batch:
         return
     model = f"{described(network, argument)} in training mode"
     task.check(output.prediction, batch["target"], model=model, data="data")
-    for prediction in output.auxiliary:
+    for prediction in output.auxiliary.values():
         model = f"an auxiliary head of the {described(network, argument)}"
         task.check(module.at_targets(prediction, batch), batch["target"], model=model, data="data")
+
+
+def _tell_what_learns(module: Checked, output: NetworkOutput, model: str) -> None:
+    """Names the auxiliary predictions that learn from the labels, or warns that they do not."""
+    if not output.auxiliary:
+        return
+    if not getattr(module, "hard_weight", 1):
+        rank_zero_warn(f"hard_weight is 0, so the auxiliary heads of the {model} do not learn: build it without them")
+    elif module.aux_weight:
+        found = ", ".join(f"{name} {tuple(value.shape)}" for name, value in output.auxiliary.items())
+        rank_zero_info(
+            f"auxiliary predictions of the {model} learn from the labels with aux_weight {module.aux_weight:g}: {found}"
+        )
 
 
 def small_batch(loader: Any, stage: str) -> Batch:

@@ -170,3 +170,8 @@ def test_a_part_with_networks_a_task_or_an_optimiser_of_its_own_is_refused(own: 
     }
     with pytest.raises(ValueError, match=f"method 'kd' has its own {own}: give it to Combined alone"):
         combined({"dkd": DKD(), "kd": KD(**{own: given[own]})})
+
+
+def test_a_part_with_a_weight_of_auxiliary_predictions_is_refused() -> None:
+    with pytest.raises(ValueError, match="method 'kd' has its own aux_weight: give it to Combined alone"):
+        combined({"dkd": DKD(), "kd": KD(aux_weight=0.3)})
