@@ -39,7 +39,8 @@ class Supervised(LoadsCheckpoints, TransferHooks):
     Args:
         network: Any module. It gets the modalities in the order of ``inputs`` and returns the prediction as a tensor,
             or as ``logits`` or ``out`` of a mapping or a named tuple (Hugging Face, torchvision), or as the first item
-            of a tuple. Auxiliary predictions beside it (``aux...``, or the other items) learn from the labels, too.
+            of a tuple. Auxiliary predictions beside it (``aux``, ``aux_logits`` and their like, or the other items)
+            learn from the labels, too.
         task: The hard loss and the metrics.
         inputs: The names of the modalities that the network sees.
         optimizer: Makes the optimiser from the trained parameters.
