@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import site
 import sys
 import sysconfig
@@ -18,7 +19,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, is_dataclass
 from enum import Enum
-from importlib.metadata import distributions
+from importlib.machinery import ModuleSpec
+from importlib.metadata import Distribution, distributions
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -68,6 +70,9 @@ SAFE_VALUES = {"trust_remote_code": False, "weights_only": True}
 """Arguments of other libraries that may let a file of weights or a repository run its code, with the safe value."""
 
 PLAIN_CLASSES = ("datetime.timedelta",)
+
+BUILT_IN = ("built-in", "frozen")
+"""What Python says instead of the file of a module that is a part of the interpreter."""
 
 OLD_TRANSFORMS = "torchvision.transforms.transforms"
 """These classes have no common base."""
@@ -131,12 +136,14 @@ class Origin:
     """The modules that the command line names."""
     folders: set[Path] = field(default_factory=set)
     """The folders of the configuration files that were read."""
+    working: Path = field(default_factory=lambda: Path.cwd().resolve())
+    """The folder in which the command was started; a parser changes it while it reads a file."""
 
 
 _origin: ContextVar[Origin | None] = ContextVar("origin", default=None)
 
 
-def _current() -> Origin:
+def current_command() -> Origin:
     """What the command has so far; a command that a program starts without :func:`command_of` starts here."""
     if (origin := _origin.get()) is None:
         _origin.set(origin := Origin())
@@ -155,7 +162,7 @@ def command_of(named: Iterable[str]) -> Iterator[None]:
 
 def remember_folder(folder: Path) -> None:
     """Remembers the folder of a configuration file: the code beside it is imported only if the user names it."""
-    _current().folders.add(folder.resolve())
+    current_command().folders.add(folder.resolve())
 
 
 def check_path(path: str) -> None:
@@ -171,15 +178,18 @@ def check_path(path: str) -> None:
     top = path.partition(".")[0]
     if path in PLAIN_CLASSES or top in PROJECT:
         return
-    if top in sys.stdlib_module_names:
+    if is_pythons(top):
         raise UserError(f"{path} belongs to Python itself and could run any command: {NOT_ALLOWED}")
     if any(part.startswith("__") for part in path.split(".")[1:]):
         raise UserError(f"{path} is private: {NOT_ALLOWED}")
-    if top in sys.modules or top in _current().named or is_installed(top):
+    places = _places(top)
+    if top in sys.modules or top in current_command().named or _in_site_packages(places):
         return
-    for place in _places(top):
-        for folder in _current().folders:
-            if place.parent == folder or folder.is_relative_to(place):
+    working = current_command().working
+    for place in places:
+        for folder in current_command().folders:
+            above = folder.is_relative_to(place.parent) and not working.is_relative_to(place.parent)
+            if place.parent == folder or folder.is_relative_to(place) or above:
                 raise UserError(
                     f"{path} is code that lies with a configuration file in {folder}, and importing it would run it: "
                     f"if you trust it, add --trust {top} to the command"
@@ -243,31 +253,65 @@ def _is_allowed(value: Any) -> bool:
 
 def is_own(top: str) -> bool:
     """Whether a module is the user's own: not of Python, of this project, or of an installed library."""
-    return bool(top) and top not in sys.stdlib_module_names and top not in PROJECT and not is_installed(top)
+    return bool(top) and top not in PROJECT and not is_pythons(top) and not is_installed(top)
+
+
+@functools.cache
+def is_pythons(top: str) -> bool:
+    """Whether a top-level module is a part of Python, such as ``test``, which Python does not list."""
+    if top in sys.stdlib_module_names:
+        return True
+    paths = sysconfig.get_paths(), sysconfig.get_paths(vars={"platbase": sys.base_exec_prefix})
+    folders = {Path(found[name]).resolve() for found in paths for name in ("stdlib", "platstdlib")}
+    places = [place for place in _places(top) if not {"site-packages", "dist-packages"} & set(place.parts)]
+    below = any(place.is_relative_to(folder) for place in places for folder in folders)
+    return below or _origin_of(top) in BUILT_IN
 
 
 @functools.cache
 def is_installed(top: str) -> bool:
     """Whether a top-level module belongs to an installed distribution."""
-    folders = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
-    folders |= {*site.getsitepackages(), site.getusersitepackages()}
     places = _places(top)
-    if any(place.is_relative_to(Path(folder).resolve()) for place in places for folder in folders):
+    if _in_site_packages(places):
         return True
-    # such as one that is installed as editable
-    return bool(places) and any(top in (found.read_text("top_level.txt") or "").split() for found in distributions())
+    # such as one that is installed as editable, or into a folder of PYTHONPATH
+    return bool(places) and any(top in _modules_of(found, places) for found in distributions())
+
+
+def _in_site_packages(places: Iterable[Path]) -> bool:
+    names = {*site.getsitepackages(), site.getusersitepackages(), *map(sysconfig.get_path, ("purelib", "platlib"))}
+    folders = [Path(name).resolve() for name in names]
+    return any(place.is_relative_to(folder) for place in places for folder in folders)
+
+
+def _modules_of(found: Distribution, places: Iterable[Path]) -> set[str]:
+    """The top-level modules that a distribution declares, or whose files it has put beside its own description."""
+    modules = set((found.read_text("top_level.txt") or "").split())
+    beside = Path(str(found.locate_file(""))).resolve() in {place.parent for place in places}
+    if beside and found.read_text("RECORD"):  # an egg-info lists the files of a source folder, with its tests
+        modules |= {file.parts[0].partition(".")[0] for file in found.files or ()}
+    if beside:
+        modules.add(re.sub(r"[-.]+", "_", found.metadata["Name"] or ""))
+    return modules
 
 
 def _places(top: str) -> list[Path]:
     """The file of a top-level module, or the folders of a package."""
+    spec = _spec(top)
+    found = list(spec.submodule_search_locations or [spec.origin or ""]) if spec else []
+    return [Path(place).resolve() for place in found if place and place not in BUILT_IN]
+
+
+def _origin_of(top: str) -> str | None:
+    spec = _spec(top)
+    return spec.origin if spec else None
+
+
+def _spec(top: str) -> ModuleSpec | None:
     try:
-        spec = find_spec(top)
+        return find_spec(top)
     except (ImportError, ValueError):  # such as __main__
-        return []
-    if spec is None:
-        return []
-    found = list(spec.submodule_search_locations or [spec.origin or ""])
-    return [Path(place).resolve() for place in found if place]
+        return None
 
 
 def _module_of(value: Any) -> str:

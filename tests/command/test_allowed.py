@@ -67,6 +67,9 @@ WAYS_OUT = {
     "eval": model(optimizer=called("builtins.eval", source="1")),
     "exec": model(optimizer=called("builtins.exec", source="1")),
     "partial": model(optimizer=called("functools.partial", func="os.system")),
+    "Python's own tests": model(optimizer=called("test.support.run_in_subinterp", code="open('sprung', 'w')")),
+    "a folder deleted": model(optimizer={"class_path": "test.support.os_helper.rmtree", "init_args": {"path": "."}}),
+    "an extension of Python's tests": model(optimizer=called("_testcapi.run_in_subinterp", code="1")),
     "pickle": model(optimizer=called("pickle.load", file="x")),
     "runpy": model(optimizer=called("runpy.run_path", path_name="x.py")),
     "importlib": model(optimizer=called("importlib.import_module", name="x")),
@@ -240,12 +243,51 @@ def test_a_module_elsewhere_is_the_users_own(bundle: Path, tmp_path_factory: pyt
     assert (bundle / "sprung").exists()
 
 
+def test_a_module_above_the_configuration_is_imported_only_from_the_working_folder(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bundle / "configs/kd").mkdir(parents=True)
+    arguments = config_with(
+        model(student=called("brought.Net", in_features=2352, num_classes=10)), bundle / "configs/kd"
+    )
+    arguments[1] = str(Path(STUDENT).absolute())
+    monkeypatch.chdir(bundle.parent)
+    with command_of(()), pytest.raises(ConfigurationError, match="would run it"):
+        fit_parser().parse_args(arguments)
+    assert not (bundle / "sprung").exists()
+    monkeypatch.chdir(bundle)
+    with command_of(()):
+        fit_parser().parse_args(arguments)
+    assert (bundle / "sprung").exists()
+
+
+@pytest.mark.parametrize("named", ["", "RECORD", "top_level.txt"])
+def test_a_library_in_a_folder_of_the_path_is_no_code_of_the_user(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "shelf" + named.partition("_")[0].casefold()
+    (tmp_path / f"{name}.py").write_text("def edit(command: str): pass\n")
+    description = tmp_path / f"{name}-1.0.dist-info"
+    description.mkdir()
+    (description / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {'other' if named else name}\nVersion: 1.0\n")
+    if named:
+        (description / named).write_text(f"{name}.py,,\n" if named == "RECORD" else name)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with command_of(()), pytest.raises(ConfigurationError, match=rf"{name}\.edit is not allowed"):
+        fit_parser().parse_object(
+            model(optimizer=called(f"{name}.edit", command="x")) | {"data": called("datamodules.MNISTM")}
+        )
+
+
 @pytest.mark.parametrize(
     ("arguments", "modules"),
     [
         (["fit", "--model", "own.method.KD"], {"own"}),
-        (["fit", "--model=own.KD", "--config", "other.yaml"], {"own", "other"}),
+        (["fit", "--model=own.KD", "--config", "other.yaml"], {"own"}),
         (["fit", "--trainer.callbacks+={class_path: own.C, init_args: {}}"], {"own"}),
+        (["fit", "--name", "own.v1", "--version=own.v1", "--data.root", "own.v1", "--ckpt_path", "own.ckpt"], set()),
+        (["study", "--name", "x", "own.v1", "--base.model.init_args.student", "own.Net"], {"own"}),
+        (["fit", "--trainer.callbacks+=own.C", "--data.class_path", "data.Mine"], {"own", "data"}),
         (["fit", "--logs_dir", "/tmp/own.logs", "--model.lr=0.1"], set()),
     ],
 )
