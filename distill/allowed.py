@@ -49,6 +49,8 @@ KINDS = {
     "albumentations.core.transforms_interface.BasicTransform": "transform",
     "albumentations.core.composition.BaseCompose": "transform",
     "distill.tasks.Task": "task",
+    "transformers.configuration_utils.PretrainedConfig": "configuration of a network",  # the name before 5.0
+    "transformers.configuration_utils.PreTrainedConfig": "configuration of a network",
 }
 """The base classes whose subclasses any installed library may give to a configuration, by their import path."""
 
@@ -77,9 +79,8 @@ BUILT_IN = ("built-in", "frozen")
 OLD_TRANSFORMS = "torchvision.transforms.transforms"
 """These classes have no common base."""
 
-NOT_ALLOWED = "only optimisers, schedules, networks, metrics, tasks, data modules, transforms, callbacks, loggers and "
-NOT_ALLOWED += "parts of a trainer can be named here (docs/security.md)"
-
+TAKE_SCHEDULES = ("SequentialLR", "ChainedScheduler")
+"""Schedules of torch that take other schedules, which must have an optimiser already."""
 
 NOT_USERS_CODE = (str(Path(jsonargparse.__file__).parent), str(Path(__file__).parent))
 """Folders of code that imports what a configuration names."""
@@ -179,9 +180,9 @@ def check_path(path: str) -> None:
     if path in PLAIN_CLASSES or top in PROJECT:
         return
     if is_pythons(top):
-        raise UserError(f"{path} belongs to Python itself and could run any command: {NOT_ALLOWED}")
+        raise UserError(f"{path} belongs to Python itself and could run any command (docs/security.md)")
     if any(part.startswith("__") for part in path.split(".")[1:]):
-        raise UserError(f"{path} is private: {NOT_ALLOWED}")
+        raise UserError(f"{path} is private, and no configuration can name it (docs/security.md)")
     places = _places(top)
     if top in sys.modules or top in current_command().named or _in_site_packages(places):
         return
@@ -225,8 +226,22 @@ def check_object(path: str, value: Any) -> None:
     Raises:
         ValueError: It is of no known kind.
     """
-    if path not in PLAIN_CLASSES and not _is_allowed(value):
-        raise UserError(f"{path} is not allowed: {NOT_ALLOWED}")
+    if _module_of(value) == "torch.optim.lr_scheduler" and value.__name__ in TAKE_SCHEDULES:
+        raise UserError(
+            f"{path} takes schedules that have an optimizer already, which no configuration can give: name a function "
+            f"of your own module instead, (optimizer: Optimizer) -> {value.__name__}"
+        )
+    if path in PLAIN_CLASSES or _is_allowed(value):
+        return
+    if path.endswith(".from_config"):
+        raise UserError(
+            f"{path} takes an object, which no configuration can give: name the class of the network, such as "
+            "transformers.ResNetModel, and give its argument config"
+        )
+    if "schedul" in path.lower():
+        raise UserError(f"{path} is not a schedule of torch: choose a class of torch.optim.lr_scheduler")
+    what = "class" if inspect.isclass(value) else "function" if inspect.isroutine(value) else "value"
+    raise UserError(f"{path} is not allowed: no configuration can name a {what} of this kind (docs/security.md)")
 
 
 def _is_allowed(value: Any) -> bool:
@@ -326,8 +341,7 @@ def _within(module: str, packages: Iterable[str]) -> bool:
 
 
 def _returns_a_kind(function: Any) -> bool:
-    owner = getattr(function, "__self__", None)
-    if inspect.isclass(owner) and function.__name__ in ("from_pretrained", "from_config"):
+    if function.__name__ == "from_pretrained":
         return True
     try:
         returned = get_type_hints(inspect.unwrap(function)).get("return")

@@ -96,7 +96,10 @@ class Parser(LightningArgumentParser):
             raise ConfigurationError(": ".join(filter(None, (".".join(wrong_value(message).keys), refused[0]))))
         taker = f" by {self._takes_options_of}" if self._takes_options_of and of_a_class(message) else ""
         if (command := unknown_command(message)) is not None:
-            raise ConfigurationError(f"there is no command {command!r}; there are {', '.join(commands(self))}")
+            known = ", ".join(commands(self))
+            raise ConfigurationError(
+                f"there is no command {command!r}; there are {known}" if command else f"give a command, one of {known}"
+            )
         raise ConfigurationError(one_line(message + taker + self._suggestion(message))) from None
 
     @contextmanager

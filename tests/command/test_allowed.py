@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 import torch
 import yaml
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ExponentialLR, LinearLR, SequentialLR
 
 from distill import Supervised
 from distill.allowed import KINDS, check_object, command_of
@@ -154,6 +157,22 @@ OF_LIBRARIES = {
         lr_scheduler=called("torch.optim.lr_scheduler.StepLR", step_size=1),
         optimizer=called("timm.optim.Lamb", lr=0.1),
     ),
+    "a network of transformers": model(
+        student=called("transformers.ResNetModel", config=called("transformers.ResNetConfig", depths=[1]))
+    ),
+    "weights of transformers": model(
+        student=called("transformers.ResNetModel.from_pretrained", pretrained_model_name_or_path="x/y")
+    ),
+    "weights of a class that is found out": model(
+        student={
+            "class_path": "transformers.AutoModel.from_pretrained",
+            "dict_kwargs": {"pretrained_model_name_or_path": "x/y"},
+        }
+    ),
+    "weights of smp": model(
+        student=called("segmentation_models_pytorch.Unet.from_pretrained", pretrained_model_name_or_path="x/y")
+    ),
+    "a sequence of schedules": model(lr_scheduler=f"{__name__}.warm_up"),
     "an own function": schedule(f"{__name__}.half"),
     "an own network": model(student=called(f"{__name__}.OwnNetwork")),
     "an own data module": {"data": called("tests.toys.ToyData")},
@@ -162,6 +181,10 @@ OF_LIBRARIES = {
 
 def half(epoch: int) -> float:
     return 0.5**epoch
+
+
+def warm_up(optimizer: Optimizer) -> SequentialLR:
+    return SequentialLR(optimizer, [LinearLR(optimizer), ExponentialLR(optimizer, 0.9)], milestones=[1])
 
 
 class OwnNetwork(nn.Module):
@@ -173,6 +196,21 @@ def test_classes_and_factories_of_libraries_and_own_ones_are_allowed(case: str, 
     fit_parser().parse_args(config_with(OF_LIBRARIES[case], tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("path", "advice"),
+    [
+        ("torch.optim.lr_scheduler.SequentialLR", r"name a function .*, \(optimizer: Optimizer\) -> SequentialLR"),
+        ("torch.optim.lr_scheduler.ChainedScheduler", r"\(optimizer: Optimizer\) -> ChainedScheduler"),
+        ("transformers.get_cosine_schedule_with_warmup", r"choose a class of torch\.optim\.lr_scheduler"),
+        ("timm.scheduler.CosineLRScheduler", r"choose a class of torch\.optim\.lr_scheduler"),
+        ("transformers.AutoModel.from_config", r"name the class of the network, .* and give its argument config"),
+    ],
+)
+def test_what_no_configuration_can_give_is_refused_with_what_it_can(path: str, advice: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=rf"{re.escape(path)} .*{advice}"):
+        fit_parser().parse_args(config_with(model(lr_scheduler=called(path)), tmp_path))
+
+
 @pytest.mark.parametrize("value", [torch.float16, nn.ReLU, torch.nn.functional.relu, half, functools.partial(half)])
 def test_an_object_of_a_known_kind_is_allowed(value: Any) -> None:
     check_object("a.b", value)
@@ -182,7 +220,7 @@ def test_an_object_of_a_known_kind_is_allowed(value: Any) -> None:
     "value", [print, functools.partial(print), Path, Path(), yaml, torch.load, torch.hub.load, main]
 )
 def test_another_object_is_not(value: Any) -> None:
-    with pytest.raises(ValueError, match=r"a\.b is not allowed: only optimisers, "):
+    with pytest.raises(ValueError, match=r"a\.b is not allowed: no configuration can name a \w+ of this kind"):
         check_object("a.b", value)
 
 
