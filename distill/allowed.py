@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import re
 import site
 import sys
 import sysconfig
@@ -18,7 +19,8 @@ from contextlib import contextmanager
 from contextvars import ContextVar
 from dataclasses import dataclass, field, is_dataclass
 from enum import Enum
-from importlib.metadata import distributions
+from importlib.machinery import ModuleSpec
+from importlib.metadata import Distribution, distributions
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, get_type_hints
@@ -47,6 +49,8 @@ KINDS = {
     "albumentations.core.transforms_interface.BasicTransform": "transform",
     "albumentations.core.composition.BaseCompose": "transform",
     "distill.tasks.Task": "task",
+    "transformers.configuration_utils.PretrainedConfig": "configuration of a network",  # the name before 5.0
+    "transformers.configuration_utils.PreTrainedConfig": "configuration of a network",
 }
 """The base classes whose subclasses any installed library may give to a configuration, by their import path."""
 
@@ -69,12 +73,14 @@ SAFE_VALUES = {"trust_remote_code": False, "weights_only": True}
 
 PLAIN_CLASSES = ("datetime.timedelta",)
 
+BUILT_IN = ("built-in", "frozen")
+"""What Python says instead of the file of a module that is a part of the interpreter."""
+
 OLD_TRANSFORMS = "torchvision.transforms.transforms"
 """These classes have no common base."""
 
-NOT_ALLOWED = "only optimisers, schedules, networks, metrics, tasks, data modules, transforms, callbacks, loggers and "
-NOT_ALLOWED += "parts of a trainer can be named here (docs/security.md)"
-
+TAKE_SCHEDULES = ("SequentialLR", "ChainedScheduler")
+"""Schedules of torch that take other schedules, which must have an optimiser already."""
 
 NOT_USERS_CODE = (str(Path(jsonargparse.__file__).parent), str(Path(__file__).parent))
 """Folders of code that imports what a configuration names."""
@@ -131,12 +137,14 @@ class Origin:
     """The modules that the command line names."""
     folders: set[Path] = field(default_factory=set)
     """The folders of the configuration files that were read."""
+    working: Path = field(default_factory=lambda: Path.cwd().resolve())
+    """The folder in which the command was started; a parser changes it while it reads a file."""
 
 
 _origin: ContextVar[Origin | None] = ContextVar("origin", default=None)
 
 
-def _current() -> Origin:
+def current_command() -> Origin:
     """What the command has so far; a command that a program starts without :func:`command_of` starts here."""
     if (origin := _origin.get()) is None:
         _origin.set(origin := Origin())
@@ -155,7 +163,7 @@ def command_of(named: Iterable[str]) -> Iterator[None]:
 
 def remember_folder(folder: Path) -> None:
     """Remembers the folder of a configuration file: the code beside it is imported only if the user names it."""
-    _current().folders.add(folder.resolve())
+    current_command().folders.add(folder.resolve())
 
 
 def check_path(path: str) -> None:
@@ -171,15 +179,18 @@ def check_path(path: str) -> None:
     top = path.partition(".")[0]
     if path in PLAIN_CLASSES or top in PROJECT:
         return
-    if top in sys.stdlib_module_names:
-        raise UserError(f"{path} belongs to Python itself and could run any command: {NOT_ALLOWED}")
+    if is_pythons(top):
+        raise UserError(f"{path} belongs to Python itself and could run any command (docs/security.md)")
     if any(part.startswith("__") for part in path.split(".")[1:]):
-        raise UserError(f"{path} is private: {NOT_ALLOWED}")
-    if top in sys.modules or top in _current().named or is_installed(top):
+        raise UserError(f"{path} is private, and no configuration can name it (docs/security.md)")
+    places = _places(top)
+    if top in sys.modules or top in current_command().named or _in_site_packages(places):
         return
-    for place in _places(top):
-        for folder in _current().folders:
-            if place.parent == folder or folder.is_relative_to(place):
+    working = current_command().working
+    for place in places:
+        for folder in current_command().folders:
+            above = folder.is_relative_to(place.parent) and not working.is_relative_to(place.parent)
+            if place.parent == folder or folder.is_relative_to(place) or above:
                 raise UserError(
                     f"{path} is code that lies with a configuration file in {folder}, and importing it would run it: "
                     f"if you trust it, add --trust {top} to the command"
@@ -215,8 +226,22 @@ def check_object(path: str, value: Any) -> None:
     Raises:
         ValueError: It is of no known kind.
     """
-    if path not in PLAIN_CLASSES and not _is_allowed(value):
-        raise UserError(f"{path} is not allowed: {NOT_ALLOWED}")
+    if _module_of(value) == "torch.optim.lr_scheduler" and value.__name__ in TAKE_SCHEDULES:
+        raise UserError(
+            f"{path} takes schedules that have an optimizer already, which no configuration can give: name a function "
+            f"of your own module instead, (optimizer: Optimizer) -> {value.__name__}"
+        )
+    if path in PLAIN_CLASSES or _is_allowed(value):
+        return
+    if path.endswith(".from_config"):
+        raise UserError(
+            f"{path} takes an object, which no configuration can give: name the class of the network, such as "
+            "transformers.ResNetModel, and give its argument config"
+        )
+    if "schedul" in path.lower():
+        raise UserError(f"{path} is not a schedule of torch: choose a class of torch.optim.lr_scheduler")
+    what = "class" if inspect.isclass(value) else "function" if inspect.isroutine(value) else "value"
+    raise UserError(f"{path} is not allowed: no configuration can name a {what} of this kind (docs/security.md)")
 
 
 def _is_allowed(value: Any) -> bool:
@@ -243,31 +268,65 @@ def _is_allowed(value: Any) -> bool:
 
 def is_own(top: str) -> bool:
     """Whether a module is the user's own: not of Python, of this project, or of an installed library."""
-    return bool(top) and top not in sys.stdlib_module_names and top not in PROJECT and not is_installed(top)
+    return bool(top) and top not in PROJECT and not is_pythons(top) and not is_installed(top)
+
+
+@functools.cache
+def is_pythons(top: str) -> bool:
+    """Whether a top-level module is a part of Python, such as ``test``, which Python does not list."""
+    if top in sys.stdlib_module_names:
+        return True
+    paths = sysconfig.get_paths(), sysconfig.get_paths(vars={"platbase": sys.base_exec_prefix})
+    folders = {Path(found[name]).resolve() for found in paths for name in ("stdlib", "platstdlib")}
+    places = [place for place in _places(top) if not {"site-packages", "dist-packages"} & set(place.parts)]
+    below = any(place.is_relative_to(folder) for place in places for folder in folders)
+    return below or _origin_of(top) in BUILT_IN
 
 
 @functools.cache
 def is_installed(top: str) -> bool:
     """Whether a top-level module belongs to an installed distribution."""
-    folders = {sysconfig.get_path(name) for name in ("purelib", "platlib")}
-    folders |= {*site.getsitepackages(), site.getusersitepackages()}
     places = _places(top)
-    if any(place.is_relative_to(Path(folder).resolve()) for place in places for folder in folders):
+    if _in_site_packages(places):
         return True
-    # such as one that is installed as editable
-    return bool(places) and any(top in (found.read_text("top_level.txt") or "").split() for found in distributions())
+    # such as one that is installed as editable, or into a folder of PYTHONPATH
+    return bool(places) and any(top in _modules_of(found, places) for found in distributions())
+
+
+def _in_site_packages(places: Iterable[Path]) -> bool:
+    names = {*site.getsitepackages(), site.getusersitepackages(), *map(sysconfig.get_path, ("purelib", "platlib"))}
+    folders = [Path(name).resolve() for name in names]
+    return any(place.is_relative_to(folder) for place in places for folder in folders)
+
+
+def _modules_of(found: Distribution, places: Iterable[Path]) -> set[str]:
+    """The top-level modules that a distribution declares, or whose files it has put beside its own description."""
+    modules = set((found.read_text("top_level.txt") or "").split())
+    beside = Path(str(found.locate_file(""))).resolve() in {place.parent for place in places}
+    if beside and found.read_text("RECORD"):  # an egg-info lists the files of a source folder, with its tests
+        modules |= {file.parts[0].partition(".")[0] for file in found.files or ()}
+    if beside:
+        modules.add(re.sub(r"[-.]+", "_", found.metadata["Name"] or ""))
+    return modules
 
 
 def _places(top: str) -> list[Path]:
     """The file of a top-level module, or the folders of a package."""
+    spec = _spec(top)
+    found = list(spec.submodule_search_locations or [spec.origin or ""]) if spec else []
+    return [Path(place).resolve() for place in found if place and place not in BUILT_IN]
+
+
+def _origin_of(top: str) -> str | None:
+    spec = _spec(top)
+    return spec.origin if spec else None
+
+
+def _spec(top: str) -> ModuleSpec | None:
     try:
-        spec = find_spec(top)
+        return find_spec(top)
     except (ImportError, ValueError):  # such as __main__
-        return []
-    if spec is None:
-        return []
-    found = list(spec.submodule_search_locations or [spec.origin or ""])
-    return [Path(place).resolve() for place in found if place]
+        return None
 
 
 def _module_of(value: Any) -> str:
@@ -282,8 +341,7 @@ def _within(module: str, packages: Iterable[str]) -> bool:
 
 
 def _returns_a_kind(function: Any) -> bool:
-    owner = getattr(function, "__self__", None)
-    if inspect.isclass(owner) and function.__name__ in ("from_pretrained", "from_config"):
+    if function.__name__ == "from_pretrained":
         return True
     try:
         returned = get_type_hints(inspect.unwrap(function)).get("return")

@@ -13,7 +13,7 @@ from typing import Any, NoReturn
 
 from lightning.pytorch.cli import LightningArgumentParser
 
-from distill.allowed import Refusals, check_arguments
+from distill.allowed import Refusals, check_arguments, current_command
 from distill.command.errors import ConfigurationError, one_line
 from distill.command.yaml_text import named
 from distill.errors import UserError
@@ -29,6 +29,14 @@ from distill.internals.messages import (
 
 # the help lists all classes that an argument accepts up to this number; torch and timm have hundreds of networks
 MAX_CLASSES_LISTED = 20
+
+TAKE_CLASSES = frozenset(
+    (
+        *("model", "network", "student", "teacher", "task", "weighting", "optimizer", "lr_scheduler", "data"),
+        *("callbacks", "logger", "profiler", "strategy", "accelerator", "plugins", "class_path"),
+    )
+)
+"""The last words of the options whose value is a class, and so names a module that the user trusts."""
 
 _NONE = Refusals()
 _refusals: ContextVar[Refusals] = ContextVar("refusals", default=_NONE)
@@ -88,12 +96,16 @@ class Parser(LightningArgumentParser):
             raise ConfigurationError(": ".join(filter(None, (".".join(wrong_value(message).keys), refused[0]))))
         taker = f" by {self._takes_options_of}" if self._takes_options_of and of_a_class(message) else ""
         if (command := unknown_command(message)) is not None:
-            raise ConfigurationError(f"there is no command {command!r}; there are {', '.join(commands(self))}")
+            known = ", ".join(commands(self))
+            raise ConfigurationError(
+                f"there is no command {command!r}; there are {known}" if command else f"give a command, one of {known}"
+            )
         raise ConfigurationError(one_line(message + taker + self._suggestion(message))) from None
 
     @contextmanager
     def _checked(self) -> Iterator[Refusals]:
         """Lets a configuration name only what :mod:`distill.allowed` allows; the parsers within one share a list."""
+        current_command()  # starts here if a program parses without main()
         outer = _refusals.get()
         refusals = Refusals() if outer is _NONE else outer
         token = _refusals.set(refusals)
@@ -129,7 +141,10 @@ class Parser(LightningArgumentParser):
 
 
 def trusted_modules(arguments: Sequence[str]) -> tuple[list[str], set[str]]:
-    """The arguments without ``--trust MODULE``, and the top-level modules that the user names in any argument.
+    """The arguments without ``--trust MODULE``, and the top-level modules that the user names as code.
+
+    These are the values of ``--trust``, and of the options that take a class, such as ``--model own.KD``. A name or a
+    path may look like a class, so other options name no code.
 
     Raises:
         ConfigurationError: ``--trust`` has no module.
@@ -137,17 +152,21 @@ def trusted_modules(arguments: Sequence[str]) -> tuple[list[str], set[str]]:
     kept: list[str] = []
     named = set()
     remaining = iter(arguments)
+    last = ""
     for argument in remaining:
-        option, _, value = argument.partition("=")
+        option, equals, text = argument.partition("=")
         if option == "--trust":
-            value = value or next(remaining, "")
-            if not re.fullmatch(r"[A-Za-z_][\w.]*", value):
-                raise ConfigurationError(f"--trust takes the name of a module, such as my_method, got {value!r}")
-            named.add(value.partition(".")[0])
+            text = text or next(remaining, "")
+            if not re.fullmatch(r"[A-Za-z_][\w.]*", text):
+                raise ConfigurationError(f"--trust takes the name of a module, such as my_method, got {text!r}")
+            named.add(text.partition(".")[0])
             continue
         kept.append(argument)
-        text = value if option.startswith("--") and value else argument
-        if re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", text) and not Path(text).exists():
+        if not argument.startswith("--"):
+            option, text = last, argument
+        last = "" if equals else option
+        takes_class = option.rstrip("+").lstrip("-").rpartition(".")[2] in TAKE_CLASSES
+        if takes_class and re.fullmatch(r"[A-Za-z_]\w*(\.[A-Za-z_]\w*)+", text) and not Path(text).exists():
             named.add(text.partition(".")[0])
         named.update(re.findall(r"class_path[\"']?\s*:\s*[\"']?([A-Za-z_]\w*)\.", text))
     return kept, named

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.checkpoint import read_content
-from distill.errors import UserError
+from distill.errors import UserError, UserOSError
 from distill.resume.metrics_table import is_first_rank, version_of
 
 
@@ -95,9 +95,13 @@ def run_folder(runs: Path, version: str | None, ckpt_path: str | Path | None) ->
 
     Raises:
         ValueError: The version lies outside the folder.
+        OSError: A file is where the folder should be, or it cannot be made.
     """
+    path = runs if version is None else path_within(runs, version, "version")
+    if (file := next((place for place in (path, *path.parents) if place.is_file()), None)) is not None:
+        raise UserOSError(f"{file} is a file, but the folder of the runs should be there: choose another logs_dir")
     if version is not None:
-        return path_within(runs, version, "version")
+        return path
     if ckpt_path is not None and Path(ckpt_path).parent.name == "checkpoints":
         return Path(ckpt_path).absolute().parents[1]
     taken = [version_of(path) for path in runs.glob("version_*")]
@@ -108,4 +112,6 @@ def run_folder(runs: Path, version: str | None, ckpt_path: str | Path | None) ->
             break
         except FileExistsError:
             number += 1
+        except OSError as error:
+            raise UserOSError(f"{runs} cannot be made ({error.strerror}): choose another logs_dir") from None
     return runs / f"version_{number}"

@@ -11,6 +11,7 @@ from typing import Any
 
 import yaml
 from jsonargparse import get_loader, set_loader
+from lightning_utilities.core.enums import StrEnum
 
 from distill.allowed import remember_folder
 from distill.internals.jsonargparse import folder_being_read
@@ -108,4 +109,6 @@ def _described(problem: str) -> str:
     return f"{file}: {problem}" if file else problem
 
 
+# the default of an argument, such as that of Lightning's Timer, which fit.yaml keeps as its text
+yaml.SafeDumper.add_multi_representer(StrEnum, lambda dumper, value: dumper.represent_str(value.value))
 set_loader("yaml", load_yaml, (yaml.YAMLError,))

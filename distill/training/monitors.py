@@ -7,7 +7,7 @@ from fnmatch import fnmatchcase
 from typing import Any
 
 from lightning.pytorch import Callback, LightningModule, Trainer
-from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.trainer.states import TrainerFn
 
 from distill.errors import UserError
@@ -22,11 +22,32 @@ class MonitorCheck(Callback):
     The names of the module's own values are known after the sanity check. A callback that logs values in a validation,
     but not in the sanity check, has a tuple ``logged`` with the patterns of their names. If there is another callback
     that may log values, or no sanity check, then names are checked after the first validation. Names of the training
-    are known after the first epoch.
+    are known after the first epoch. It also refuses Lightning's BatchSizeFinder where it would fail.
     """
 
     def __init__(self) -> None:
         self._checked = False
+
+    def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
+        """Refuses a BatchSizeFinder that finds no size to change."""
+        for callback in trainer.callbacks:  # type: ignore[attr-defined]
+            data: Any = trainer.datamodule  # type: ignore[attr-defined]
+            if isinstance(callback, BatchSizeFinder) and data is not None and not getattr(data, "batch_size", None):
+                raise UserError(
+                    f"BatchSizeFinder changes the batch_size of the data, and {type(data).__name__} has none: give "
+                    "data.init_args.batch_size a number, or leave the callback out"
+                )
+
+    def on_train_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Refuses to wait for a value of a validation in a fit that has none."""
+        if trainer.enable_validation and sum(trainer.num_val_batches) > 0:
+            return
+        for who, name in _monitored(trainer, by_default=False):
+            if name.startswith("val/"):
+                raise UserError(
+                    f"{who} monitors {name!r}, but this fit has no validation: give data to validate on and "
+                    "trainer.limit_val_batches, or monitor train/loss"
+                )
 
     def on_sanity_check_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks the names if all that will be logged are known."""
@@ -65,10 +86,11 @@ def check_rate_finder(callbacks: Iterable[Callback], module: LightningModule) ->
         )
 
 
-def _monitored(trainer: Trainer) -> Iterator[tuple[str, str]]:
+def _monitored(trainer: Trainer, *, by_default: bool = True) -> Iterator[tuple[str, str]]:
+    """Who monitors what; with ``by_default``, also callbacks that do not say whether they need the value."""
     for callback in trainer.callbacks:  # type: ignore[attr-defined]
         name: Any = getattr(callback, "monitor", None)
-        if isinstance(name, str) and getattr(callback, "strict", True):
+        if isinstance(name, str) and getattr(callback, "strict", by_default):
             yield type(callback).__name__, name
     for config in trainer.lr_scheduler_configs:
         if config.reduce_on_plateau and config.strict and config.monitor is not None:

@@ -10,6 +10,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable, Reduce
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import nn
 from torch.optim.lr_scheduler import CyclicLR, OneCycleLR
+from torch.optim.lr_scheduler import ReduceLROnPlateau as WithoutMonitor
 
 from distill.errors import UserError
 
@@ -58,11 +59,17 @@ def _schedule(scheduler: Any, rates: Sequence[float], trainer: Trainer | None) -
         trainer: The trainer; it knows the number of steps of the fit.
 
     Raises:
-        ValueError: A cycle is shorter than the fit and would end it, or a cyclic schedule would overwrite ``rates``.
+        ValueError: A cycle is shorter than the fit and would end it, a cyclic schedule would overwrite ``rates``, or a
+            schedule has no monitor.
     """
     schedule: dict[str, Any] = {"scheduler": scheduler}
     if isinstance(scheduler, ReduceLROnPlateau):
         schedule["monitor"] = scheduler.monitor
+    elif isinstance(scheduler, WithoutMonitor):
+        raise UserError(
+            "torch.optim.lr_scheduler.ReduceLROnPlateau does not say what it monitors: choose "
+            "lightning.pytorch.cli.ReduceLROnPlateau and give its init_args.monitor, such as val/loss"
+        )
     if isinstance(scheduler, (OneCycleLR, CyclicLR)):
         schedule["interval"] = "step"
         if rates:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import functools
+import re
 import sys
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,8 @@ import pytest
 import torch
 import yaml
 from torch import nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import ExponentialLR, LinearLR, SequentialLR
 
 from distill import Supervised
 from distill.allowed import KINDS, check_object, command_of
@@ -67,6 +70,9 @@ WAYS_OUT = {
     "eval": model(optimizer=called("builtins.eval", source="1")),
     "exec": model(optimizer=called("builtins.exec", source="1")),
     "partial": model(optimizer=called("functools.partial", func="os.system")),
+    "Python's own tests": model(optimizer=called("test.support.run_in_subinterp", code="open('sprung', 'w')")),
+    "a folder deleted": model(optimizer={"class_path": "test.support.os_helper.rmtree", "init_args": {"path": "."}}),
+    "an extension of Python's tests": model(optimizer=called("_testcapi.run_in_subinterp", code="1")),
     "pickle": model(optimizer=called("pickle.load", file="x")),
     "runpy": model(optimizer=called("runpy.run_path", path_name="x.py")),
     "importlib": model(optimizer=called("importlib.import_module", name="x")),
@@ -151,6 +157,22 @@ OF_LIBRARIES = {
         lr_scheduler=called("torch.optim.lr_scheduler.StepLR", step_size=1),
         optimizer=called("timm.optim.Lamb", lr=0.1),
     ),
+    "a network of transformers": model(
+        student=called("transformers.ResNetModel", config=called("transformers.ResNetConfig", depths=[1]))
+    ),
+    "weights of transformers": model(
+        student=called("transformers.ResNetModel.from_pretrained", pretrained_model_name_or_path="x/y")
+    ),
+    "weights of a class that is found out": model(
+        student={
+            "class_path": "transformers.AutoModel.from_pretrained",
+            "dict_kwargs": {"pretrained_model_name_or_path": "x/y"},
+        }
+    ),
+    "weights of smp": model(
+        student=called("segmentation_models_pytorch.Unet.from_pretrained", pretrained_model_name_or_path="x/y")
+    ),
+    "a sequence of schedules": model(lr_scheduler=f"{__name__}.warm_up"),
     "an own function": schedule(f"{__name__}.half"),
     "an own network": model(student=called(f"{__name__}.OwnNetwork")),
     "an own data module": {"data": called("tests.toys.ToyData")},
@@ -159,6 +181,10 @@ OF_LIBRARIES = {
 
 def half(epoch: int) -> float:
     return 0.5**epoch
+
+
+def warm_up(optimizer: Optimizer) -> SequentialLR:
+    return SequentialLR(optimizer, [LinearLR(optimizer), ExponentialLR(optimizer, 0.9)], milestones=[1])
 
 
 class OwnNetwork(nn.Module):
@@ -170,6 +196,21 @@ def test_classes_and_factories_of_libraries_and_own_ones_are_allowed(case: str, 
     fit_parser().parse_args(config_with(OF_LIBRARIES[case], tmp_path))
 
 
+@pytest.mark.parametrize(
+    ("path", "advice"),
+    [
+        ("torch.optim.lr_scheduler.SequentialLR", r"name a function .*, \(optimizer: Optimizer\) -> SequentialLR"),
+        ("torch.optim.lr_scheduler.ChainedScheduler", r"\(optimizer: Optimizer\) -> ChainedScheduler"),
+        ("transformers.get_cosine_schedule_with_warmup", r"choose a class of torch\.optim\.lr_scheduler"),
+        ("timm.scheduler.CosineLRScheduler", r"choose a class of torch\.optim\.lr_scheduler"),
+        ("transformers.AutoModel.from_config", r"name the class of the network, .* and give its argument config"),
+    ],
+)
+def test_what_no_configuration_can_give_is_refused_with_what_it_can(path: str, advice: str, tmp_path: Path) -> None:
+    with pytest.raises(ConfigurationError, match=rf"{re.escape(path)} .*{advice}"):
+        fit_parser().parse_args(config_with(model(lr_scheduler=called(path)), tmp_path))
+
+
 @pytest.mark.parametrize("value", [torch.float16, nn.ReLU, torch.nn.functional.relu, half, functools.partial(half)])
 def test_an_object_of_a_known_kind_is_allowed(value: Any) -> None:
     check_object("a.b", value)
@@ -179,7 +220,7 @@ def test_an_object_of_a_known_kind_is_allowed(value: Any) -> None:
     "value", [print, functools.partial(print), Path, Path(), yaml, torch.load, torch.hub.load, main]
 )
 def test_another_object_is_not(value: Any) -> None:
-    with pytest.raises(ValueError, match=r"a\.b is not allowed: only optimisers, "):
+    with pytest.raises(ValueError, match=r"a\.b is not allowed: no configuration can name a \w+ of this kind"):
         check_object("a.b", value)
 
 
@@ -240,12 +281,51 @@ def test_a_module_elsewhere_is_the_users_own(bundle: Path, tmp_path_factory: pyt
     assert (bundle / "sprung").exists()
 
 
+def test_a_module_above_the_configuration_is_imported_only_from_the_working_folder(
+    bundle: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (bundle / "configs/kd").mkdir(parents=True)
+    arguments = config_with(
+        model(student=called("brought.Net", in_features=2352, num_classes=10)), bundle / "configs/kd"
+    )
+    arguments[1] = str(Path(STUDENT).absolute())
+    monkeypatch.chdir(bundle.parent)
+    with command_of(()), pytest.raises(ConfigurationError, match="would run it"):
+        fit_parser().parse_args(arguments)
+    assert not (bundle / "sprung").exists()
+    monkeypatch.chdir(bundle)
+    with command_of(()):
+        fit_parser().parse_args(arguments)
+    assert (bundle / "sprung").exists()
+
+
+@pytest.mark.parametrize("named", ["", "RECORD", "top_level.txt"])
+def test_a_library_in_a_folder_of_the_path_is_no_code_of_the_user(
+    named: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    name = "shelf" + named.partition("_")[0].casefold()
+    (tmp_path / f"{name}.py").write_text("def edit(command: str): pass\n")
+    description = tmp_path / f"{name}-1.0.dist-info"
+    description.mkdir()
+    (description / "METADATA").write_text(f"Metadata-Version: 2.1\nName: {'other' if named else name}\nVersion: 1.0\n")
+    if named:
+        (description / named).write_text(f"{name}.py,,\n" if named == "RECORD" else name)
+    monkeypatch.syspath_prepend(str(tmp_path))
+    with command_of(()), pytest.raises(ConfigurationError, match=rf"{name}\.edit is not allowed"):
+        fit_parser().parse_object(
+            model(optimizer=called(f"{name}.edit", command="x")) | {"data": called("datamodules.MNISTM")}
+        )
+
+
 @pytest.mark.parametrize(
     ("arguments", "modules"),
     [
         (["fit", "--model", "own.method.KD"], {"own"}),
-        (["fit", "--model=own.KD", "--config", "other.yaml"], {"own", "other"}),
+        (["fit", "--model=own.KD", "--config", "other.yaml"], {"own"}),
         (["fit", "--trainer.callbacks+={class_path: own.C, init_args: {}}"], {"own"}),
+        (["fit", "--name", "own.v1", "--version=own.v1", "--data.root", "own.v1", "--ckpt_path", "own.ckpt"], set()),
+        (["study", "--name", "x", "own.v1", "--base.model.init_args.student", "own.Net"], {"own"}),
+        (["fit", "--trainer.callbacks+=own.C", "--data.class_path", "data.Mine"], {"own", "data"}),
         (["fit", "--logs_dir", "/tmp/own.logs", "--model.lr=0.1"], set()),
     ],
 )

@@ -77,6 +77,64 @@ MONITORS = {
 }
 
 
+PARTS = {
+    "a schedule without a monitor": (
+        ["--model.lr_scheduler", "torch.optim.lr_scheduler.ReduceLROnPlateau"],
+        "choose lightning.pytorch.cli.ReduceLROnPlateau and give its init_args.monitor",
+    ),
+    "a finder without a size": (
+        ["--data", f"{__name__}.Unsized", listed("lightning.pytorch.callbacks.BatchSizeFinder")],
+        "BatchSizeFinder changes the batch_size of the data, and Unsized has none",
+    ),
+    "no validation": (
+        [listed(STOPS, monitor="val/loss"), "--trainer.limit_val_batches", "0"],
+        "EarlyStopping monitors 'val/loss', but this fit has no validation",
+    ),
+    "no validation, and a schedule": (
+        [*PLATEAU, "val/loss", "--trainer.limit_val_batches", "0"],
+        "ReduceLROnPlateau monitors 'val/loss', but this fit has no validation",
+    ),
+}
+
+
+class Unsized(Samples):
+    """Says no size of its batches, as data that are one batch."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.batch_size = None  # type: ignore[assignment]
+
+    def train_dataloader(self) -> Any:
+        return Samples().train_dataloader()
+
+    def val_dataloader(self) -> Any:
+        return Samples().val_dataloader()
+
+
+@pytest.mark.parametrize("case", PARTS)
+def test_parts_that_cannot_work_in_this_fit_are_refused_before_it(
+    case: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options, sentence = PARTS[case]
+    assert sentence in error_of(["fit", *configured(tmp_path), *options], capsys, code=1)
+
+
+def test_a_timer_with_its_defaults_is_kept_in_fit_yaml(tmp_path: Path) -> None:
+    main(["fit", *configured(tmp_path), listed("lightning.pytorch.callbacks.Timer", duration="00:01:00:00")])
+    (saved,) = tmp_path.rglob("fit.yaml")
+    assert yaml.safe_load(saved.read_text())["trainer"]["callbacks"][-1]["init_args"]["interval"] == "step"
+
+
+@pytest.mark.parametrize("command", ["fit", "validate"])
+def test_a_file_in_the_place_of_the_runs_is_named(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    (tmp_path / "file").touch()
+    for version in ([], ["--version", "x"]):
+        line = error_of([command, *configured(tmp_path), "--logs_dir", str(tmp_path / "file"), *version], capsys)
+        assert line.startswith(f"{tmp_path / 'file'} is a file, but the folder of the runs should be there")
+
+
 class Own(Callback):
     """Logs a value of its own in a validation, but not in the sanity check."""
 
@@ -205,6 +263,7 @@ def test_the_usage_and_an_unknown_command_name_all_commands(capsys: pytest.Captu
     assert "{fit,validate,test,predict,study,rank} ..." in capsys.readouterr().out.partition("\n\n")[0]
     line = error_of(["studdy"], capsys)
     assert line == "there is no command 'studdy'; there are fit, validate, test, predict, study, rank"
+    assert error_of([], capsys) == "give a command, one of fit, validate, test, predict, study, rank"
 
 
 class Faulty(DKD):
