@@ -13,7 +13,7 @@ from distill.resume.metrics_table import is_first_rank, version_of
 
 def latest_checkpoint(runs: Path, version: str | None, which: str) -> Path | None:
     """The newest checkpoint ``best`` or ``last`` in a folder of runs, or the one of the given version."""
-    found = runs.glob(f"{version or 'version_*'}/checkpoints/{which}.ckpt")
+    found = runs.glob(f"{version or '*'}/checkpoints/{which}.ckpt")
     return max(found, key=lambda path: path.stat().st_mtime, default=None)
 
 

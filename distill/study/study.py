@@ -246,6 +246,7 @@ def study(arguments: list[str]) -> None:
         write_figure(results, plan.panels, plan.scores, plan.reference, plan.folder)
         _compare_depths(shown, plan.folder)
         _say_how_old([run for run in shown if run not in errors], len(shown))
+        _say_left_out([run for run in runs if run not in shown and run.other_settings()])
     failures = [error for run in asked if (error := (run.result() or {}).get("error")) is not None]
     if len(failures) == len(asked):
         sys.exit(f"error: all {len(asked)} runs failed, the first one: {failures[0]}")
@@ -386,6 +387,13 @@ def _say_how_old(runs: list[Run], total: int) -> None:
     if others:
         text = f"{len(others)} of {total} runs are of other code: {_some(next(iter(others.values())))}; "
         console.print(text + "--force trains them again", style="red", markup=False, highlight=False, soft_wrap=True)
+
+
+def _say_left_out(runs: list[Run]) -> None:
+    """Prints how many runs of the study have results of other settings, which the table does not show."""
+    if runs:
+        text = f"{len(runs)} more runs have results of other settings, such as {runs[0]}; they are not in the table"
+        Console().print(text, markup=False, highlight=False, soft_wrap=True)
 
 
 def _date(run: Run, result: Mapping[str, Any]) -> str:

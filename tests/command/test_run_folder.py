@@ -66,6 +66,8 @@ def test_the_latest_checkpoint_is_that_of_the_run_written_to_last(tmp_path: Path
     assert latest_checkpoint(tmp_path, None, "last") == tmp_path / "version_1/checkpoints/last.ckpt"
     assert latest_checkpoint(tmp_path, "mine", "last") == tmp_path / "mine/checkpoints/last.ckpt"
     assert latest_checkpoint(tmp_path, None, "best") is None
+    os.utime(path, (2000, 2000))  # a run with a name of the user's is one, too
+    assert latest_checkpoint(tmp_path, None, "last") == tmp_path / "mine/checkpoints/last.ckpt"
 
 
 def test_a_file_appears_whole_or_not_at_all(tmp_path: Path) -> None:

@@ -139,6 +139,16 @@ def test_force_replaces_what_the_study_wrote_and_keeps_what_the_user_put_there(f
     assert yaml.safe_load((other / "fit.yaml").read_text())["trainer"]["max_epochs"] == 1
 
 
+def test_results_of_other_settings_that_the_table_leaves_out_are_counted(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = write(tmp_path, seeds=1, rows={"student": {}, "twin": {}})
+    main(command)
+    main([*command, "--only", "student", "--base.trainer.max_epochs", "2", "--force"])
+    (line,) = (line for line in capsys.readouterr().out.splitlines() if "more runs" in line)
+    assert line == "1 more runs have results of other settings, such as twin · seed 0; they are not in the table"
+
+
 @pytest.mark.parametrize("moment", ["while it moves files", "while it trains"])
 def test_a_force_that_is_interrupted_loses_nothing(moment: str, folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def killed(*_: Any, **__: Any) -> None:
