@@ -84,7 +84,8 @@ def test_a_study_runs_no_code_of_a_teacher_nor_of_a_checkpoint_that_lies_in_a_ru
     (run.folder / "fingerprint").write_text(run.fingerprint)
     trap.with_name("copy").write_bytes(trap.read_bytes())
     trap.with_name("copy").rename(run.folder / "checkpoints/last.ckpt")
-    main(write(tmp_path, **changes))
+    with pytest.raises(SystemExit, match="all 2 runs failed"):
+        main(write(tmp_path, **changes))
     errors = pd.read_csv(tmp_path / "tiny/results.csv").set_index("row")["error"]
     assert errors.str.contains("is not a file of plain weights, and loading anything else could run its code").all()
     assert not (tmp_path / "sprung").exists()
