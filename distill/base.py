@@ -192,9 +192,9 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         terms = self.distillation_terms(teacher, student, batch)
         loss = torch.stack(list(terms.values())).sum()
         if self.current_hard_weight:
-            on_labels, of_labels = label_losses(self, student, batch)
-            terms |= of_labels
-            loss = loss + self.current_hard_weight * on_labels
+            label_loss, label_terms = label_losses(self, student, batch)
+            terms |= label_terms
+            loss = loss + self.current_hard_weight * label_loss
         return loss, terms, self._step_output(teacher, student, batch)
 
     def evaluate(self, batch: Batch) -> dict[str, Any]:

@@ -29,7 +29,7 @@ class BestCheckpoint(ModelCheckpoint):
     """
 
     strict = False
-    """It warns of a validation without the metric, such as one without labels, and the fit goes on."""
+    """If a validation lacks the metric, for example for want of labels, a warning says so and the fit continues."""
 
     def __init__(self, folder: Path, monitor: str, mode: str) -> None:
         super().__init__(

@@ -47,14 +47,11 @@ class UnsentBuffers(nn.Module):
 @contextmanager
 def buffers_kept(network: nn.Module) -> Iterator[None]:
     """Puts all buffers back as they were, also where a module puts another tensor in a buffer's place (2.14.1)."""
-    tables = [(module._buffers, dict(module._buffers)) for module in network.modules()]
     values = [(buffer, buffer.clone()) for buffer in network.buffers()]
     try:
-        yield
+        with _tables_kept(network):
+            yield
     finally:
-        for table, before in tables:
-            table.clear()
-            table.update(before)
         with torch.no_grad():
             for buffer, value in values:
                 buffer.copy_(value)
@@ -63,10 +60,17 @@ def buffers_kept(network: nn.Module) -> Iterator[None]:
 @contextmanager
 def buffers_copied(network: nn.Module) -> Iterator[None]:
     """Gives all modules copies of their buffers, and their own ones back, with no change in place (2.14.1)."""
-    tables = [(module._buffers, dict(module._buffers)) for module in network.modules()]
     copies = {id(buffer): buffer.clone() for buffer in network.buffers() if not is_lazy(buffer)}
-    for table, before in tables:
-        table.update({name: copies.get(id(buffer), buffer) for name, buffer in before.items()})
+    with _tables_kept(network):
+        for module in network.modules():
+            module._buffers.update({name: copies.get(id(buffer), buffer) for name, buffer in module._buffers.items()})
+        yield
+
+
+@contextmanager
+def _tables_kept(network: nn.Module) -> Iterator[None]:
+    """Gives all modules the same tensors as buffers again (2.14.1)."""
+    tables = [(module._buffers, dict(module._buffers)) for module in network.modules()]
     try:
         yield
     finally:

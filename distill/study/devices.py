@@ -41,7 +41,7 @@ def device_of(slot: int, trainer: Any) -> list[int] | int:
 
 def _count(devices: Any) -> int | None:
     """The number of devices that ``trainer.devices`` asks for; ``None`` for all that there are."""
-    if devices == "auto":  # the default, of which a study takes one
+    if devices == "auto":  # the default; a study then uses one device
         return 1
     if isinstance(devices, str) and "," in devices:
         devices = list(filter(str.strip, devices.split(",")))

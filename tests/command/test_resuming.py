@@ -17,6 +17,7 @@ from lightning.pytorch import Callback, LightningModule, Trainer
 from distill import Supervised
 from distill.cli import main
 from distill.resume.differences import Difference, differences
+from tests.command.endings import error_of
 from tests.toys import ToyData, make_batch
 
 TWO_EPOCHS: dict[str, Any] = {
@@ -65,14 +66,6 @@ def fail(*_: Any) -> None:
 def arguments(folder: Path, *more: str) -> list[str]:
     (folder / "run.yaml").write_text(yaml.safe_dump(TWO_EPOCHS))
     return ["fit", "--config", str(folder / "run.yaml"), "--logs_dir", str(folder / "logs"), *more]
-
-
-def error_of(command: list[str], capsys: pytest.CaptureFixture[str], *, code: int = 2) -> str:
-    with pytest.raises(SystemExit) as exit_:
-        main(command)
-    assert exit_.value.code == code
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    return line.removeprefix("error: ")
 
 
 def said(caplog: pytest.LogCaptureFixture) -> list[str]:

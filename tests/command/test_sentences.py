@@ -20,6 +20,7 @@ from distill.cli import main
 from distill.methods import DKD, KD
 from distill.models import MLP
 from distill.tasks import Classification
+from tests.command.endings import error_of
 from tests.command.test_resuming import TWO_EPOCHS, Samples
 from tests.toys import Net, ToyData, make, quiet_trainer
 
@@ -41,14 +42,6 @@ def configured(folder: Path, *, kind: str = "distill.Supervised", **changes: Any
     content["trainer"] |= {"max_epochs": 1}
     (folder / "run.yaml").write_text(yaml.safe_dump(content))
     return ["--config", str(folder / "run.yaml"), "--logs_dir", str(folder / "logs")]
-
-
-def error_of(command: list[str], capsys: pytest.CaptureFixture[str], *, code: int = 2) -> str:
-    with pytest.raises(SystemExit) as exit_:
-        main(command)
-    assert exit_.value.code == code
-    (line,) = [line for line in capsys.readouterr().err.splitlines() if line.startswith("error: ")]
-    return line.removeprefix("error: ")
 
 
 def listed(kind: str, **arguments: Any) -> str:
