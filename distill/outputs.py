@@ -10,9 +10,10 @@ from typing import Any, NamedTuple, cast
 import torch
 from torch import Tensor
 
-from distill.errors import UserKeyError, UserTypeError
+from distill.errors import UserError, UserKeyError, UserTypeError
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
+"""The samples of a step: modalities, ``target`` and ``index`` by name, and values that no network uses."""
 
 AUXILIARY = re.compile(r"aux(iliary)?(_?(logits?|outs?|outputs?|preds?|predictions?|heads?))?_?\d*")
 """Names of auxiliary predictions; ``aux_loss`` and ``aux_features``, for instance, are none."""
@@ -87,6 +88,18 @@ def _are_predictions(items: Sequence[Any]) -> bool:
     """Whether the items are tensors with the same number of samples, of channels and of dims; some may be missing."""
     kinds = {(item.ndim, item.shape[:2]) if isinstance(item, Tensor) else None for item in items if item is not None}
     return len(kinds) == 1 and isinstance(items[0], Tensor)
+
+
+def samples_in(batch: Mapping[str, Any]) -> int:
+    """The number of samples of a batch: the length of ``target``, of ``index``, or of the first tensor or list.
+
+    Raises:
+        ValueError: The batch holds none of them.
+    """
+    for value in (batch.get("target"), batch.get("index"), *batch.values()):
+        if (isinstance(value, Tensor) and value.ndim) or isinstance(value, (list, tuple)):
+            return len(value)
+    raise UserError("the batch holds no tensor and no list with one value for each sample")
 
 
 def modalities(batch: Batch, names: Sequence[str]) -> tuple[Tensor, ...]:
