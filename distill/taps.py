@@ -138,7 +138,10 @@ class FeatureTaps:
             usual = apply_to_collection(inputs, Tensor, _usual)
             with observer.watching():
                 output, features = self._run(usual)
-            whole, samples = list(batched_tensors(inputs)), samples_in(dict(enumerate(inputs)))
+            whole, samples = (
+                list(batched_tensors(inputs)),
+                samples_in({str(at): values for at, values in enumerate(inputs)}),
+            )
             self.layouts = {
                 layer: observer.layout_of(layer, feature, whole, self._given.get(layer), samples)
                 for layer, (feature, _) in features.items()

@@ -295,16 +295,28 @@ def test_a_mask_of_presence_is_refused_in_another_form_and_left_to_a_network_tha
     assert len(modalities(batch, ["x_a", "x_a_present"])) == 2
 
 
-@pytest.mark.parametrize("method", ["CRD", "hint and relations"])
-def test_samples_that_lack_a_modality_of_the_student_count_nowhere(method: str, tmp_path: Path) -> None:
+def lacking(batch: Batch, modality: str, samples: list[int]) -> Batch:
+    """The batch with NaN in place of a modality of these samples, and the mask that tells it."""
+    rows = torch.tensor(samples)
+    mask = torch.ones(samples_in(batch), dtype=torch.bool).index_fill(0, rows, False)
+    return batch | {modality: batch[modality].index_fill(0, rows, torch.nan), f"{modality}_present": mask}
+
+
+def without(batch: Batch, samples: list[int]) -> Batch:
+    return chosen_samples(batch, [at for at in range(samples_in(batch)) if at not in samples])
+
+
+@pytest.mark.parametrize(
+    ("method", "modality"), [("CRD", "x_b"), ("hint and relations", "x_b"), ("feature mask", "x_a")]
+)
+def test_samples_that_lack_a_modality_of_a_trained_network_count_nowhere(
+    method: str, modality: str, tmp_path: Path
+) -> None:
     batch, missing = make_batch(10), [2, 3, 9]
-    kept = chosen_samples(batch, [at for at in range(10) if at not in missing])
-    mask = torch.ones(10, dtype=torch.bool).index_fill(0, torch.tensor(missing), False)
-    masked = batch | {"x_b": batch["x_b"].index_fill(0, torch.tensor(missing), torch.nan), "x_b_present": mask}
     results = []
-    for samples, size in ((kept, 7), (masked, 10)):
-        module = make(method)
-        loader = DataLoader(Samples(samples), batch_size=size)
+    for samples in (without(batch, missing), lacking(batch, modality, missing)):
+        module: Any = FeatureMask(**pair_arguments(), repeats=1) if method == "feature mask" else make(method)
+        loader = DataLoader(Samples(samples), batch_size=10)
         weights, seen = fitted(tmp_path, module, loader)
         (scores,) = quiet_trainer(tmp_path).validate(module, loader, verbose=False)
         assert [len(outputs["prediction"]) for outputs in seen.outputs] == [7, 7, 7]
@@ -312,6 +324,28 @@ def test_samples_that_lack_a_modality_of_the_student_count_nowhere(method: str, 
     (expected, scores), (found, other) = results
     assert scores == pytest.approx(other)
     assert all(torch.equal(found[name], value) for name, value in expected.items())
+
+
+@pytest.mark.parametrize("case", ["alone", "static mask", "cache"])
+def test_a_fit_without_labels_leaves_out_samples_that_the_teacher_does_not_see(case: str, tmp_path: Path) -> None:
+    batch, missing = make_batch(10), [2, 3, 9]
+    torch.save(nn.Linear(4, CLASSES).state_dict(), tmp_path / "reference.pt")
+    results = []
+    for samples in (without(batch, missing), lacking(batch, "x_a", missing)):
+        torch.manual_seed(1)
+        settings: dict[str, Any] = {"hard_weight": 0, "student": nn.Linear(4, CLASSES)}
+        if case == "static mask":
+            settings["weighting"] = NontargetSampleMask(0.5, reference_checkpoint=tmp_path / "reference.pt")
+        samples["index"] = torch.arange(samples_in(samples))
+        if case == "cache":
+            settings["cache_teacher"] = str(tmp_path / "cache")
+        module, trainer = KD(**pair_arguments(**settings)), quiet_trainer(tmp_path)
+        trainer.fit(module, ToyData(samples, batch_size=10))
+        results.append((module.state_dict(), float(trainer.callback_metrics["val/kd"])))
+    (expected, loss), (found, other) = results
+    assert loss == pytest.approx(other)
+    for name, value in expected.items():
+        torch.testing.assert_close(found[name], value, msg=name)
 
 
 def test_a_batch_of_which_no_sample_has_the_students_modality_counts_nowhere(tmp_path: Path) -> None:
