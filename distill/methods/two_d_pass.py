@@ -73,7 +73,7 @@ class TwoDPASS(DistillationModule):
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """The three terms, as means over the scales."""
-        target = target_classes(self, student, batch)
+        target = target_classes(self, batch)
         counted = target != self.ignore_index
         labelled: Any = {"target": target, "ignore_index": self.ignore_index, "reduction": "none"}
         divergences, heads = [], []
