@@ -33,9 +33,8 @@ def scored(task: Task, names: list[str]) -> set[str]:
     """The names of the scores of a validation on data with these names of classes."""
     scores = StageScores(task, "val")
     name_classes(trainer(SimpleNamespace(class_names=names)), task, scores, None)
-    scores.update(
-        torch.eye(2).view(2, 2, *[1] * isinstance(task, SemanticSegmentation)), {"target": TWO[type(task)]}, task
-    )
+    logits = torch.eye(2).view(2, 2, *[1] * isinstance(task, SemanticSegmentation))
+    scores.update(logits, {"target": TWO[type(task)]}, task)
     return set(scores.take())
 
 
@@ -46,7 +45,7 @@ TWO = {
 }
 
 
-@pytest.mark.parametrize(("make_task", "name"), zip(TWO, ["accuracy", "ap", "iou"], strict=True))
+@pytest.mark.parametrize(("make_task", "name"), list(zip(TWO, ["accuracy", "ap", "iou"], strict=True)))
 def test_the_classes_have_the_names_of_the_data_unless_the_task_has_names(make_task: Any, name: str) -> None:
     assert {f"val/{name}_road", f"val/{name}_car"} < scored(make_task(2), ["road", "car"])
     assert {f"val/{name}_a", f"val/{name}_b"} < scored(make_task(2, class_names=["a", "b"]), ["road", "car"])
