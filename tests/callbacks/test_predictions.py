@@ -56,12 +56,12 @@ def test_without_index_and_target_the_lines_stay_in_the_order_of_the_loader(tmp_
     assert table["prediction"].tolist() == logits.argmax(1).tolist()
 
 
-def test_maps_are_no_table_and_told_once(tmp_path: Path) -> None:
-    data = batches_of(student=torch.randn(7, 3, 2, 2), target=torch.zeros(7))
-    with pytest.warns(UserWarning, match=r"no predictions.csv.*\(3, 3, 2, 2\)") as caught:
+def test_maps_without_classes_are_not_written_and_told_once(tmp_path: Path) -> None:
+    data = batches_of(student=torch.randn(7, 1, 2, 2), target=torch.zeros(7))
+    with pytest.warns(UserWarning, match=r"writes nothing: predictions of the shape \(3, 1, 2, 2\)") as caught:
         trainer(tmp_path, PredictionWriter()).predict(Predicting(), data)
-    assert len([warning for warning in caught if "predictions.csv" in str(warning.message)]) == 1
-    assert not (tmp_path / "run" / "predictions.csv").exists()
+    assert len([warning for warning in caught if "PredictionWriter" in str(warning.message)]) == 1
+    assert not list((tmp_path / "run").rglob("predictions*"))
 
 
 def test_a_trial_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
