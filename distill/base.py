@@ -22,12 +22,13 @@ from distill.supervised import Supervised
 from distill.taps import FeatureTaps
 from distill.tasks import Task
 from distill.teacher.cache import TeacherCache
+from distill.teacher.class_map import ClassMap
 from distill.teacher.frozen import FrozenTeacher, Precision, TeacherHolder, check_separate
 from distill.training.arguments import required
 from distill.training.auxiliary import label_losses
 from distill.training.compilation import compile_in_place
 from distill.training.first_batch import check_pair
-from distill.training.labels import class_names
+from distill.training.labels import known_class_names
 from distill.training.means import counted_means
 from distill.weighting.schedule import WeightingSchedule, begin_fit
 
@@ -71,6 +72,9 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
             :class:`~distill.taps.FeatureTaps`.
         student_layout: The same for the student.
         aux_weight: The weight of each auxiliary prediction of the student in the hard loss; see :class:`Supervised`.
+        teacher_classes: For a teacher with other classes than the student, or another order of them: the student's
+            class for each class of the teacher, by index or by name, or ``null`` where the student has none. Several
+            classes of the teacher may lead to one; see :class:`~distill.teacher.class_map.ClassMap`.
 
     ``teacher``, ``student``, ``task`` and ``optimizer`` are optional only for a method that is a part of
     :class:`~distill.methods.Combined`: the combination has them.
@@ -95,6 +99,7 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         teacher_layout: Layout | dict[str, Layout] | None = None,
         student_layout: Layout | dict[str, Layout] | None = None,
         aux_weight: float = 0.4,
+        teacher_classes: list[int | str | None] | None = None,
     ) -> None:
         super().__init__(student, task, student_inputs, optimizer, lr_scheduler, aux_weight)
         check_at_least(0, hard_weight=hard_weight)
@@ -103,6 +108,7 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         self.student_layers = tuple(student_layers)
         self.teacher_layout, self.student_layout = teacher_layout, student_layout
         self.hard_weight = hard_weight
+        self.class_map = None if teacher_classes is None else ClassMap(teacher_classes)
         if teacher is not None:
             check_separate(teacher, self)
             self.frozen_teacher = FrozenTeacher(
@@ -162,9 +168,14 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         return getattr(self.task, "ignore_index", 255)
 
     def forward_teacher(self, batch: Batch) -> NetworkOutput:
-        """The teacher's output for a batch, in the size of the target; in training from the cache, if there is one."""
+        """The teacher's output for a batch, in the student's classes and in the size of the target.
+
+        In training it is from the cache, if there is one.
+        """
         cache = self.teacher_cache
         output = self.run_teacher(batch) if cache is None else cache.output(batch, self.run_teacher)
+        if self.class_map is not None:
+            output = output._replace(prediction=self.class_map(output.prediction, self.known_task))
         return output._replace(prediction=self.at_targets(output.prediction, batch))
 
     def run_teacher(self, batch: Batch) -> NetworkOutput:
@@ -214,7 +225,8 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
     def prepare(self, stage: str) -> None:
         """As in :class:`Supervised`, but also checks that a fit has a trained teacher."""
         if stage == "fit":
-            required(self.frozen_teacher, "teacher", self).check_trained(class_names(self.trainer))
+            names = () if self.class_map is not None else known_class_names(self.trainer, self.task)
+            required(self.frozen_teacher, "teacher", self).check_trained(names)
             self.check_fit()
         super().prepare(stage)
         if stage == "fit":  # before a precision plugin changes the type of the networks

@@ -20,7 +20,7 @@ from distill.training.auxiliary import label_losses
 from distill.training.averaging import AveragedWeights, use_averaged_weights
 from distill.training.first_batch import Preparation, check_first_batch, explained
 from distill.training.held_out import held_out_losses
-from distill.training.labels import check_labels_on_cpu, check_num_classes, class_names, labels_of
+from distill.training.labels import check_labels_on_cpu, check_num_classes, known_class_names, labels_of, name_classes
 from distill.training.loading import LoadsCheckpoints
 from distill.training.losses import TrainingLosses
 from distill.training.means import counted_mean
@@ -177,6 +177,7 @@ class Supervised(LoadsCheckpoints, TransferHooks):
         network, task = required(self.network, "network", self), self.known_task
         if stage == "fit":
             required(self.optimizer, "optimizer", self)
+        name_classes(self.trainer, task, self.val_scores, self.test_scores)
         if stage != "predict":
             task.check_network(network, model=described(network, "network"))
             check_num_classes(self.trainer, task)
@@ -199,13 +200,14 @@ class Supervised(LoadsCheckpoints, TransferHooks):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the names of the classes if the data have them; saves averaged weights if a callback averages them."""
         use_averaged_weights(checkpoint, attached(self), self)
-        if names := class_names(attached(self)):
+        if names := known_class_names(attached(self), self.task):
             checkpoint["class_names"] = list(names)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises a ValueError if weights do not fit, or if the data have the classes in another order."""
         super().on_load_checkpoint(checkpoint)
-        check_class_names(checkpoint.get("class_names", ()), class_names(attached(self)), model="checkpoint")
+        names = known_class_names(attached(self), self.task)
+        check_class_names(checkpoint.get("class_names", ()), names, model="checkpoint")
 
     @property
     def known_task(self) -> Task:

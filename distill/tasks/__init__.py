@@ -2,7 +2,16 @@
 
 from distill.tasks.classification import Classification
 from distill.tasks.depth_estimation import DepthEstimation
+from distill.tasks.multi_label_classification import MultiLabelClassification
+from distill.tasks.regression import Regression
 from distill.tasks.semantic_segmentation import SemanticSegmentation
 from distill.tasks.task import Task
 
-__all__ = ["Classification", "DepthEstimation", "SemanticSegmentation", "Task"]
+__all__ = [
+    "Classification",
+    "DepthEstimation",
+    "MultiLabelClassification",
+    "Regression",
+    "SemanticSegmentation",
+    "Task",
+]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 
 import torch
@@ -31,12 +30,12 @@ class SemanticSegmentation(ClassTask):
         class_weights: The weight of each class, C values of 0 or more. The loss of a position is multiplied by the
             weight of its class. The mean is still over positions, so weights that average 1 over the positions keep the
             loss's size.
-        class_names: The names of the classes in their scores, ``iou_<name>``; their numbers by default.
+        class_names: The names of the classes in their scores, ``iou_<name>``; by default those of the data module, or
+            their numbers if it has none.
     """
 
     monitor = "val/mIoU"
     mode = "max"
-    class_weights: Tensor | None
 
     def __init__(
         self,
@@ -45,14 +44,7 @@ class SemanticSegmentation(ClassTask):
         class_weights: Sequence[float] | None = None,
         class_names: Sequence[str] | None = None,
     ) -> None:
-        super().__init__(num_classes, ignore_index, class_names)
-        if class_weights is not None and (
-            len(class_weights) != num_classes or not all(0 <= weight < math.inf for weight in class_weights)
-        ):
-            raise UserError(f"class_weights must be {num_classes} numbers of 0 or more, got {list(class_weights)}")
-        weights = None if class_weights is None else torch.tensor(class_weights, dtype=torch.float32)
-        self.register_buffer("class_weights", weights, persistent=False)
-        self.metrics()  # raises an error if the names do not fit
+        super().__init__(num_classes, ignore_index, class_weights, class_names)
 
     def at_targets(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Logits ``(N, C, *)`` in the spatial size of the target ``(N, *)``."""
@@ -63,8 +55,7 @@ class SemanticSegmentation(ClassTask):
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """Cross entropy of logits ``(N, C, *)`` with targets ``(N, *)``, in nats, ``(N, *)``; 0 where ignored."""
-        weights = None if self.class_weights is None else self.class_weights.to(prediction.dtype)
-        return self.cross_entropy(self.at_targets(prediction, target), target, weight=weights)
+        return self.cross_entropy(self.at_targets(prediction, target), target)
 
     def metrics(self) -> MetricCollection:
         """All scores of :class:`~distill.metrics.SegmentationScores`."""

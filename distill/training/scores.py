@@ -33,9 +33,13 @@ class StageScores(nn.Module):
         super().__init__()
         self.stage = stage
         self.monitor = task.monitor
-        self.metrics = task.metrics().clone(prefix=f"{stage}/")
+        self.make_metrics(task)
         self.hard = _WeightedMean()
         self._losses: LossSums = {}
+
+    def make_metrics(self, task: Task) -> None:
+        """Makes the metrics of the task, also after its classes have got other names."""
+        self.metrics = task.metrics().clone(prefix=f"{self.stage}/")
 
     def update(self, prediction: Tensor, batch: Batch, task: Task) -> None:
         """Adds a batch, if it has labels; the prediction must have one value for each position of the target."""
