@@ -32,10 +32,10 @@ class PredictionWriter(Callback):
     ``python train.py predict`` has this callback unless the configuration gives another one.
 
     **A class or a few numbers for each sample** become ``predictions.csv`` in the run's folder, at the end. Each sample
-    has a line: ``index`` and ``name`` if the data have them, ``target`` if the step returns it, the predicted class as ``prediction`` and its
-    probability as ``confidence``, and ``target_name`` and ``class_name`` if the classes have names. Several labels a
-    sample have a column for each class, ``probability_<class>``. Regression has its values as ``prediction``, or as
-    ``prediction_<output>`` if there are several. Several processes write one table together.
+    has a line: ``index`` and ``name`` if the data have them, ``target`` if the step returns it, the predicted class as
+    ``prediction`` and its probability as ``confidence``, and ``target_name`` and ``class_name`` if the classes have
+    names. Several labels a sample have a column for each class, ``probability_<class>``. Regression has its values as
+    ``prediction``, or as ``prediction_<output>`` if there are several. Several processes write one table together.
 
     **A class for each pixel, voxel or point** becomes a file for each sample as soon as it is predicted:
 

@@ -29,7 +29,9 @@ class LabelFiles:
     Args:
         folder: The folder of all samples.
         data: The data module; it may have a ``palette``, the official ``label_ids`` of the classes,
-            ``prediction_extent``, and a format of its own: ``prediction_path`` and ``write_prediction``.
+            ``prediction_extent``, and a format of its own: ``prediction_path(position)`` returns the file below the
+            folder, and ``write_prediction(path, classes, position)`` writes it, with -1 where there is no prediction.
+            With several labels a position it gets 0 or 1 of each class, ``(C, *)``.
         ids: Which numbers the files hold.
         colours: Whether to write a second picture in the colours of the palette.
         probabilities: Whether to write the probabilities of all classes.
@@ -53,7 +55,7 @@ class LabelFiles:
     def suffixes(self, spatial_dims: int, *, exclusive: bool) -> list[str]:
         """What the names of a sample's files end with; without the file in the data module's own format."""
         is_image = spatial_dims == 2 and exclusive
-        suffixes = [] if self._own_path(0) is not None and exclusive else [".png" if is_image else ".npy"]
+        suffixes = [] if self._own_path(0) is not None else [".png" if is_image else ".npy"]
         if self.palette and is_image:
             suffixes.append("_color.png")
         return [*suffixes, "_probabilities.npz"] if self.probabilities else suffixes
@@ -78,20 +80,20 @@ class LabelFiles:
         if not missing:
             return
         classes, predicted = self._classes(logits, position)
+        labels = None if probabilities.exclusive else (probabilities.values[0] > 0.5).byte().cpu().numpy()
         for path in missing:
             with atomic_write(path) as draft:
                 if path.name.endswith("_probabilities.npz"):
                     np.savez_compressed(draft, probabilities=probabilities.values[0].half().cpu().numpy())
-                elif not probabilities.exclusive:
-                    np.save(draft, (probabilities.values[0] > 0.5).byte().cpu().numpy())
                 elif path.name.endswith("_color.png"):
                     Image.fromarray(self._painted(classes, predicted)).save(draft)
                 elif path.suffix == ".png":
                     Image.fromarray(self._as_ids(classes, predicted, len(logits))).save(draft)
                 elif path.suffix == ".npy":
-                    np.save(draft, self._as_ids(classes, predicted, len(logits)))
+                    np.save(draft, self._as_ids(classes, predicted, len(logits)) if labels is None else labels)
                 else:
-                    self.data.write_prediction(draft, np.where(predicted, classes, NOT_PREDICTED), position)
+                    own = np.where(predicted, classes, NOT_PREDICTED) if labels is None else labels
+                    self.data.write_prediction(draft, own, position)
 
     def _classes(self, logits: Tensor, position: int | None) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
         """The class of each position, and whether there is a prediction for it, in the size of the whole sample."""
