@@ -5,14 +5,15 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypedDict, cast
 
 import torch
 from torch import Tensor
 
-from distill.errors import UserKeyError, UserTypeError
+from distill.errors import UserError, UserKeyError, UserTypeError
 
-Batch = dict[str, Tensor]
+Batch = dict[str, Any]
+"""The samples of a step: modalities, ``target`` and ``index`` by name, and values that no network uses."""
 
 AUXILIARY = re.compile(r"aux(iliary)?(_?(logits?|outs?|outputs?|preds?|predictions?|heads?))?_?\d*")
 """Names of auxiliary predictions; ``aux_loss`` and ``aux_features``, for instance, are none."""
@@ -34,6 +35,38 @@ class NetworkOutput(NamedTuple):
     def at(self, layers: Sequence[str]) -> list[Tensor]:
         """The features of these layers, in order; a layer that is named twice appears twice."""
         return [self.features[layer] for layer in layers]
+
+
+class StepOutput(TypedDict, total=False):
+    """What a step returns for the callbacks, which serve any LightningModule whose steps return these keys.
+
+    Only ``prediction`` is needed, and ``teacher_prediction`` where the two are compared. ``docs/callbacks.md`` says
+    which callback reads which key. All tensors are detached. N is the number of samples.
+
+    Args:
+        loss: The loss, from ``training_step`` only.
+        prediction: The student's prediction: logits ``(N, C, *spatial)``, or depth in metres ``(N, 1, H, W)``.
+        teacher_prediction: The teacher's, of the same kind and shape.
+        target: What is predicted. By default it is ``batch["target"]``, or the last item of a batch that is a tuple.
+        inputs: What the student sees, ``(N, *)`` each; none by default.
+        teacher_inputs: What the teacher sees; none by default.
+        features: The outputs of the student's tapped layers by name, ``(N, C, *)`` each; none by default.
+        teacher_features: The teacher's; none by default.
+        ignore_index: The target of positions that do not count; 255 by default.
+        present: ``(N,)`` bool, false for samples that lack a modality of the teacher. Their teacher's prediction has no
+            meaning, and callbacks leave them out where they compare the two. By default all are there.
+    """
+
+    loss: Tensor
+    prediction: Tensor
+    teacher_prediction: Tensor
+    target: Tensor
+    inputs: tuple[Tensor, ...]
+    teacher_inputs: tuple[Tensor, ...]
+    features: dict[str, Tensor]
+    teacher_features: dict[str, Tensor]
+    ignore_index: int
+    present: Tensor
 
 
 def prediction_of(output: Any) -> Tensor:
@@ -89,6 +122,18 @@ def _are_predictions(items: Sequence[Any]) -> bool:
     return len(kinds) == 1 and isinstance(items[0], Tensor)
 
 
+def samples_in(batch: Mapping[str, Any]) -> int:
+    """The number of samples of a batch: the length of ``target``, of ``index``, or of the first tensor or list.
+
+    Raises:
+        ValueError: The batch holds none of them.
+    """
+    for value in (batch.get("target"), batch.get("index"), *batch.values()):
+        if (isinstance(value, Tensor) and value.ndim) or isinstance(value, (list, tuple)):
+            return len(value)
+    raise UserError("the batch holds no tensor and no list with one value for each sample")
+
+
 def modalities(batch: Batch, names: Sequence[str]) -> tuple[Tensor, ...]:
     """The named modalities of a batch, in the order of the names.
 
@@ -108,16 +153,17 @@ def step_output(
     student_inputs: tuple[Tensor, ...],
     ignore_index: int,
 ) -> dict[str, Any]:
-    """The output of a step of teacher and student for the callbacks, detached, under the names that callbacks read."""
-    return {
-        "prediction": student.prediction.detach(),
-        "teacher_prediction": teacher.prediction.detach(),
-        "features": {layer: feature.detach() for layer, feature in student.features.items()},
-        "teacher_features": {layer: feature.detach() for layer, feature in teacher.features.items()},
-        "inputs": student_inputs,
-        "teacher_inputs": teacher_inputs,
-        "ignore_index": ignore_index,
-    }
+    """The output of a step of teacher and student for the callbacks, detached; see :class:`StepOutput`."""
+    output = StepOutput(
+        prediction=student.prediction.detach(),
+        teacher_prediction=teacher.prediction.detach(),
+        features={layer: feature.detach() for layer, feature in student.features.items()},
+        teacher_features={layer: feature.detach() for layer, feature in teacher.features.items()},
+        inputs=student_inputs,
+        teacher_inputs=teacher_inputs,
+        ignore_index=ignore_index,
+    )
+    return {**output}
 
 
 def shapes(output: NetworkOutput) -> str:

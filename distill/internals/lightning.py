@@ -14,6 +14,7 @@ from lightning.pytorch.cli import LightningCLI
 from lightning.pytorch.core.mixins.hparams_mixin import _given_hyperparameters
 from lightning.pytorch.loops.loop import _Loop
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.trainer.states import TrainerFn
 from torch.optim.swa_utils import AveragedModel
 
 
@@ -26,6 +27,17 @@ def loader_of(trainer: Trainer, stage: str) -> Any:
     """The user's loader to fit, validate or test on, before a loop has requested it (2.6.6)."""
     loop: Any = getattr(trainer, {"fit": "fit_loop", "validate": "validate_loop", "test": "test_loop"}[stage])
     return loop._data_source.dataloader()
+
+
+def evaluation_loaders(trainer: Trainer, stage: str) -> Any:
+    """The loaders of a running validation (``val``), ``test`` or ``predict``, as the user gave them (2.6.6).
+
+    ``Trainer.val_dataloaders`` returns those of a fit before also in a later ``validate``.
+    """
+    fitting = trainer.state.fn == TrainerFn.FITTING
+    of_val = trainer.fit_loop.epoch_loop.val_loop if fitting else trainer.validate_loop
+    loop = {"val": of_val, "test": trainer.test_loop, "predict": trainer.predict_loop}[stage]
+    return None if loop._combined_loader is None else loop._combined_loader.iterables
 
 
 def attach_data(trainer: Trainer, module: LightningModule, data: LightningDataModule) -> None:

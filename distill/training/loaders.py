@@ -1,0 +1,70 @@
+"""The names of several loaders that a trainer validates, tests or predicts on."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from lightning.pytorch import Trainer
+
+from distill.errors import UserError
+from distill.internals.lightning import evaluation_loaders
+
+STAGES = {"val": "validate", "test": "test", "predict": "predict"}
+
+
+def loader_suffix(trainer: Trainer, stage: str, dataloader_idx: int) -> str:
+    """What the names of a loader's scores end with: ``/<name>``; empty for the first loader.
+
+    Args:
+        trainer: The trainer, in a validation, a test or a prediction.
+        stage: ``val``, ``test`` or ``predict``.
+        dataloader_idx: The number of the loader, from 0.
+
+    Raises:
+        ValueError: The data module names another number of loaders than it returns.
+    """
+    return (
+        f"/{loader_names(trainer, stage, evaluation_loaders(trainer, stage))[dataloader_idx]}" if dataloader_idx else ""
+    )
+
+
+def loader_names(trainer: Trainer, stage: str, loaders: Any) -> list[str]:
+    """The names of all loaders, in the order in which the trainer takes them.
+
+    A dictionary of loaders has its keys as names. The data module may name the loaders of a list by ``val_names``,
+    ``test_names`` or ``predict_names``; otherwise their names are their numbers.
+
+    Args:
+        trainer: The trainer.
+        stage: ``val``, ``test`` or ``predict``.
+        loaders: What the data module returned.
+
+    Raises:
+        ValueError: The data module names another number of loaders than it returns.
+    """
+    names = list(_names(loaders))
+    given = getattr(trainer.datamodule, f"{stage}_names", None)  # type: ignore[attr-defined]
+    if given is None or isinstance(loaders, Mapping):
+        return names
+    if isinstance(given, str) or len(given) != len(names):
+        data = type(trainer.datamodule).__name__  # type: ignore[attr-defined]
+        raise UserError(
+            f"{stage}_names of {data} must be a list of {len(names)} names, one for each loader to {STAGES[stage]} on, "
+            f"got {given!r}"
+        )
+    return [str(name) for name in given]
+
+
+def _names(loaders: Any) -> Iterator[str]:
+    """The names in a loader or in nested lists and dictionaries of loaders, joined by a slash."""
+    if isinstance(loaders, Mapping):
+        parts = [(str(key), part) for key, part in loaders.items()]
+    elif isinstance(loaders, (list, tuple)):
+        parts = [(str(number), part) for number, part in enumerate(loaders)]
+    else:
+        yield ""
+        return
+    for name, part in parts:
+        for inner in _names(part):
+            yield f"{name}/{inner}" if inner else name
