@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
@@ -13,8 +12,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from callbacks.parts.depth_figures import DepthViews, depth_figure
+from callbacks.parts.evaluation import Split
 from callbacks.parts.figures import as_picture
-from callbacks.parts.gallery import Gallery, input_images
+from callbacks.parts.gallery import Gallery
+from callbacks.parts.step import Step
 from distill.atomic import atomic_write
 from distill.checks import check_positive
 from distill.errors import UserError
@@ -82,16 +83,17 @@ class DepthGallery(Gallery[DepthViews]):
         self.row = row
         self.layer = layer
 
-    def close(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
+    def close(self, split: Split, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws the samples, and writes those of the test for a comparison with other runs."""
-        if stage == "test" and self._kept and self._folder is not None:
-            with atomic_write(self._folder / "figures" / "depth_test.npz") as draft:
-                np.savez_compressed(draft, **_arrays(self._kept))  # type: ignore[arg-type]
-        super().close(stage, trainer, pl_module)
+        samples = self._kept.get(split)
+        if split.stage == "test" and samples and self._folder is not None:
+            with atomic_write(self._folder / "figures" / f"depth_test{split.file_suffix}.npz") as draft:
+                np.savez_compressed(draft, **_arrays(samples))  # type: ignore[arg-type]
+        super().close(split, trainer, pl_module)
 
-    def obstacle(self, outputs: Mapping[str, Any], batch: Mapping[str, Tensor]) -> str | None:
+    def obstacle(self, step: Step) -> str | None:
         """Predictions that are no maps of depth, or have no target of the same size."""
-        prediction, target = outputs["prediction"], batch.get("target")
+        prediction, target = step.prediction, step.target
         if (
             target is None
             or not target.is_floating_point()
@@ -101,35 +103,39 @@ class DepthGallery(Gallery[DepthViews]):
             return "the predictions are no maps of depth with a target"
         return None
 
-    def keep(self, outputs: Mapping[str, Any], batch: Mapping[str, Tensor], count: int) -> list[DepthViews]:
+    def keep(self, step: Step, count: int) -> list[DepthViews]:
         """The pictures of each sample, and the probabilities over the bins along one pixel row."""
-        target, student_bins, teacher_bins = batch["target"], *self._bins(outputs, count)
+        student_bins, teacher_bins = self._bins(step, count)
+        target, teacher = step.target, step.teacher_prediction
+        assert target is not None
+        modalities = {name: values for name, values in step.modalities.items() if values.ndim == 4}
+        image = step.image if step.image is not None else next(iter(modalities.values()), target)
         maps = {
-            "image": batch.get("image", outputs["inputs"][0]),
+            "image": image,
             "target": target.where((target > self.min_depth) & (target < self.max_depth), 0)[:, 0],
-            "student": outputs["prediction"][:, 0],
-            "teacher": outputs["teacher_prediction"][:, 0] if "teacher_prediction" in outputs else None,
+            "student": step.prediction[:, 0],
+            "teacher": None if teacher is None else teacher[:, 0],
             "student_bins": student_bins,
             "teacher_bins": teacher_bins,
         }
         views = {name: values[:count].float().cpu() for name, values in maps.items() if values is not None}
-        modalities = {name: values[:count].float().cpu() for name, values in input_images(outputs, batch).items()}
-        modalities.pop("teacher_prediction", None)  # the input of a stored teacher is its prediction
+        pictures = {name: values[:count].float().cpu() for name, values in modalities.items()}
+        pictures.pop("teacher_prediction", None)  # the input of a stored teacher is its prediction
         return [
             DepthViews(
-                modalities={name: values[n] for name, values in modalities.items()},
+                modalities={name: values[n] for name, values in pictures.items()},
                 **{name: values[n] for name, values in views.items()},
             )
             for n in range(len(views["target"]))
         ]
 
-    def draw(self, samples: list[DepthViews], data: Any) -> Figure:
+    def draw(self, samples: list[DepthViews], trainer: Trainer) -> Figure:
         """The gallery."""
         return depth_figure(samples, (self.min_depth, self.max_depth), self.row)
 
-    def _bins(self, outputs: Mapping[str, Any], count: int) -> tuple[Tensor | None, Tensor | None]:
+    def _bins(self, step: Step, count: int) -> tuple[Tensor | None, Tensor | None]:
         """The probabilities of student and teacher along the row, ``(count, bins, columns)``, or ``None``."""
-        logits, teacher = outputs.get("features", {}).get(self.layer), outputs.get("teacher_prediction")
+        logits, teacher = step.features.get(self.layer), step.teacher_prediction
         if self.row is None or logits is None or teacher is None:
             return None, None
         # the teacher has the size of the target, the logits that of their layer

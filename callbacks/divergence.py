@@ -3,23 +3,23 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
-from torch import Tensor
 
 from callbacks.parts.comparison import InputDivergence, OutputDivergences, float64_device
-from callbacks.parts.evaluation import EvaluationCallback, log_reduced
+from callbacks.parts.evaluation import EvaluationCallback, Split, log_reduced
 from callbacks.parts.figures import divergence_figure, publish
 from callbacks.parts.run_folder import run_folder
+from callbacks.parts.step import Step
 from distill.atomic import atomic_write
 from distill.checks import check_at_least, check_positive
 from distill.distributed import all_gather_objects, rank_part
 
+TRAIN = Split("train")
 COLUMNS = ("epoch", "stage", "cmd", "cmd_target", "cmd_nontarget", "tcjsd", "ncjsd", "input_cmd")
 
 
@@ -36,7 +36,8 @@ class DivergenceTracker(EvaluationCallback):
       (PSSM, Table 1). Inputs with the same number of values are compared value by value. Images of one size with
       different channels are compared by the mean over their channels. Other inputs are not compared.
 
-    All data come from what the steps return; no model runs again. The numbers are exact, whatever the batches and the
+    All data come from what the steps return, of any LightningModule (``docs/callbacks.md``); no model runs again. Each
+    further loader has values of its own, ``val/ncjsd/<name>``. The numbers are exact, whatever the batches and the
     number of processes are. Those of training compare each batch with the student of its step.
 
     In the run's folder, ``divergence.csv`` has a row for each epoch and stage of the fit. A resumed fit continues the
@@ -119,33 +120,34 @@ class DivergenceTracker(EvaluationCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Compares the two predictions, and in the first epoch the inputs."""
-        if batch_idx % self.every_n_batches:
+        step = None if batch_idx % self.every_n_batches else self._read(outputs, batch)
+        if step is None or not self._compare(TRAIN, pl_module, step):
             return
-        if self._add("train", pl_module, outputs, batch) and self._inputs is not None and self._inputs.comparable:
-            self._add_inputs(self._inputs, outputs["inputs"], outputs["teacher_inputs"])
+        if self._inputs is not None and self._inputs.comparable and step.inputs and step.teacher_inputs:
+            self._add_inputs(self._inputs, step.with_teacher())
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the epoch and writes ``divergence.csv``."""
-        values = self._close("train", trainer, pl_module)
+        values = self._log(TRAIN, trainer, pl_module)
         if values is None:
             return
-        self._keep("train", trainer, values, self._close_inputs(trainer, pl_module))
+        self._keep(TRAIN, trainer, values, self._close_inputs(trainer, pl_module))
         if trainer.is_global_zero and self._folder is not None:
             self._write(self._folder / "divergence.csv")
 
-    def start(self, stage: str) -> None:
+    def start(self, split: Split) -> None:
         """Forgets the batches of an earlier epoch."""
-        self._open.pop(stage, None)
+        self._open.pop(split.label, None)
 
-    def add(self, stage: str, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any) -> None:
+    def add(self, split: Split, trainer: Trainer, pl_module: LightningModule, step: Step) -> None:
         """Compares the two predictions."""
-        self._add(stage, pl_module, outputs, batch)
+        self._compare(split, pl_module, step)
 
-    def close(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
+    def close(self, split: Split, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the epoch."""
-        values = self._close(stage, trainer, pl_module)
+        values = self._log(split, trainer, pl_module)
         if values is not None and trainer.state.fn == TrainerFn.FITTING:
-            self._keep(stage, trainer, values)
+            self._keep(split, trainer, values)
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws the curves over all epochs."""
@@ -153,26 +155,26 @@ class DivergenceTracker(EvaluationCallback):
             return
         publish(divergence_figure(self._rows), "divergence", self._folder, trainer)
 
-    def _add(self, stage: str, pl_module: LightningModule, outputs: Any, batch: Any) -> bool:
-        if not outputs:  # Lightning's answer to a step that was skipped
-            return False
-        obstacle = _obstacle(outputs, batch)
+    def _compare(self, split: Split, pl_module: LightningModule, step: Step) -> bool:
+        obstacle = _obstacle(step)
         if obstacle is not None:
-            self._warn_once(f"measures nothing: {obstacle}")
+            self._warn_once(f"{self.idle}: {obstacle}")
             return False
-        if stage not in self._open:
-            self._open[stage] = self._new_divergences(pl_module)
-        self._open[stage].add(
-            outputs["prediction"], outputs["teacher_prediction"], batch["target"], outputs["ignore_index"]
-        )
+        step = step.with_teacher()
+        assert step.teacher_prediction is not None
+        assert step.target is not None
+        if split.label not in self._open:
+            self._open[split.label] = self._new_divergences(pl_module)
+        self._open[split.label].add(step.prediction, step.teacher_prediction, step.target, step.ignore_index)
         return True
 
-    def _add_inputs(
-        self, divergence: InputDivergence, student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]
-    ) -> None:
-        divergence.add(student, teacher)
+    def _add_inputs(self, divergence: InputDivergence, step: Step) -> None:
+        divergence.add(step.inputs, step.teacher_inputs)
         if not divergence.comparable:
-            shapes = [", ".join(str(tuple(tensor.shape[1:])) for tensor in inputs) for inputs in (student, teacher)]
+            shapes = [
+                ", ".join(str(tuple(tensor.shape[1:])) for tensor in inputs)
+                for inputs in (step.inputs, step.teacher_inputs)
+            ]
             rank_zero_info(
                 f"there is no train/input_cmd: a sample has the shape {shapes[0]} for the student and {shapes[1]} for "
                 "the teacher, which cannot be compared"
@@ -181,25 +183,26 @@ class DivergenceTracker(EvaluationCallback):
     def _new_divergences(self, pl_module: LightningModule) -> OutputDivergences:
         return OutputDivergences(self.temperature, self.moments, self.max_positions, float64_device(pl_module.device))
 
-    def _close(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> dict[str, float] | None:
-        own = self._open.pop(stage, None)
+    def _log(self, split: Split, trainer: Trainer, pl_module: LightningModule) -> dict[str, float] | None:
+        own = self._open.pop(split.label, None)
         # a process without a batch must take part in the sums of the others
         if not trainer.strategy.reduce_boolean_decision(own is not None, all=False):
             return None
         values = (own or self._new_divergences(pl_module)).compute()
-        log_reduced(pl_module, {f"{stage}/{name}": value for name, value in values.items()})
+        log_reduced(pl_module, {split.key(name): value for name, value in values.items()})
         return values
 
     def _close_inputs(self, trainer: Trainer, pl_module: LightningModule) -> float | None:
         inputs, self._inputs = self._inputs, None
-        if inputs is None or not trainer.strategy.reduce_boolean_decision(inputs.comparable):
+        compared = inputs is not None and inputs.comparable and not inputs.is_empty
+        if inputs is None or not trainer.strategy.reduce_boolean_decision(compared):
             return None
         input_cmd = inputs.compute()
         log_reduced(pl_module, {"train/input_cmd": input_cmd})
         return input_cmd
 
-    def _keep(self, stage: str, trainer: Trainer, values: dict[str, float], input_cmd: float | None = None) -> None:
-        epoch = trainer.current_epoch
+    def _keep(self, split: Split, trainer: Trainer, values: dict[str, float], input_cmd: float | None = None) -> None:
+        epoch, stage = trainer.current_epoch, split.label
         row = {"epoch": epoch, "stage": stage, **values, "input_cmd": input_cmd}
         others = [row for row in self._rows if (row["epoch"], row["stage"]) != (epoch, stage)]
         self._rows = sorted([*others, row], key=lambda row: (row["epoch"], row["stage"]))
@@ -211,13 +214,13 @@ class DivergenceTracker(EvaluationCallback):
             writer.writerows(self._rows)
 
 
-def _obstacle(outputs: Any, batch: Any) -> str | None:
+def _obstacle(step: Step) -> str | None:
     """Why the predictions of a step cannot be compared; ``None`` if they can."""
-    if not isinstance(outputs, Mapping) or "teacher_prediction" not in outputs:
+    student, teacher, target = step.prediction, step.teacher_prediction, step.target
+    if teacher is None:
         return "the steps return no teacher_prediction, as there is no teacher"
-    if "target" not in batch:
+    if target is None:
         return "the batches have no target"
-    student, teacher, target = outputs["prediction"], outputs["teacher_prediction"], batch["target"]
     if target.is_floating_point() or student.ndim < 2 or student.shape[1] < 2:
         return "the predictions are not logits of two or more classes"
     if student.shape != teacher.shape or target.shape != (len(student), *student.shape[2:]):

@@ -9,14 +9,18 @@ from typing import Any
 import matplotlib
 import numpy as np
 import torch
+from lightning.pytorch import Trainer
 from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from matplotlib.patches import Patch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from callbacks.parts.class_figures import ClassViews, classification_figure
+from callbacks.parts.classes import class_names
 from callbacks.parts.figures import as_picture
-from callbacks.parts.gallery import PICTURE_WIDTH, Gallery, input_images
+from callbacks.parts.gallery import PICTURE_WIDTH, Gallery, middle_slice
+from callbacks.parts.step import Step
 from distill.checks import check_share
 from distill.metrics import nontarget_jsd
 from distill.weighting import left_out
@@ -31,17 +35,21 @@ Views = dict[str, Tensor]
 ``(H, W)``, ``NO_CLASS`` where there is none; a divergence is float ``(H, W)``, in nats, NaN where there is none."""
 
 
-class PredictionGallery(Gallery[Views]):
-    """Draws a few validation samples every few epochs: modalities, target, predictions, and their divergence.
+class PredictionGallery(Gallery[Views | ClassViews]):
+    """Draws a few validation samples every few epochs: modalities, target, and the predictions of both models.
 
-    Each sample has a row of pictures: the modalities that the models see, the labels, the predictions of teacher and
-    student, and a heat map of the Jensen-Shannon divergence of the two on the non-target classes (NCJSD, NTDH eq. 6)
-    at every pixel. All data come from what the step returned; no model runs again. The picture is
-    ``figures/predictions_epoch_0003.png`` in the run's folder, and an image in TensorBoard if that is a logger;
-    ``test`` writes ``figures/predictions_test.png``.
+    Each sample has a row of pictures. It starts with the modalities that the models see: images and spectrograms,
+    curves of signals ``(C, T)``, bars or a curve of a vector, the middle slice of a volume and the middle frame of a
+    video. Then follow, for a class of each sample, the most probable classes with the probabilities that teacher and
+    student give them, and whether each of the two is right. For a class of each pixel or voxel, these are the labels,
+    the predictions of teacher and student, and a heat map of the Jensen-Shannon divergence of the two on the non-target
+    classes (NCJSD, NTDH eq. 6). All data come from what the step returned, of any LightningModule
+    (``docs/callbacks.md``); no model runs again. The picture is ``figures/predictions_epoch_0003.png`` in the run's
+    folder, and an image in TensorBoard if that is a logger; ``test`` writes ``figures/predictions_test.png``.
 
-    Classes have the colours and names of the data module's ``palette`` and ``class_names``, if it has these. If the
-    predictions are no maps of logits, a warning says so and nothing is drawn.
+    Classes have the names of the task's or the data module's ``class_names``, and the colours of the data module's
+    ``palette``. Images have their colours if the data module's ``normalization`` says how they were normalised. Other
+    predictions are not drawn, and a warning says so.
 
     Args:
         every_n_epochs: The first validation after each ``every_n_epochs`` epochs is drawn, and the last validation.
@@ -60,24 +68,37 @@ class PredictionGallery(Gallery[Views]):
         check_share(left_out=left_out)
         self.left_out = left_out
 
-    def obstacle(self, outputs: Mapping[str, Any], batch: Mapping[str, Tensor]) -> str | None:
-        """Predictions that are no maps of logits, or have no target of the same size."""
-        prediction, target = outputs["prediction"], batch.get("target")
-        if target is None or prediction.ndim != 4 or target.shape != prediction[:, 0].shape or prediction.shape[1] < 2:
-            return "the predictions are no maps of logits with a target"
+    def obstacle(self, step: Step) -> str | None:
+        """Predictions that are no logits of two or more classes, or have no target of the same size."""
+        prediction, target = step.prediction, step.target
+        if (
+            target is None
+            or target.is_floating_point()
+            or prediction.ndim not in (2, 4, 5)
+            or prediction.shape[1] < 2
+            or target.shape != prediction[:, 0].shape
+        ):
+            return "the predictions are no logits of the classes of samples, pixels or voxels with a target"
         return None
 
-    def keep(self, outputs: Mapping[str, Any], batch: Mapping[str, Tensor], count: int) -> list[Views]:
+    def keep(self, step: Step, count: int) -> list[Views | ClassViews]:
         """The pictures of each sample."""
-        samples = _views(outputs, batch, count)
+        if step.prediction.ndim == 2:
+            return list(_class_views(step, count))
+        samples = _views(step, count)
         for views in samples:
             if self.left_out is not None and "NCJSD" in views:
                 views["left out"] = _marked(views, left_out(views["NCJSD"].nan_to_num(-math.inf), self.left_out))
-        return samples
+        return list(samples)
 
-    def draw(self, samples: list[Views], data: Any) -> Figure:
-        """The gallery, with the names and colours of the data's classes."""
-        return gallery_figure(samples, getattr(data, "class_names", None), getattr(data, "palette", None))
+    def draw(self, samples: list[Views | ClassViews], trainer: Trainer) -> Figure:
+        """The gallery, with the names and colours of the classes."""
+        names = class_names(trainer)
+        of_classes = [views for views in samples if isinstance(views, ClassViews)]
+        if of_classes:
+            return classification_figure(of_classes, names)
+        palette = getattr(trainer.datamodule, "palette", None) or None  # type: ignore[attr-defined]
+        return gallery_figure([views for views in samples if isinstance(views, dict)], names, palette)
 
 
 def gallery_figure(
@@ -122,21 +143,40 @@ def gallery_figure(
     return figure
 
 
-def _views(outputs: Mapping[str, Any], batch: Mapping[str, Tensor], count: int) -> list[Views]:
+def _views(step: Step, count: int) -> list[Views]:
     """The pictures of the first samples of a batch, on the CPU."""
-    student, teacher, target = outputs["prediction"][:count], outputs.get("teacher_prediction"), batch["target"][:count]
-    is_class = (target >= 0) & (target < student.shape[1])
-    views = input_images(outputs, batch)
+    assert step.target is not None
+    student, target = middle_slice(step.prediction[:count]), middle_slice(step.target[:count, None])[:, 0]
+    is_class = (target >= 0) & (target < student.shape[1]) & (target != step.ignore_index)
+    views = {name: middle_slice(x[:count]) for name, x in step.modalities.items() if x.ndim == step.prediction.ndim}
     views["target"] = target.where(is_class, NO_CLASS)
-    if teacher is None:
+    if step.teacher_prediction is None:
         views["prediction"] = student.argmax(1)
     else:
-        teacher = teacher[:count]
+        teacher = middle_slice(step.teacher_prediction[:count])
         divergence = nontarget_jsd(student, teacher, target.where(is_class, 0))
         views["teacher"] = teacher.argmax(1)
         views["student"] = student.argmax(1)
         views["NCJSD"] = divergence.where(is_class, math.nan)
     return [{name: value[n].cpu() for name, value in views.items()} for n in range(len(target))]
+
+
+def _class_views(step: Step, count: int) -> list[ClassViews]:
+    """What both models see and say of the first samples of a batch, on the CPU."""
+    assert step.target is not None
+    modalities = {name: middle_slice(values[:count]).float().cpu() for name, values in step.modalities.items()}
+    student = step.prediction[:count].float().softmax(1).cpu()
+    teacher = step.teacher_prediction
+    of_teacher = None if teacher is None else teacher[:count].float().softmax(1).cpu()
+    return [
+        ClassViews(
+            {name: values[n] for name, values in modalities.items()},
+            target if 0 <= target < student.shape[1] and target != step.ignore_index else None,
+            student[n],
+            None if of_teacher is None else of_teacher[n],
+        )
+        for n, target in enumerate(step.target[:count].tolist())
+    ]
 
 
 def _marked(views: Views, where: Tensor) -> Tensor:

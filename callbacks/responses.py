@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 from pathlib import Path
 from typing import Any, get_args
@@ -14,8 +13,9 @@ from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
+from callbacks.parts.resumable_folder import ResumableFolder
 from datamodules import FrameDataModule
-from datamodules.reading.responses import DESCRIPTION, ResponseFormat, read_description, response_path
+from datamodules.reading.responses import DESCRIPTION, ResponseFormat, response_path
 from distill.atomic import atomic_write
 from distill.checks import check_option, check_positive
 from distill.errors import UserError
@@ -64,46 +64,29 @@ class ResponseWriter(Callback):
         self.folder = Path(folder)
         self.format: ResponseFormat = format
         self.metres_per_unit = metres_per_unit
+        self._stored = ResumableFolder(self.folder, DESCRIPTION, "responses")
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Skips the frames that have a response."""
         if stage != "predict":
             return
         data = _named_data(trainer)
-        if read_description(self.folder) is None and _holds_files(self.folder):
-            raise UserError(
-                f"{self.folder} holds files, but no {DESCRIPTION} to say which network wrote them: give another folder"
-            )
-        done: list[int] = []
-        missing: list[int] = []
-        for position, name in enumerate(data.predict_names):
-            is_done = response_path(self.folder, name, self.format).is_file()
-            (done if is_done else missing).append(position)
-        # each process needs a sample
-        data.predict_only(missing + done[: max(trainer.world_size - len(missing), 0)])
+        self._stored.read()  # raises an error if the folder holds other files
+        names = data.sample_names
+        self._stored.skip(trainer, data, names, lambda position: self._path(names[position]).is_file())
 
     def on_predict_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Describes the responses in the folder, or checks that its description fits this run."""
         trainer.predict_loop.return_predictions = False  # they would fill the memory
         data = _named_data(trainer)
-        description = {
-            "metres_per_unit": self._unit(data),
-            "format": self.format,
-            "size": None if data.frame_size is None else list(data.frame_size),
-            "network": network_fingerprint(getattr(pl_module, "network", pl_module)),
-        }
-        earlier = read_description(self.folder)
-        if earlier is None:
-            if trainer.is_global_zero:
-                with atomic_write(self.folder / DESCRIPTION) as draft:
-                    draft.write_text(json.dumps(description, indent=2) + "\n")
-            return
-        for key, value in description.items():
-            if earlier.get(key) != value:
-                raise UserError(
-                    f"{self.folder / DESCRIPTION} says {key} {earlier.get(key)!r}, but this run would write {value!r}: "
-                    "give another folder, or the network and the arguments that wrote these responses"
-                )
+        self._stored.describe(
+            {
+                "metres_per_unit": self._unit(data),
+                "format": self.format,
+                "size": None if data.frame_size is None else list(data.frame_size),
+                "network": network_fingerprint(getattr(pl_module, "network", pl_module)),
+            }
+        )
 
     def on_predict_batch_end(
         self,
@@ -116,20 +99,21 @@ class ResponseWriter(Callback):
     ) -> None:
         """Writes the responses to the frames of a batch."""
         data = _named_data(trainer)
-        unit, names = self._unit(data), data.predict_names
+        unit, names = self._unit(data), data.sample_names
         depths = _depths(outputs["prediction"], batch["image"].shape[-2:])
         for position, depth in zip(batch["index"].tolist(), depths, strict=True):
             self._write(names[position], depth, unit)
 
     def teardown(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Lets the data module predict on all frames again."""
-        if stage == "predict":
-            _named_data(trainer).predict_only(None)
+        self._stored.release()
 
     def on_exception(self, trainer: Trainer, pl_module: LightningModule, exception: BaseException) -> None:
         """Does the same as :meth:`teardown`, which Lightning does not call after a failed run."""
-        if isinstance(trainer.datamodule, FrameDataModule):  # type: ignore[attr-defined]
-            trainer.datamodule.predict_only(None)  # type: ignore[attr-defined]
+        self._stored.release()
+
+    def _path(self, name: str) -> Path:
+        return response_path(self.folder, name, self.format)
 
     def _unit(self, data: FrameDataModule) -> float:
         if self.format == "npz":
@@ -141,7 +125,7 @@ class ResponseWriter(Callback):
     def _write(self, name: str, depth: NDArray[np.float32], unit: float) -> None:
         if not (np.isfinite(depth).all() and (depth >= 0).all()):
             raise UserError(f"the prediction for {name} is no depth: it has values that are negative or not finite")
-        path = response_path(self.folder, name, self.format)
+        path = self._path(name)
         if self.format == "npz":
             with atomic_write(path) as draft:
                 np.savez_compressed(draft, depth=depth)
@@ -158,16 +142,12 @@ class ResponseWriter(Callback):
 
 def _named_data(trainer: Trainer) -> FrameDataModule:
     data = trainer.datamodule  # type: ignore[attr-defined]
-    if not isinstance(data, FrameDataModule) or not data.predict_names:
+    if not isinstance(data, FrameDataModule) or not data.sample_names:
         raise UserError(
             f"the samples of {type(data).__name__} have no names to store responses under: ResponseWriter needs a data "
             "module of frames on disk or DrivingScenes"
         )
     return data
-
-
-def _holds_files(folder: Path) -> bool:
-    return folder.is_dir() and any(not path.name.startswith(".") for path in folder.iterdir())
 
 
 def _depths(prediction: Tensor, size: tuple[int, int]) -> NDArray[np.float32]:

@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from typing import Any
-
 from lightning.pytorch import LightningModule, Trainer
 
 from callbacks.parts.comparison import float64_device
-from callbacks.parts.evaluation import EvaluationCallback, log_reduced
+from callbacks.parts.evaluation import EvaluationCallback, Split, log_reduced
+from callbacks.parts.step import Step
 from distill.metrics import DepthScores
 from distill.metrics.depth import Average, Crop
 
@@ -19,7 +17,8 @@ class TeacherSimilarity(EvaluationCallback):
     For the stages ``val`` and ``test``, it logs all scores of :class:`~distill.metrics.DepthScores`, as
     ``<stage>/similarity_abs_rel``, ``<stage>/similarity_rmse``, ``<stage>/similarity_delta1`` and so on, over all
     pixels where the teacher's depth lies in the range, with or without ground truth. All data come from what the steps
-    return; no model runs again. The numbers are exact, whatever the batches and the number of processes are.
+    return; no model runs again. Each further loader has values of its own, ``val/similarity_rmse/<name>``. The numbers
+    are exact, whatever the batches and the number of processes are.
 
     Nothing is logged if there is no teacher. If the predictions are no depth, one warning says so.
 
@@ -44,32 +43,37 @@ class TeacherSimilarity(EvaluationCallback):
         average: Average = "image",
         ignore_top_rows: int = 0,
     ) -> None:
-        self._scores = DepthScores(min_depth, max_depth, crop, average, ignore_top_rows)
+        self._settings = (min_depth, max_depth, crop, average, ignore_top_rows)
+        DepthScores(*self._settings)  # raises an error if an argument is out of its range
+        self._scores: dict[Split, DepthScores] = {}
 
-    def start(self, stage: str) -> None:
+    def start(self, split: Split) -> None:
         """Forgets the batches of an earlier epoch."""
-        self._scores.reset()
+        self._scores[split] = DepthScores(*self._settings)
 
-    def add(self, stage: str, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any) -> None:
+    def add(self, split: Split, trainer: Trainer, pl_module: LightningModule, step: Step) -> None:
         """Compares the two predictions."""
-        if not isinstance(outputs, Mapping) or "teacher_prediction" not in outputs:
+        if step.teacher_prediction is None:
             return
-        student, teacher = outputs["prediction"], outputs["teacher_prediction"]
+        step = step.with_teacher()
+        student, teacher = step.prediction, step.teacher_prediction
+        assert teacher is not None
         if student.ndim != 4 or student.shape[1] != 1 or student.shape != teacher.shape:
             self._warn_once(
-                f"measures nothing: predictions of the shapes {tuple(student.shape)} and {tuple(teacher.shape)} are "
+                f"{self.idle}: predictions of the shapes {tuple(student.shape)} and {tuple(teacher.shape)} are "
                 "not depth of the same pixels, (N, 1, H, W)"
             )
             return
-        device = float64_device(pl_module.device)
-        self._scores.to(device)
-        self._scores.update(student.to(device), teacher.to(device))
+        if len(student):
+            device = float64_device(pl_module.device)
+            self._scores[split].to(device).update(student.to(device), teacher.to(device))
 
-    def close(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
+    def close(self, split: Split, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the scores."""
+        scores = self._scores[split]
         # a process without a batch must take part in the sums of the others
-        if not trainer.strategy.reduce_boolean_decision(self._scores.update_called, all=False):
+        if not trainer.strategy.reduce_boolean_decision(scores.update_called, all=False):
             return
-        self._scores.to(float64_device(pl_module.device))
-        scores = {f"{stage}/similarity_{name}": value.float() for name, value in self._scores.compute().items()}
-        log_reduced(pl_module, scores)
+        scores.to(float64_device(pl_module.device))
+        values = {split.key(f"similarity_{name}"): value.float() for name, value in scores.compute().items()}
+        log_reduced(pl_module, values)

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import NamedTuple
 
 import torch
 from lightning.pytorch import LightningModule, Trainer
-from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from callbacks.parts.classes import class_names
 from callbacks.parts.comparison import float64_device
-from callbacks.parts.evaluation import DrawingCallback, log_reduced
+from callbacks.parts.evaluation import DrawingCallback, Split, log_reduced
 from callbacks.parts.figures import publish
 from callbacks.parts.layer_structure import LayerStructure, Structure
+from callbacks.parts.step import Step
 from callbacks.parts.structure_figures import NO_CLASS, embedding_figure, similarity_figure
 from distill.checks import check_at_least
 from distill.distributed import gather, world_size
@@ -39,7 +40,8 @@ class FeatureStructure(DrawingCallback):
       one network). From -4 (spread evenly, in many dimensions) to 0 (all samples are equal).
 
     If there are several layers, the names end with the layer: ``val/student_correlation_layer2``. All data come from
-    what the steps return; no model runs again.
+    what the steps return, of any LightningModule (``docs/callbacks.md``); no model runs again. Each further loader has
+    values of its own, ``val/student_uniformity/<name>``.
 
     In the run's folder, ``figures/feature_similarity_epoch_0003.png`` shows the :math:`|\cos(f_i, f_j)|` of all
     channels as heat maps. At the end of the fit, ``figures/feature_embedding.png`` shows the samples of the last
@@ -78,84 +80,85 @@ class FeatureStructure(DrawingCallback):
         check_at_least(3, max_samples=max_samples)
         self.pairs: list[Pair] = list(zip(teacher_layers, student_layers, strict=True))
         self.max_samples = max_samples
-        self._sums: dict[Pair, list[LayerStructure]] = {}
-        self._labels: list[Tensor] = []
-        self._structures: dict[Pair, list[Structure]] = {}
-        self._structure_labels = torch.empty(0)
+        self._open: dict[Split, _Features] = {}
+        self._structures: dict[Split, _Structures] = {}
 
     def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Draws the heat maps of the last validation, unless they are drawn, and the samples in the plane."""
-        if self._drawn_epochs != self._epoch + 1:
-            self._draw_similarity(trainer)
-        self._draw_embedding(trainer)
-        self.start("val")
+        for split, structures in self._structures.items():
+            if self._drawn_epochs != self._epoch + 1:
+                self._draw_similarity(split, structures, trainer)
+            self._draw_embedding(split, structures, trainer)
+        self._structures = {}
 
-    def start(self, stage: str) -> None:
+    def start(self, split: Split) -> None:
         """Forgets the batches of an earlier epoch."""
-        self._sums, self._labels = {}, []
-        self._structures, self._structure_labels = {}, torch.empty(0)
+        self._open[split] = _Features({}, [])
+        self._structures.pop(split, None)
 
-    def add(self, stage: str, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any) -> None:
+    def add(self, split: Split, trainer: Trainer, pl_module: LightningModule, step: Step) -> None:
         """Adds the features of a batch."""
-        if not outputs:  # Lightning's answer to a step that was skipped
-            return
-        features = [outputs.get("teacher_features"), outputs.get("features")]
+        features = [step.teacher_features, step.features]
         if not all(features):
             self._warn_once(
-                "measures nothing: there are no features of teacher and student; name teacher_layers and "
-                "student_layers of the method"
+                f"{self.idle}: there are no features of teacher and student; name teacher_layers and student_layers of "
+                "the method, or return features and teacher_features"
             )
             return
         pairs = self.pairs or _all_or_last(*map(list, features))
         _check_tapped(pairs, features)
+        step = step.with_teacher()
+        features = [step.teacher_features, step.features]
         device = float64_device(pl_module.device)
         share = -(-self.max_samples // world_size())
+        open_ = self._open[split]
         for pair in pairs:
-            sums = self._sums.setdefault(pair, [LayerStructure(share, device) for _ in NETWORKS])
+            sums = open_.sums.setdefault(pair, [LayerStructure(share, device) for _ in NETWORKS])
             for layer_sums, layer, network_features in zip(sums, pair, features, strict=True):
                 layer_sums.add(network_features[layer])
-        missing = share - sum(map(len, self._labels))
+        missing = share - sum(map(len, open_.labels))
         if missing > 0:
-            self._labels.append(_labels(outputs, batch)[:missing])
+            open_.labels.append(_labels(step)[:missing])
 
-    def close(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
+    def close(self, split: Split, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the epoch, and every few epochs of a fit draws the heat maps."""
-        self._log(stage, trainer, pl_module)
-        if trainer.state.fn == TrainerFn.FITTING and self._is_due(trainer):
-            self._draw_similarity(trainer)
+        self._log(split, trainer, pl_module)
+        if self._due and split in self._structures:
+            self._draw_similarity(split, self._structures[split], trainer)
 
-    def _log(self, stage: str, trainer: Trainer, pl_module: LightningModule) -> None:
+    def _log(self, split: Split, trainer: Trainer, pl_module: LightningModule) -> None:
+        own = self._open.pop(split)
         # a process without a batch does not know the layers' channels
-        if not trainer.strategy.reduce_boolean_decision(bool(self._sums)):
+        if not trainer.strategy.reduce_boolean_decision(bool(own.sums)):
             return
-        self._structures = {pair: [sums.compute() for sums in both] for pair, both in self._sums.items()}
-        self._structure_labels = gather(torch.cat(self._labels))
-        self._sums, self._labels = {}, []
+        layers = {pair: [sums.compute() for sums in both] for pair, both in own.sums.items()}
         values = {}
-        for pair, both in self._structures.items():
+        for pair, both in layers.items():
             for network, layer, structure in zip(NETWORKS, pair, both, strict=True):
-                suffix = f"_{layer}" if len(self._structures) > 1 else ""
-                values[f"{stage}/{network}_correlation{suffix}"] = structure.correlation.float()
-                values[f"{stage}/{network}_uniformity{suffix}"] = structure.uniformity.float()
+                suffix = f"_{layer}" if len(layers) > 1 else ""
+                values[split.key(f"{network}_correlation{suffix}")] = structure.correlation.float()
+                values[split.key(f"{network}_uniformity{suffix}")] = structure.uniformity.float()
         log_reduced(pl_module, values)
+        self._structures[split] = _Structures(layers, gather(torch.cat(own.labels)))
 
-    def _draw_similarity(self, trainer: Trainer) -> None:
-        if not self._structures or self._folder is None or not trainer.is_global_zero:
+    def _draw_similarity(self, split: Split, structures: _Structures, trainer: Trainer) -> None:
+        if self._folder is None or not trainer.is_global_zero:
             return
         rows = [
             {
                 f"{network}, layer {layer}\nmean off the diagonal {structure.correlation:.3f}": structure.similarity
                 for network, layer, structure in zip(NETWORKS, pair, both, strict=True)
             }
-            for pair, both in self._structures.items()
+            for pair, both in structures.layers.items()
         ]
-        publish(similarity_figure(rows), "feature_similarity", self._folder, trainer, f"_epoch_{self._epoch:04d}")
+        suffix = f"_epoch_{self._epoch:04d}{split.file_suffix}"
+        publish(similarity_figure(rows), "feature_similarity", self._folder, trainer, suffix)
 
-    def _draw_embedding(self, trainer: Trainer) -> None:
-        if not self._structures or self._folder is None or not trainer.is_global_zero:
+    def _draw_embedding(self, split: Split, structures: _Structures, trainer: Trainer) -> None:
+        if self._folder is None or not trainer.is_global_zero:
             return
-        features = [structure.rows for both in self._structures.values() for structure in both]
-        if len(self._structure_labels) < 3 or not all(rows.isfinite().all() for rows in features):
+        features = [structure.rows for both in structures.layers.values() for structure in both]
+        if len(structures.labels) < 3 or not all(rows.isfinite().all() for rows in features):
             rank_zero_warn("FeatureStructure draws no samples: there are fewer than three, or features are not finite")
             return
         rows = [
@@ -163,10 +166,24 @@ class FeatureStructure(DrawingCallback):
                 f"{network}, layer {layer}\nuniformity {structure.uniformity:.3f}": structure.rows
                 for network, layer, structure in zip(NETWORKS, pair, both, strict=True)
             }
-            for pair, both in self._structures.items()
+            for pair, both in structures.layers.items()
         ]
-        names = getattr(trainer.datamodule, "class_names", None)  # type: ignore[attr-defined]
-        publish(embedding_figure(rows, self._structure_labels, names), "feature_embedding", self._folder, trainer)
+        figure = embedding_figure(rows, structures.labels, class_names(trainer) or None)
+        publish(figure, "feature_embedding", self._folder, trainer, split.file_suffix)
+
+
+class _Features(NamedTuple):
+    """The features of an evaluation that has not ended, by pair of layers, and the labels of the first samples."""
+
+    sums: dict[Pair, list[LayerStructure]]
+    labels: list[Tensor]
+
+
+class _Structures(NamedTuple):
+    """The structures of teacher and student of an evaluation by pair of layers, and the labels of their rows."""
+
+    layers: dict[Pair, list[Structure]]
+    labels: Tensor
 
 
 def _all_or_last(teacher_layers: list[str], student_layers: list[str]) -> list[Pair]:
@@ -185,10 +202,10 @@ def _check_tapped(pairs: Sequence[Pair], features: Sequence[Mapping[str, Tensor]
                 )
 
 
-def _labels(outputs: Mapping[str, Any], batch: Mapping[str, Tensor]) -> Tensor:
+def _labels(step: Step) -> Tensor:
     """Class indices ``(N,)``, ``NO_CLASS`` where a sample has no class or a class for each pixel."""
-    target = batch.get("target")
+    target = step.target
     if target is None or target.ndim != 1 or target.is_floating_point():
-        size = len(outputs["prediction"])
-        return torch.full((size,), NO_CLASS, device=outputs["prediction"].device)
-    return torch.where(target == outputs["ignore_index"], NO_CLASS, target)
+        size = len(step.prediction)
+        return torch.full((size,), NO_CLASS, device=step.prediction.device)
+    return torch.where(target == step.ignore_index, NO_CLASS, target)

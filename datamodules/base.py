@@ -126,6 +126,13 @@ class PairedDataModule(LightningDataModule, ABC):
         """The whole split that ``predict_on`` names."""
         return cast(Dataset[Batch], getattr(self.splits, self.predict_on))
 
+    @property
+    def sample_names(self) -> Sequence[str]:
+        """The names of the samples of ``predict_dataset``, by position, such as paths; empty if they have no names."""
+        dataset = self.predict_dataset
+        names: Sequence[str] = getattr(dataset, "names", ())
+        return names if len(names) == len(cast(Sized, dataset)) else ()
+
     def predict_only(self, positions: Sequence[int] | None) -> None:
         """Limits ``predict`` to the samples at these positions of its split; ``index`` still counts in the whole split.
 

@@ -12,7 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.frames import FrameDataModule
-from datamodules.reading.cityscapes_classes import CLASS_NAMES, PALETTE, read_train_ids
+from datamodules.reading.cityscapes_classes import CLASS_NAMES, LABEL_IDS, PALETTE, read_train_ids
 from datamodules.reading.folders import check_paired, find_folder, list_files, subfolders
 from datamodules.reading.frame import Camera, Frames
 from datamodules.reading.frame_files import FileFrames, FrameFiles
@@ -58,6 +58,7 @@ class Cityscapes(FrameDataModule):
 
     class_names = CLASS_NAMES
     palette = PALETTE
+    label_ids = LABEL_IDS
 
     def __init__(self, root: str | Path, val_cities: int = 3, **kwargs: Any) -> None:
         super().__init__(**kwargs)

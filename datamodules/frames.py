@@ -12,7 +12,7 @@ from datamodules.reading.frame import Frames
 from datamodules.reading.responses import StoredResponses
 from datamodules.seeded import SeededDataModule
 from datamodules.serving.datasets import SplitName, Splits
-from datamodules.serving.frame_pairs import FramePairs, Target
+from datamodules.serving.frame_pairs import IMAGENET_MEAN, IMAGENET_STD, Extent, FramePairs, Target
 from datamodules.serving.geometry import Geometry
 from distill.checks import check_at_least, check_option, check_positive
 
@@ -58,6 +58,10 @@ class FrameDataModule(SeededDataModule):
 
     class_names: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
+    label_ids: tuple[int, ...] = ()
+    """The numbers of the classes in the data set's own label files; empty if it has none."""
+    normalization = {"image": (IMAGENET_MEAN, IMAGENET_STD)}
+    """Mean and standard deviation of the channels by which images from 0 to 1 are normalised."""
 
     def __init__(
         self,
@@ -109,10 +113,9 @@ class FrameDataModule(SeededDataModule):
         """All modalities without ``augmentation``, and none with it."""
         return self.modalities if self.augmentation is None else ()
 
-    @property
-    def predict_names(self) -> Sequence[str]:
-        """The names of the frames of ``predict``, by position; empty where the frames have no names."""
-        return cast(FramePairs, self.predict_dataset).names
+    def prediction_extent(self, position: int) -> Extent:
+        """The size of a frame to predict on, and the part of it that the batch shows."""
+        return cast(FramePairs, self.predict_dataset).extent(position)
 
     @abstractmethod
     def make_frames(self) -> tuple[Frames, Frames, Frames]:

@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.frames import FrameDataModule
-from datamodules.reading.cityscapes_classes import CLASS_NAMES, PALETTE, read_train_ids
+from datamodules.reading.cityscapes_classes import CLASS_NAMES, LABEL_IDS, PALETTE, read_train_ids
 from datamodules.reading.folders import check_paired, find_folder, list_files
 from datamodules.reading.frame import Camera, Frames
 from datamodules.reading.frame_files import FileFrames, FrameFiles
@@ -56,6 +56,7 @@ class KITTISemantics(FrameDataModule):
 
     class_names = CLASS_NAMES
     palette = PALETTE
+    label_ids = LABEL_IDS
 
     def __init__(self, root: str | Path, disparity_dir: str | Path | None = None, **kwargs: Any) -> None:
         super().__init__(**kwargs)

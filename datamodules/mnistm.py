@@ -61,6 +61,8 @@ class MNISTM(PairedDataModule):
         FileNotFoundError: From ``setup``: a folder or file is missing.
     """
 
+    normalization = {"image_a": ((0.0,), (1.0,)), "image_b": ((0.5,), (0.5,))}
+
     def __init__(
         self,
         noise_level: float = 0.0,

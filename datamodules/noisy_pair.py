@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from functools import cached_property
 from pathlib import Path
@@ -17,6 +18,7 @@ from datamodules.serving.datasets import Splits, pixels_to_floats
 from datamodules.serving.labelled_images import (
     AUGMENTATION_NUMBERS,
     DatasetName,
+    ImageFiles,
     ImagesInMemory,
     LabelledImages,
     download_images,
@@ -80,6 +82,8 @@ class NoisyPair(SeededDataModule):
             leave no image to train on, or the parts of the data set do not belong together.
         FileNotFoundError: From ``setup``: a folder or file is missing.
     """
+
+    normalization = dict.fromkeys(("clean", "noisy"), ((0.5,), (0.5,)))
 
     def __init__(
         self,
@@ -175,6 +179,15 @@ class NoisyImages(SeededDataset):
 
     def __len__(self) -> int:
         return len(self.positions)
+
+    @cached_property
+    def names(self) -> Sequence[str]:
+        """The images' paths below the folder of all images; empty for a data set that does not lie in image files."""
+        images = self.images.images
+        if not isinstance(images, ImageFiles):
+            return ()
+        start = len(os.path.commonpath(images.paths.tolist())) + 1
+        return [path[start:] for path in images.paths[self.positions].tolist()]
 
     def read_batch(self, positions: NDArray[np.int64], seeds: Sequence[int]) -> Batch:
         """Reads the images and draws their noise."""

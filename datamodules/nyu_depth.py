@@ -18,7 +18,7 @@ from datamodules.reading.frame import IGNORED, Camera, Frame, Frames
 from datamodules.reading.frame_files import FileFrames, FrameFiles, read_scaled_depth
 from datamodules.reading.image_files import UnreadableError
 from datamodules.reading.matlab_files import read_integers
-from datamodules.reading.nyu_classes import CLASS_NAMES, MAPPING, PALETTE, read_mapping
+from datamodules.reading.nyu_classes import CLASS_NAMES, LABEL_IDS, MAPPING, PALETTE, read_mapping
 from datamodules.serving.frame_pairs import Target
 from datamodules.serving.geometry import Geometry
 from distill.errors import UserError, UserFileNotFoundError, UserImportError
@@ -75,6 +75,7 @@ class NYUDepthV2(FrameDataModule):
 
     class_names = CLASS_NAMES
     palette = PALETTE
+    label_ids = LABEL_IDS
 
     def __init__(
         self,

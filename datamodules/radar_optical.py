@@ -83,6 +83,7 @@ class RadarOptical(SeededDataModule):
     """
 
     class_names = CLASS_NAMES
+    normalization = dict.fromkeys(MODALITIES, ((0.5,), (0.5,)))
 
     def __init__(
         self,
@@ -147,6 +148,8 @@ class ImagePairs(SeededDataset):
         self.labels = torch.tensor([label for label, *_ in pairs])
         # arrays of strings: workers share their memory, but would copy a list's, whose elements count references
         self.paths = {name: np.array([str(pair[1 + at]) for pair in pairs]) for at, name in enumerate(MODALITIES)}
+        # class and name, which both images share
+        self.names = np.array(["/".join(Path(path).with_suffix("").parts[-2:]) for path in self.paths["radar"]])
         self.size = size
         self.limits = {"optical": None, "radar": radar_limits}
 

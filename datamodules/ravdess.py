@@ -80,6 +80,8 @@ class RAVDESS(SeededDataModule):
     """
 
     class_names = CLASS_NAMES
+    normalization = {"video": ((0.5,), (0.5,))}
+    rows_upwards = ("audio",)
 
     def __init__(
         self,
@@ -203,6 +205,7 @@ class Recordings(SeededDataset):
         self.recordings = recordings
         self.decoder = decoder
         self.labels = torch.tensor([recording.emotion for recording in recordings])
+        self.names = [recording.key for recording in recordings]
 
     def __len__(self) -> int:
         return len(self.labels)

@@ -4,19 +4,20 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import numpy as np
 from numpy.typing import NDArray
 
 from datamodules.frames import FrameDataModule
 from datamodules.reading.folders import check_paired, find_folder, list_files
-from datamodules.reading.frame import Camera, Frame, Frames
+from datamodules.reading.frame import IGNORED, Camera, Frame, Frames
 from datamodules.reading.frame_files import frame_name
 from datamodules.reading.image_files import UnreadableError, read_color, read_header
 from datamodules.reading.kitti_calibration import read_matrices, read_stereo_camera
-from datamodules.reading.lidar import read_scan, view_scan
-from datamodules.reading.semantic_kitti_classes import CLASS_NAMES, PALETTE, read_classes
+from datamodules.reading.lidar import points_in_view, read_scan, view_scan
+from datamodules.reading.semantic_kitti_classes import CLASS_NAMES, LABEL_IDS, PALETTE, read_classes
+from datamodules.serving.frame_pairs import FramePairs
 from datamodules.serving.geometry import Geometry
 from datamodules.serving.splitting import check_disjoint, check_groups
 from distill.checks import check_at_least
@@ -24,6 +25,8 @@ from distill.errors import UserFileNotFoundError
 
 TRAIN_SEQUENCES = (0, 1, 2, 3, 4, 5, 6, 7, 9, 10)
 VAL_SEQUENCES = (8,)
+HIDDEN_SEQUENCES = range(11, 22)
+"""The sequences whose labels are not published."""
 SMALLEST_SIZE = (370, 1226)
 """Height and width that the images of all sequences have at least."""
 
@@ -52,7 +55,8 @@ class SemanticKITTI(FrameDataModule):
         root/sequences/00/calib.txt                 P2, P3 and Tr
 
     As published, sequences 00 to 07, 09 and 10 are for training and 08 is for validation. The labels of 11 to 21 are
-    not published, so by default **the test split is the validation split**, as in the papers.
+    not published, so by default **the test split is the validation split**, as in the papers. To predict on 11 to 21
+    for the benchmark, give them as ``test_sequences``: without their folders ``labels``, ``target`` is 255 everywhere.
 
     ``crop`` keeps the lowest rows and the middle columns of every frame. As in PMF's released code, its default is the
     smallest size of all sequences, so that frames of different sequences fit into one batch. Resizing to ``size``
@@ -76,6 +80,7 @@ class SemanticKITTI(FrameDataModule):
 
     class_names = CLASS_NAMES
     palette = PALETTE
+    label_ids = LABEL_IDS
 
     def __init__(
         self,
@@ -109,6 +114,35 @@ class SemanticKITTI(FrameDataModule):
         """``image``, ``lidar`` and ``geometry``."""
         return ("image", "lidar", *self.geometry)
 
+    def prediction_path(self, position: int) -> str:
+        """Where the benchmark expects the labels of a scan to predict on: ``sequences/08/predictions/000012.label``."""
+        scan = self._predicted(position).scan
+        return f"sequences/{scan.parents[1].name}/predictions/{scan.stem}.label"
+
+    def write_prediction(self, path: Path, classes: NDArray[np.int64], position: int) -> None:
+        """Writes a label for each point of a scan to predict on, four bytes each, as the benchmark reads them.
+
+        A point has the class of its pixel, also behind a nearer point. Points outside the image, and in pixels without
+        a prediction, have the label 0, unlabelled.
+
+        Args:
+            path: The file.
+            classes: The predicted classes of the image's pixels, ``(H, W)``; -1 without a prediction.
+            position: Of the scan in its split.
+        """
+        files = self._predicted(position)
+        scan = read_scan(files.scan)
+        height, width = classes.shape
+        seen = points_in_view(scan, files.projection, (height, width))
+        labels = np.zeros(len(scan), "<u4")
+        # class -1 takes the last number
+        labels[seen.points] = np.array([*LABEL_IDS, 0], "<u4")[classes[seen.rows, seen.columns]]
+        labels.tofile(path)
+
+    def _predicted(self, position: int) -> ScanFiles:
+        frames = cast(FramePairs, self.predict_dataset).frames
+        return cast(ScanFrames, frames).files[position]
+
     def make_frames(self) -> tuple[Frames, Frames, Frames]:
         """Pairs the files of each sequence; validation and test share their frames if they have the same sequences."""
         train, val = self._frames(self.train_sequences), self._frames(self.val_sequences)
@@ -125,26 +159,36 @@ class SemanticKITTI(FrameDataModule):
             "velodyne": (".bin", "unpack data_odometry_velodyne.zip there"),
             "labels": (".label", "unpack data_odometry_labels.zip there"),
         }
+        if sequence in HIDDEN_SEQUENCES and not (self.root / folder / "labels").is_dir():
+            del kinds["labels"]
         folders = {kind: find_folder(self.root, f"{folder}/{kind}", advice) for kind, (_, advice) in kinds.items()}
-        images, scans, labels = (list_files(folders[kind], "", suffix) for kind, (suffix, _) in kinds.items())
+        files = {kind: list_files(folders[kind], "", suffix) for kind, (suffix, _) in kinds.items()}
+        images, scans, labels = files["image_2"], files["velodyne"], files.get("labels")
         if not scans:
             raise UserFileNotFoundError(f"{folders['velodyne']} holds no scans, which are named like 000000.bin")
-        check_paired(scans, "scans", labels, "labels", folders["labels"])
-        check_paired(labels, "labels", scans, "scan", folders["velodyne"])
+        if labels is not None:
+            check_paired(scans, "scans", labels, "labels", folders["labels"])
+            check_paired(labels, "labels", scans, "scan", folders["velodyne"])
         check_paired(scans, "scans", images, "image", folders["image_2"])
         calibration = self.root / folder / "calib.txt"
         if not calibration.is_file():
             raise UserFileNotFoundError(f"{calibration} is not there: unpack data_odometry_calib.zip")
         projection, camera = read_calibration(calibration)
-        return [ScanFiles(images[key], scans[key], labels[key], projection, camera) for key in scans]
+        return [
+            ScanFiles(images[key], scans[key], None if labels is None else labels[key], projection, camera)
+            for key in scans
+        ]
 
 
 class ScanFiles(NamedTuple):
-    """The files of a frame, and the lidar's ``projection`` and the camera, as :func:`read_calibration` returns them."""
+    """The files of a frame, and the lidar's ``projection`` and the camera, as :func:`read_calibration` returns them.
+
+    ``labels`` is ``None`` where they are not published.
+    """
 
     image: Path
     scan: Path
-    labels: Path
+    labels: Path | None
     projection: NDArray[np.float64]
     camera: Camera
 
@@ -173,7 +217,9 @@ class ScanFrames:
         files = self.files[index]
         image, scan = read_color(files.image), read_scan(files.scan)
         height, width = image.shape[:2]
-        view = view_scan(scan, read_classes(files.labels, len(scan)), files.projection, (height, width))
+        hidden = files.labels is None
+        classes = np.full(len(scan), IGNORED, np.uint8) if hidden else read_classes(files.labels, len(scan))
+        view = view_scan(scan, classes, files.projection, (height, width))
         return Frame(image, view.depth, view.target, files.camera, view.lidar)
 
 

@@ -7,7 +7,14 @@ if TYPE_CHECKING:
     from distill.base import Batch, DistillationModule, NetworkOutput, Supervised
     from distill.errors import UserError
     from distill.feature_mask.feature_mask import FeatureMask
-    from distill.tasks import Classification, DepthEstimation, SemanticSegmentation, Task
+    from distill.tasks import (
+        Classification,
+        DepthEstimation,
+        MultiLabelClassification,
+        Regression,
+        SemanticSegmentation,
+        Task,
+    )
 
 __all__ = [
     "Batch",
@@ -15,13 +22,22 @@ __all__ = [
     "DepthEstimation",
     "DistillationModule",
     "FeatureMask",
+    "MultiLabelClassification",
     "NetworkOutput",
+    "Regression",
     "SemanticSegmentation",
     "Supervised",
     "Task",
     "UserError",
 ]
-TASK_CLASSES = ("Classification", "DepthEstimation", "SemanticSegmentation", "Task")
+TASK_CLASSES = (
+    "Classification",
+    "DepthEstimation",
+    "MultiLabelClassification",
+    "Regression",
+    "SemanticSegmentation",
+    "Task",
+)
 
 
 def __getattr__(name: str) -> Any:

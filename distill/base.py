@@ -24,12 +24,13 @@ from distill.supervised import Supervised
 from distill.taps import FeatureTaps
 from distill.tasks import Task
 from distill.teacher.cache import TeacherCache
+from distill.teacher.class_map import ClassMap
 from distill.teacher.frozen import FrozenTeacher, Precision, TeacherHolder, check_separate
 from distill.training.arguments import required
 from distill.training.auxiliary import label_losses
 from distill.training.compilation import compile_in_place
 from distill.training.first_batch import check_pair
-from distill.training.labels import class_names
+from distill.training.labels import known_class_names
 from distill.training.means import counted_means
 from distill.training.presence import complete_pairs, on_complete_samples
 from distill.weighting.schedule import WeightingSchedule, begin_fit
@@ -79,6 +80,9 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
             :class:`~distill.taps.FeatureTaps`.
         student_layout: The same for the student.
         aux_weight: The weight of each auxiliary prediction of the student in the hard loss; see :class:`Supervised`.
+        teacher_classes: For a teacher with other classes than the student, or another order of them: the student's
+            class for each class of the teacher, by index or by name, or ``null`` where the student has none. Several
+            classes of the teacher may lead to one; see :class:`~distill.teacher.class_map.ClassMap`.
         batch_names: The names of the items of a batch, for a loader that gives tuples; see :class:`Supervised`.
 
     ``teacher``, ``student``, ``task`` and ``optimizer`` are optional only for a method that is a part of
@@ -104,6 +108,7 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         teacher_layout: Layout | dict[str, Layout] | None = None,
         student_layout: Layout | dict[str, Layout] | None = None,
         aux_weight: float = 0.4,
+        teacher_classes: list[int | str | None] | None = None,
         batch_names: Sequence[str] = (),
     ) -> None:
         super().__init__(student, task, student_inputs, optimizer, lr_scheduler, aux_weight, batch_names)
@@ -113,6 +118,7 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         self.student_layers = tuple(student_layers)
         self.teacher_layout, self.student_layout = teacher_layout, student_layout
         self.hard_weight = hard_weight
+        self.class_map = None if teacher_classes is None else ClassMap(teacher_classes)
         if teacher is not None:
             check_separate(teacher, self)
             self.frozen_teacher = FrozenTeacher(
@@ -172,13 +178,15 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         return getattr(self.task, "ignore_index", 255)
 
     def forward_teacher(self, batch: Batch) -> NetworkOutput:
-        """The teacher's output for a batch, in the size of the target; in training from the cache, if there is one.
+        """The teacher's output for a batch, in the student's classes and in the size of the target.
 
-        It is NaN for samples that lack a modality of the teacher.
+        In training it is from the cache, if there is one. It is NaN for samples that lack a modality of the teacher.
         """
         cache, run = self.teacher_cache, self.run_teacher
         cached = run if cache is None else partial(cache.output, run_teacher=run)
         output = on_complete_samples(cached, run, batch, self.teacher_inputs)
+        if self.class_map is not None:
+            output = output._replace(prediction=self.class_map(output.prediction, self.known_task))
         return output._replace(prediction=self.at_targets(output.prediction, batch))
 
     def run_teacher(self, batch: Batch) -> NetworkOutput:
@@ -232,7 +240,8 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
     def prepare(self, stage: str) -> None:
         """As in :class:`Supervised`, but also checks that a fit has a trained teacher."""
         if stage == "fit":
-            required(self.frozen_teacher, "teacher", self).check_trained(class_names(self.trainer))
+            names = () if self.class_map is not None else known_class_names(self.trainer, self.task)
+            required(self.frozen_teacher, "teacher", self).check_trained(names)
             self.check_fit()
         super().prepare(stage)
         if stage == "fit":  # before a precision plugin changes the type of the networks

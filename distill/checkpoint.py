@@ -141,13 +141,14 @@ def _check_numbers(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]
         raise UserError(f"{path} holds zeros only: it was saved before the network had its weights")
 
 
-def check_class_names(network: Sequence[str], data: Sequence[str], *, model: str) -> None:
+def check_class_names(network: Sequence[str], data: Sequence[str], *, model: str, of_teacher: bool = False) -> None:
     """Compares the classes that a network was trained on with the classes of the data; warns if the names differ.
 
     Args:
         network: The names of the network's classes, by index; empty if they are unknown.
         data: The names of the data's classes, by index; empty if they are unknown.
         model: The source of the network, for the message.
+        of_teacher: Whether the network is a teacher, whose predictions ``teacher_classes`` can bring to another order.
 
     Raises:
         ValueError: The classes are the same in another order, so that predictions would be read as other classes.
@@ -160,7 +161,11 @@ def check_class_names(network: Sequence[str], data: Sequence[str], *, model: str
     else:
         difference = f"it knows {len(network)} and the data have {len(data)}"
     if sorted(network) == sorted(data):
-        raise UserError(f"the {model} was trained on the same classes in another order: {difference}")
+        order = [list(data).index(name) for name in network]
+        raise UserError(
+            f"the {model} was trained on the same classes in another order: {difference}"
+            + (f"; teacher_classes: {order} brings its predictions to the order of the data" if of_teacher else "")
+        )
     rank_zero_warn(f"the {model} was trained on other classes: {difference}")
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from typing import Any, NamedTuple, cast
+from typing import Any, NamedTuple, TypedDict, cast
 
 import torch
 from torch import Tensor
@@ -35,6 +35,38 @@ class NetworkOutput(NamedTuple):
     def at(self, layers: Sequence[str]) -> list[Tensor]:
         """The features of these layers, in order; a layer that is named twice appears twice."""
         return [self.features[layer] for layer in layers]
+
+
+class StepOutput(TypedDict, total=False):
+    """What a step returns for the callbacks, which serve any LightningModule whose steps return these keys.
+
+    Only ``prediction`` is needed, and ``teacher_prediction`` where the two are compared. ``docs/callbacks.md`` says
+    which callback reads which key. All tensors are detached. N is the number of samples.
+
+    Args:
+        loss: The loss, from ``training_step`` only.
+        prediction: The student's prediction: logits ``(N, C, *spatial)``, or depth in metres ``(N, 1, H, W)``.
+        teacher_prediction: The teacher's, of the same kind and shape.
+        target: What is predicted. By default it is ``batch["target"]``, or the last item of a batch that is a tuple.
+        inputs: What the student sees, ``(N, *)`` each; none by default.
+        teacher_inputs: What the teacher sees; none by default.
+        features: The outputs of the student's tapped layers by name, ``(N, C, *)`` each; none by default.
+        teacher_features: The teacher's; none by default.
+        ignore_index: The target of positions that do not count; 255 by default.
+        present: ``(N,)`` bool, false for samples that lack a modality of the teacher. Their teacher's prediction has no
+            meaning, and callbacks leave them out where they compare the two. By default all are there.
+    """
+
+    loss: Tensor
+    prediction: Tensor
+    teacher_prediction: Tensor
+    target: Tensor
+    inputs: tuple[Tensor, ...]
+    teacher_inputs: tuple[Tensor, ...]
+    features: dict[str, Tensor]
+    teacher_features: dict[str, Tensor]
+    ignore_index: int
+    present: Tensor
 
 
 def prediction_of(output: Any) -> Tensor:
@@ -98,20 +130,17 @@ def step_output(
     ignore_index: int,
     present: Tensor | None = None,
 ) -> dict[str, Any]:
-    """The output of a step of teacher and student for the callbacks, detached, under the names that callbacks read.
-
-    ``present``, bool ``(N,)``, tells which samples have a teacher's prediction; without it all have one.
-    """
-    outputs = {} if present is None else {"present": present}
-    return outputs | {
-        "prediction": student.prediction.detach(),
-        "teacher_prediction": teacher.prediction.detach(),
-        "features": {layer: feature.detach() for layer, feature in student.features.items()},
-        "teacher_features": {layer: feature.detach() for layer, feature in teacher.features.items()},
-        "inputs": student_inputs,
-        "teacher_inputs": teacher_inputs,
-        "ignore_index": ignore_index,
-    }
+    """The output of a step of teacher and student for the callbacks, detached; see :class:`StepOutput`."""
+    output = StepOutput(
+        prediction=student.prediction.detach(),
+        teacher_prediction=teacher.prediction.detach(),
+        features={layer: feature.detach() for layer, feature in student.features.items()},
+        teacher_features={layer: feature.detach() for layer, feature in teacher.features.items()},
+        inputs=student_inputs,
+        teacher_inputs=teacher_inputs,
+        ignore_index=ignore_index,
+    )
+    return {**output} if present is None else {**output, "present": present}
 
 
 def chosen_rows(output: NetworkOutput, rows: Tensor) -> NetworkOutput:

@@ -21,7 +21,7 @@ from distill.training.auxiliary import label_losses
 from distill.training.averaging import AveragedWeights, use_averaged_weights
 from distill.training.first_batch import Preparation, check_first_batch, explained
 from distill.training.held_out import held_out_losses
-from distill.training.labels import check_labels_on_cpu, check_num_classes, class_names, labels_of
+from distill.training.labels import check_labels_on_cpu, check_num_classes, known_class_names, labels_of, name_classes
 from distill.training.loading import LoadsCheckpoints
 from distill.training.losses import TrainingLosses
 from distill.training.means import counted_mean
@@ -188,6 +188,7 @@ class Supervised(LoadsCheckpoints, TransferHooks):
         network, task = required(self.network, "network", self), self.known_task
         if stage == "fit":
             required(self.optimizer, "optimizer", self)
+        name_classes(self.trainer, task, self.val_scores, self.test_scores)
         if stage != "predict":
             task.check_network(network, model=described(network, "network"))
             check_num_classes(self.trainer, task)
@@ -207,9 +208,9 @@ class Supervised(LoadsCheckpoints, TransferHooks):
 
     def after_transfer(self, batch: Any, moved: Any) -> Batch:
         """The batch of the step and of the callbacks: without the samples that lack a modality of the network."""
-        batch, moved = received(batch, named_batch(moved, self.batch_names), self.inputs)
-        self.note_transfer(batch, moved)
-        return moved
+        before, after = received(batch, named_batch(moved, self.batch_names), self.inputs)
+        self.note_transfer(before, after)
+        return after
 
     def note_transfer(self, batch: Any, moved: Batch) -> None:
         """Called with a batch as it lay on the CPU, and as it lies on the device."""
@@ -221,13 +222,14 @@ class Supervised(LoadsCheckpoints, TransferHooks):
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Adds the names of the classes if the data have them; saves averaged weights if a callback averages them."""
         use_averaged_weights(checkpoint, attached(self), self)
-        if names := class_names(attached(self)):
+        if names := known_class_names(attached(self), self.task):
             checkpoint["class_names"] = list(names)
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Raises a ValueError if weights do not fit, or if the data have the classes in another order."""
         super().on_load_checkpoint(checkpoint)
-        check_class_names(checkpoint.get("class_names", ()), class_names(attached(self)), model="checkpoint")
+        names = known_class_names(attached(self), self.task)
+        check_class_names(checkpoint.get("class_names", ()), names, model="checkpoint")
 
     @property
     def known_task(self) -> Task:

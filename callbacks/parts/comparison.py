@@ -117,6 +117,11 @@ class InputDivergence:
         self._cmd = CentralMomentDiscrepancy(moments).to(device)
         self._buffer = _RowBuffer()
 
+    @property
+    def is_empty(self) -> bool:
+        """Whether no batch was added."""
+        return self._width == 0
+
     def add(self, student: tuple[Tensor, ...], teacher: tuple[Tensor, ...]) -> None:
         """Adds a batch; inputs that cannot be compared make ``comparable`` false.
 

@@ -41,13 +41,16 @@ def publish(figure: Figure, name: str, folder: Path, trainer: Trainer, suffix: s
 
 
 def as_picture(modality: Tensor) -> NDArray[Any]:
-    """A modality ``(C, H, W)`` as an RGB picture ``(H, W, 3)``, with values stretched to the range from 0 to 1.
+    """A modality ``(C, H, W)`` as an RGB picture ``(H, W, 3)``, with values from 0 to 1.
 
-    Three channels are taken as RGB; otherwise the first channel is drawn in a colour map.
+    Three channels are taken as RGB; otherwise the first channel is drawn in a colour map. RGB from 0 to 1 stays as it
+    is; all other values are stretched to the range from 0 to 1.
     """
     if len(modality) != 3:
         modality = modality[:1]
     low, high = modality.min(), modality.max()
+    if len(modality) == 3 and low >= 0 and high <= 1:
+        return np.moveaxis(modality.float().numpy(), 0, -1)
     stretched = ((modality - low) / (high - low).clamp(min=1e-12)).float().numpy()
     if len(stretched) == 3:
         return np.moveaxis(stretched, 0, -1)

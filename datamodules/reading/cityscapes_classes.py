@@ -12,7 +12,7 @@ from datamodules.reading.frame import IGNORED
 from datamodules.reading.image_files import read_labels
 from distill.errors import UserError
 
-LABEL_IDS = 34  # 0 to 33, of evaluated and other classes
+ALL_LABELS = 34  # 0 to 33, of evaluated and other classes
 
 
 class StreetClass(NamedTuple):
@@ -47,9 +47,10 @@ STREET_CLASSES = (
 )
 CLASS_NAMES = tuple(street_class.name for street_class in STREET_CLASSES)
 PALETTE = tuple(street_class.color for street_class in STREET_CLASSES)
+LABEL_IDS = tuple(street_class.label_id for street_class in STREET_CLASSES)
 
 _TRAIN_IDS = np.full(256, IGNORED, np.uint8)
-_TRAIN_IDS[[street_class.label_id for street_class in STREET_CLASSES]] = np.arange(len(STREET_CLASSES))
+_TRAIN_IDS[list(LABEL_IDS)] = np.arange(len(STREET_CLASSES))
 
 
 def read_train_ids(path: Path) -> NDArray[np.uint8]:
@@ -65,7 +66,7 @@ def read_train_ids(path: Path) -> NDArray[np.uint8]:
         ValueError: The file is damaged or holds another number.
     """
     labels = read_labels(path)
-    unknown = labels[(labels >= LABEL_IDS) & (labels != IGNORED)]
+    unknown = labels[(labels >= ALL_LABELS) & (labels != IGNORED)]
     if unknown.size:
         raise UserError(
             f"{path} holds the label {unknown[0]} in {unknown.size} pixels, Cityscapes' label ids are 0 to 33 and 255"

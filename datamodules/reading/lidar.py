@@ -77,24 +77,42 @@ def view_scan(
     Source: the perspective projection of Zhuang et al., PMF, ICCV 2021. Their released code cuts off the fractions of
         pixels instead of rounding, and keeps any of the points in one pixel.
     """
-    height, width = size
-    homogeneous = scan[:, :3].astype(np.float64) @ projection[:, :3].T + projection[:, 3]
-    ahead = np.flatnonzero(homogeneous[:, 2] > 0)
-    columns, rows = np.rint(homogeneous[ahead, :2] / homogeneous[ahead, 2:]).T
-    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
-    visible = ahead[inside]
+    seen = points_in_view(scan, projection, size)
     # a later assignment replaces an earlier one, so the nearest points come last
-    order = np.argsort(-homogeneous[visible, 2], kind="stable")
-    visible = visible[order]
-    pixels = rows[inside][order].astype(np.intp), columns[inside][order].astype(np.intp)
+    order = np.argsort(-seen.depth, kind="stable")
+    visible, pixels = seen.points[order], (seen.rows[order], seen.columns[order])
     points = scan[visible]
     view = ScanView(
         np.zeros((*size, len(FEATURES)), np.float32), np.zeros(size, np.float32), np.full(size, IGNORED, np.uint8)
     )
     view.lidar[pixels] = np.column_stack([np.linalg.norm(points[:, :3], axis=1), points])
-    view.depth[pixels] = homogeneous[visible, 2]
+    view.depth[pixels] = seen.depth[order]
     view.target[pixels] = classes[visible]
     return view
+
+
+class PointsInView(NamedTuple):
+    """The points of a scan that lie in an image, also those behind a nearer point.
+
+    ``points``: their positions in the scan; ``rows``, ``columns``: their pixels; ``depth``: metres along the camera's
+    optical axis; all ``(V,)``.
+    """
+
+    points: NDArray[np.intp]
+    rows: NDArray[np.intp]
+    columns: NDArray[np.intp]
+    depth: NDArray[np.float64]
+
+
+def points_in_view(scan: Floats, projection: NDArray[np.float64], size: tuple[int, int]) -> PointsInView:
+    """Projects a scan into an image; arguments as in :func:`view_scan`."""
+    height, width = size
+    homogeneous = scan[:, :3].astype(np.float64) @ projection[:, :3].T + projection[:, 3]
+    ahead = np.flatnonzero(homogeneous[:, 2] > 0)
+    columns, rows = np.rint(homogeneous[ahead, :2] / homogeneous[ahead, 2:]).T
+    inside = (columns >= 0) & (columns < width) & (rows >= 0) & (rows < height)
+    points = ahead[inside]
+    return PointsInView(points, rows[inside].astype(np.intp), columns[inside].astype(np.intp), homogeneous[points, 2])
 
 
 def normalised_points(lidar: Floats) -> Floats:

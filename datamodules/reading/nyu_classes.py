@@ -22,6 +22,9 @@ CLASS_NAMES = (
     *("other structure", "other furniture", "other prop"),
 )
 
+# the file counts the classes from 1; 0 is unlabelled
+LABEL_IDS = tuple(range(1, len(CLASS_NAMES) + 1))
+
 
 def _voc_colour(label: int) -> tuple[int, int, int]:
     """The colour of a label in PASCAL VOC's colour map; the label's bits go to red, green and blue in turn."""
@@ -29,7 +32,7 @@ def _voc_colour(label: int) -> tuple[int, int, int]:
     return channels[0], channels[1], channels[2]
 
 
-PALETTE = tuple(_voc_colour(label) for label in range(1, len(CLASS_NAMES) + 1))
+PALETTE = tuple(_voc_colour(label) for label in LABEL_IDS)
 
 
 def read_mapping(path: Path) -> NDArray[np.uint8]:

@@ -114,13 +114,13 @@ def response_path(folder: Path, name: str, suffix: ResponseFormat) -> Path:
     return folder / f"{name}.{suffix}"
 
 
-def read_description(folder: Path) -> dict[str, Any] | None:
-    """The content of ``responses.json``; ``None`` if the file does not exist.
+def read_description(folder: Path, name: str = DESCRIPTION) -> dict[str, Any] | None:
+    """The content of ``responses.json``, or of another description; ``None`` if the file does not exist.
 
     Raises:
         ValueError: The file holds no JSON object.
     """
-    path = folder / DESCRIPTION
+    path = folder / name
     if not path.is_file():
         return None
     text = read_text(path)
@@ -129,7 +129,8 @@ def read_description(folder: Path) -> dict[str, Any] | None:
     except ValueError as error:
         raise UserError(f"{path} cannot be read ({error})") from None
     if not isinstance(description, dict):
-        raise UserError(f'{path} should hold a JSON object as {{"metres_per_unit": 0.001}}')
+        example = ' as {"metres_per_unit": 0.001}' if name == DESCRIPTION else ""
+        raise UserError(f"{path} should hold a JSON object{example}")
     return description
 
 

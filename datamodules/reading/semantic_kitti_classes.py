@@ -49,6 +49,8 @@ SCAN_CLASSES = (
 IGNORED_LABELS = (0, 1, 52, 99)
 CLASS_NAMES = tuple(scan_class.name for scan_class in SCAN_CLASSES)
 PALETTE = tuple(scan_class.color for scan_class in SCAN_CLASSES)
+# the benchmark takes the first label of each class, the one of standing objects
+LABEL_IDS = tuple(scan_class.labels[0] for scan_class in SCAN_CLASSES)
 
 _UNKNOWN = 254
 _CLASSES = np.full(2**16, _UNKNOWN, np.uint8)

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Literal, TypeVar, cast
+from functools import cached_property
+from typing import Literal, NamedTuple, TypeVar, cast
 
 import cv2
 import numpy as np
@@ -28,6 +29,17 @@ Scalar = TypeVar("Scalar", bound=np.uint8 | np.float32)
 # ImageNet's RGB values from 0 to 1, with which timm's pretrained encoders were trained
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+class Extent(NamedTuple):
+    """``size``: ``(H, W)`` of a frame; ``corner`` and ``shown``: top and left, and ``(H, W)``, of its part in a batch.
+
+    A batch may show that part in another size.
+    """
+
+    size: tuple[int, int]
+    corner: tuple[int, int]
+    shown: tuple[int, int]
 
 
 class FramePairs(Dataset[Batch]):
@@ -80,6 +92,20 @@ class FramePairs(Dataset[Batch]):
         """The frames' names by position; empty where the frames have no names."""
         return getattr(self.frames, "names", ())
 
+    @cached_property
+    def sizes(self) -> Sequence[tuple[int, int] | None]:
+        """Height and width of each frame before it is read; ``None`` or nothing where that is unknown."""
+        sizes: Sequence[tuple[int, int] | None] = getattr(self.frames, "sizes", ())
+        return sizes
+
+    def extent(self, position: int) -> Extent:
+        """The size of a frame, and the part of it that an unaugmented sample shows."""
+        size = (self.sizes[position] if len(self.sizes) else None) or self.frames[position].image.shape[:2]
+        height, width = size
+        if self.crop is None:
+            return Extent((height, width), (0, 0), (height, width))
+        return Extent((height, width), _corner(size, self.crop), self.crop)
+
     def check_responses(self, *, required: bool) -> None:
         """Checks that every frame has a response; unless ``required``, it is also right that no frame has one.
 
@@ -105,7 +131,7 @@ class FramePairs(Dataset[Batch]):
         random_crop = None if self.augmentation is None else self.augmentation.crop
         if self.crop is None and random_crop is None:
             return
-        for position, size in enumerate(getattr(self.frames, "sizes", ())):
+        for position, size in enumerate(self.sizes):
             if size is None:
                 continue
             self._check_crop(size, position)

@@ -251,7 +251,7 @@ class CLI(SeedingCLI):
             callbacks.append(RichProgressBar())
         if config.enable_model_summary is not False and not any(isinstance(one, ModelSummary) for one in given):
             callbacks.append(RichModelSummary())
-        if self.subcommand == "predict":
+        if self.subcommand == "predict" and not any(isinstance(one, PredictionWriter) for one in given):
             callbacks.append(PredictionWriter())
         if config.enable_checkpointing is not False:
             task = self.model.task

@@ -22,7 +22,7 @@ from distill.feature_mask.salience import Salience, count_features, feature_dive
 from distill.losses.parts.logits import kl_divergence, softened
 from distill.outputs import NetworkOutput, autocast_off, network_output, step_output
 from distill.supervised import Supervised
-from distill.tasks import Task
+from distill.tasks import Classification, MultiLabelClassification, Task
 from distill.training.arguments import described, required
 from distill.training.auxiliary import label_losses
 from distill.training.first_batch import explained
@@ -206,6 +206,8 @@ class FeatureMask(Supervised):
         with explained(self.teacher, "teacher", self.teacher_inputs, batch):
             teacher = self.predict_teacher(batch)
         self.known_task.check(teacher, batch["target"], model=described(self.teacher, "teacher"), data="data")
+        if isinstance(self.task, (Classification, MultiLabelClassification)) and batch["target"].ndim > 1:
+            raise UserError("FeatureMask needs one class index for each sample, but a sample may have several classes")
         if batch["target"].is_floating_point():
             raise UserError(f"FeatureMask compares logits of classes, but {type(self.task).__name__} has no classes")
 

@@ -36,7 +36,7 @@ def evaluation_loaders(trainer: Trainer, stage: str) -> Any:
     """
     fitting = trainer.state.fn == TrainerFn.FITTING
     of_val = trainer.fit_loop.epoch_loop.val_loop if fitting else trainer.validate_loop
-    loop = {"val": of_val, "test": trainer.test_loop, "predict": trainer.predict_loop}[stage]
+    loop: Any = {"val": of_val, "test": trainer.test_loop, "predict": trainer.predict_loop}[stage]
     return None if loop._combined_loader is None else loop._combined_loader.iterables
 
 

@@ -3,6 +3,7 @@
 from distill.losses.adversarial import deception_loss, discriminator_loss
 from distill.losses.arfd import cka, consistency_loss, recalibrate
 from distill.losses.attention_transfer import at_loss
+from distill.losses.binary_kd import binary_kd_loss
 from distill.losses.cc import cc_loss
 from distill.losses.crd import nce_log_normalizer, nce_loss
 from distill.losses.cwd import cwd_loss
@@ -26,6 +27,7 @@ from distill.losses.vid import vid_loss
 __all__ = [
     "at_loss",
     "bin_centers",
+    "binary_kd_loss",
     "cc_loss",
     "cka",
     "consistency_loss",

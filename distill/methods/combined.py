@@ -16,6 +16,7 @@ OF_THE_WHOLE = {
     **{name: name for name in ("teacher", "student", "task", "teacher_inputs", "student_inputs")},
     **{name: name for name in ("optimizer", "lr_scheduler", "teacher_layout", "student_layout", "batch_names")},
     "cache_teacher": "teacher_cache",
+    "teacher_classes": "class_map",
 }
 """Arguments that a part leaves to the whole, and the attributes that hold them."""
 

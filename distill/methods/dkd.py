@@ -9,6 +9,7 @@ from torch import Tensor
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.checks import check_at_least, check_positive, check_weights
 from distill.losses import decoupled_kd_terms
+from distill.methods.parts.classes import target_classes
 from distill.methods.parts.warmup import warmup_share
 from distill.weighting import SampleWeighting
 
@@ -57,7 +58,7 @@ class DKD(DistillationModule):
         tckd, nckd = decoupled_kd_terms(
             student.prediction,
             teacher.prediction,
-            batch["target"],
+            target_classes(self, batch),
             temperature=self.temperature,
             ignore_index=self.ignore_index,
         )

@@ -13,6 +13,7 @@ from distill.errors import UserError
 from distill.losses import dwld_terms
 from distill.losses.dwld import Form
 from distill.methods.parts.adaptors import convolve_to
+from distill.methods.parts.classes import target_classes
 from distill.methods.parts.warmup import warmup_share
 
 
@@ -127,12 +128,13 @@ class DWLD(DistillationModule):
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """The terms of equation 10."""
-        ignored = (batch["target"] == self.ignore_index).unsqueeze(1)
+        target = target_classes(self, batch)
+        ignored = (target == self.ignore_index).unsqueeze(1)
         predictions = (output.prediction.detach().masked_fill(ignored, 0) for output in (student, teacher))
         tcld, ncld = dwld_terms(
             student.prediction,
             teacher.prediction,
-            batch["target"],
+            target,
             self.controller(*predictions),
             temperature=self.temperature,
             form=self.form,

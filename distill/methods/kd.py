@@ -9,7 +9,10 @@ from torch import Tensor
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.checks import check_positive, check_weights
 from distill.errors import UserError
-from distill.losses import kd_loss
+from distill.losses import binary_kd_loss, kd_loss
+from distill.methods.parts.classes import target_classes
+from distill.metrics.parts.channels import with_channel
+from distill.tasks import MultiLabelClassification, Regression
 from distill.weighting import SampleWeighting
 
 
@@ -18,6 +21,10 @@ class KD(DistillationModule):
 
     ``hard_weight * CE + weight * w * T^2 KL(teacher || student)``, with a weight ``w`` for each sample where a
     ``weighting`` is given.
+
+    With the task :class:`~distill.MultiLabelClassification` the divergence is that of each label on its own, as the
+    mean over all known labels (:func:`~distill.losses.binary_kd_loss`). Yang et al. (ICCV 2023) take the sum over the
+    labels, which is this with C times the weight.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`.
@@ -45,14 +52,12 @@ class KD(DistillationModule):
         self.weighting = weighting
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
-        """Hinton et al.'s soft cross entropy, up to the teacher's entropy."""
-        if student.prediction.shape[1] < 2:
-            raise UserError(
-                f"{type(self).__name__} compares probabilities of classes, but the predictions have one channel, "
-                f"{tuple(student.prediction.shape)}: ResKD compares depths"
-            )
+        """Hinton et al.'s soft cross entropy, up to the teacher's entropy; for several labels that of each label."""
+        if isinstance(self.task, MultiLabelClassification):
+            return {"kd": self.weight * self._of_labels(self.task, teacher, student, batch)}
+        self._check_classes(student)
         target = batch.get("target")
-        if target is not None and target.is_floating_point():  # soft labels ignore no position
+        if target is not None and target.is_floating_point():  # the task says which soft labels count
             target = None
         kd = kd_loss(
             student.prediction,
@@ -63,5 +68,32 @@ class KD(DistillationModule):
             reduction="none",
         )
         if self.weighting is not None:
+            target_classes(self, batch)
             kd = kd * self.weighting(student.prediction, teacher.prediction, batch)
         return {"kd": self.weight * kd}
+
+    def _check_classes(self, student: NetworkOutput) -> None:
+        name, shape = type(self).__name__, tuple(student.prediction.shape)
+        if isinstance(self.task, Regression):
+            raise UserError(f"{name} compares probabilities of classes, but Regression has none: ResKD compares values")
+        if student.prediction.shape[1] < 2:
+            raise UserError(
+                f"{name} compares probabilities of classes, but the predictions have one channel, {shape}: ResKD "
+                "compares depths and other values, and KD takes one logit for two classes with MultiLabelClassification"
+            )
+
+    def _of_labels(
+        self, task: MultiLabelClassification, teacher: NetworkOutput, student: NetworkOutput, batch: Batch
+    ) -> Tensor:
+        """The divergence of each label, ``(N, C, *)``, whose mean is over the known labels."""
+        if self.weighting is not None:
+            target_classes(self, batch)  # raises an error: a weighting compares the class of a sample
+        known = task.known(with_channel(batch["target"])) if "target" in batch else None
+        return binary_kd_loss(
+            student.prediction,
+            teacher.prediction,
+            temperature=self.temperature,
+            known=known,
+            over_labels="none",
+            reduction="none",
+        )

@@ -9,6 +9,7 @@ from torch import Tensor
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.checks import check_at_least, check_option, check_positive, check_weights
 from distill.losses import dkd_loss, kd_loss
+from distill.methods.parts.classes import target_classes
 from distill.weighting import PerceptualSolutionSpaceMask
 
 
@@ -69,20 +70,20 @@ class PSSM(DistillationModule):
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """Equation 8 or 9."""
-        outputs = student.prediction, teacher.prediction
+        outputs, target = (student.prediction, teacher.prediction), target_classes(self, batch)
         mask = self.mask(*outputs, batch)
         if self.loss == "kd":
             values = kd_loss(
                 *outputs,
                 temperature=self.temperature,
-                target=batch["target"],
+                target=target,
                 ignore_index=self.ignore_index,
                 reduction="none",
             )
         else:
             values = dkd_loss(
                 *outputs,
-                batch["target"],
+                target,
                 alpha=self.alpha,
                 beta=self.beta,
                 temperature=self.temperature,

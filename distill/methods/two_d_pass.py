@@ -14,6 +14,7 @@ from distill.losses import kd_loss, lovasz_loss
 from distill.losses.parts.logits import where_counted
 from distill.losses.parts.pooling import to_common_size
 from distill.methods.parts.adaptors import PointwiseMLP
+from distill.methods.parts.classes import target_classes
 from distill.methods.parts.pairs import as_map, as_vector, feature_pairs, require_pairs
 from distill.weighting import SampleWeighting
 
@@ -72,8 +73,9 @@ class TwoDPASS(DistillationModule):
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """The three terms, as means over the scales."""
-        counted = batch["target"] != self.ignore_index
-        labelled: Any = {"target": batch["target"], "ignore_index": self.ignore_index, "reduction": "none"}
+        target = target_classes(self, batch)
+        counted = target != self.ignore_index
+        labelled: Any = {"target": target, "ignore_index": self.ignore_index, "reduction": "none"}
         divergences, heads = [], []
         for scale, pair in zip(self.scales, feature_pairs(self, student, teacher), strict=True):
             both = scale(*to_common_size(*map(as_map, pair)), student.prediction.shape[1])

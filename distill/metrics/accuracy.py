@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torchmetrics.classification import MulticlassAccuracy
 
+from distill.losses.parts.soft_labels import class_indices
+
 
 def count_undefined(logits: Tensor, target: Tensor, ignore_index: int | None) -> Tensor:
     """The number of counted positions without a class of the highest logit: a logit is NaN, or all are -inf.
@@ -39,7 +41,8 @@ class Accuracy(MulticlassAccuracy):
         self.add_state("undefined", torch.zeros((), dtype=torch.int64), dist_reduce_fx="sum")
 
     def update(self, preds: Tensor, target: Tensor) -> None:
-        """Adds logits ``(N, C)`` and class indices ``(N,)``."""
+        """Adds logits ``(N, C)``, and class indices ``(N,)`` or distributions ``(N, C)``."""
+        target = class_indices(target, -1 if self.ignore_index is None else self.ignore_index)
         super().update(preds, target)
         self.undefined = self.undefined + count_undefined(preds, target, self.ignore_index)
 

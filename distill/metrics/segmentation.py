@@ -12,6 +12,7 @@ from torchmetrics.classification import MulticlassConfusionMatrix
 from distill.checks import check_at_least
 from distill.errors import UserError
 from distill.metrics.accuracy import count_undefined
+from distill.metrics.parts.names import check_names
 
 
 class SegmentationScores(MulticlassConfusionMatrix):
@@ -57,9 +58,7 @@ class SegmentationScores(MulticlassConfusionMatrix):
         self, num_classes: int, ignore_index: int = 255, class_names: Sequence[str] | None = None, **kwargs: Any
     ) -> None:
         check_at_least(2, num_classes=num_classes)
-        names = tuple(class_names or map(str, range(num_classes)))
-        if len(set(names)) != num_classes or len(names) != num_classes:
-            raise UserError(f"class_names must be {num_classes} different names, got {', '.join(names)}")
+        names = check_names(class_names or [str(index) for index in range(num_classes)], num_classes)
         # the task has checked shapes and labels; a check here would sort all pixels in every step
         super().__init__(num_classes, ignore_index=ignore_index, validate_args=False, **kwargs)
         self.class_names = names

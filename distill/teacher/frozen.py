@@ -81,7 +81,7 @@ class FrozenTeacher:
                 f"the teacher {type(self.network).__name__} has random weights: give teacher_checkpoint, or call "
                 ".eval() on a teacher whose weights you loaded yourself"
             )
-        check_class_names(self.class_names, class_names, model="teacher_checkpoint")
+        check_class_names(self.class_names, class_names, model="teacher_checkpoint", of_teacher=True)
 
     def follow(self, change: Callable[[Tensor], Tensor]) -> None:
         """Moves the network with the module that holds it, as :meth:`torch.nn.Module.to` does; keeps its precision."""

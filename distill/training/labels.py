@@ -11,12 +11,35 @@ from torch import Tensor
 from distill.errors import UserError, UserKeyError
 from distill.outputs import Batch
 from distill.tasks import Task
+from distill.training.scores import StageScores
 
 
 def class_names(trainer: Trainer | None) -> Sequence[str]:
     """The names of the data's classes by index; empty if the data have no names."""
     data = None if trainer is None else trainer.datamodule  # type: ignore[attr-defined]
     return tuple(getattr(data, "class_names", ()))
+
+
+def known_class_names(trainer: Trainer | None, task: Task | None) -> Sequence[str]:
+    """The names of the data's classes by index, or those of the task; empty if neither has names."""
+    return class_names(trainer) or getattr(task, "class_names", ())
+
+
+def name_classes(trainer: Trainer | None, task: Task, *scores: StageScores | None) -> None:
+    """Gives a task of classes without names those of the data, and its scores the names of the classes.
+
+    Args:
+        trainer: Has the data.
+        task: Changed in place.
+        scores: The scores of the task; changed in place.
+    """
+    names = class_names(trainer)
+    if task.class_names or len(set(names)) != getattr(task, "num_classes", None):
+        return
+    task.class_names = tuple(names)
+    for of_stage in scores:
+        if of_stage is not None:
+            of_stage.make_metrics(task)
 
 
 def check_num_classes(trainer: Trainer, task: Task) -> None:
@@ -37,7 +60,8 @@ def labels_of(batch: Batch, model: object) -> Tensor:
     """
     if "target" not in batch:
         raise UserKeyError(f"the batch has no 'target' for {type(model).__name__} to learn from or be scored by")
-    return batch["target"]
+    target: Tensor = batch["target"]
+    return target
 
 
 def check_labels_on_cpu(batch: Batch | Tensor, task: Task | None, trainer: Trainer | None) -> None:

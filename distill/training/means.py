@@ -85,6 +85,8 @@ def counts_of(values: Tensor, target: Tensor, task: Task, what: str = "the loss"
         ValueError: The shape of the values does not fit the target.
     """
     counts = task.counts(target).to(values.dtype)
+    if counts.ndim == values.ndim + 1 > 2 and values.shape == counts[:, 0].shape:  # one value for all channels
+        counts = counts.amax(dim=1)
     if counts.ndim > values.ndim:  # one value per sample, one label per pixel
         counts = counts.flatten(values.ndim).amax(dim=-1)
     if counts.shape != values.shape:

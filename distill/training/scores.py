@@ -38,10 +38,14 @@ class StageScores(nn.Module):
         super().__init__()
         self.stage = stage
         self.monitor = task.monitor
-        self.metrics = task.metrics().clone(prefix=f"{stage}/")
+        self.make_metrics(task)
         self.hard = _WeightedMean()
-        self._others = nn.ModuleList()
         self._losses: LossSums = {}
+
+    def make_metrics(self, task: Task) -> None:
+        """Makes the metrics of the task, also after its classes have got other names."""
+        self.metrics = task.metrics().clone(prefix=f"{self.stage}/")
+        self._others = nn.ModuleList()
 
     def of_loader(self, number: int) -> StageScores:
         """The scores of a loader, by its number from 0."""

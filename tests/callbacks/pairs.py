@@ -12,6 +12,7 @@ from lightning.pytorch.loggers import CSVLogger
 from torch import Tensor, nn
 from torch.utils.data import DataLoader, Dataset
 
+from callbacks.parts.step import Step, read_step
 from distill import Batch, Classification, DistillationModule, NetworkOutput, Supervised
 
 CLASSES = 4
@@ -109,6 +110,12 @@ class Recorder(Callback):
     def _keep(self, trainer: Trainer, stage: str, outputs: Any, batch: Any) -> None:
         kept = (outputs["prediction"].clone(), outputs["teacher_prediction"].clone(), batch["target"].clone())
         self.seen.setdefault((trainer.current_epoch, stage), []).append(kept)
+
+
+def read(outputs: Any, batch: Any) -> Step:
+    step = read_step(outputs, batch)
+    assert step is not None
+    return step
 
 
 def sgd(parameters: Any) -> torch.optim.Optimizer:

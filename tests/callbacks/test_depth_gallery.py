@@ -17,7 +17,7 @@ from callbacks import DepthGallery
 from callbacks.parts.depth_figures import DEPTH_COLOURS, ERROR_COLOURS, DepthViews, depth_figure
 from distill.study.depth_comparison import depth_comparison
 from tests.callbacks.depths import BINS, HEIGHT, MAX_DEPTH, WIDTH, ReplayDepth, ReplayWithoutTeacher, depths
-from tests.callbacks.pairs import batches_of, trainer
+from tests.callbacks.pairs import batches_of, read, trainer
 from tests.toys import MAX_DEPTH as MAX_TOY_DEPTH
 from tests.toys import ToyData, make
 
@@ -83,7 +83,7 @@ def test_a_network_without_a_teacher_is_drawn_without_bins(tmp_path: Path) -> No
     with np.load(tmp_path / "run" / "figures" / "depth_test.npz") as arrays:
         assert sorted(arrays) == ["image", "student", "target"]
     outputs = module.validation_step(tensors, 0)
-    figure = gallery().draw(gallery().keep(outputs, tensors, 1), None)
+    figure = gallery().draw(gallery().keep(read(outputs, tensors), 1), None)
     titles = [axes.get_title() for axes in figure.subfigs[0].axes]
     assert titles[:4] == ["image", "target", "prediction", "|prediction − target| / target"]  # noqa: RUF001
     assert len(figure.subfigs) == 1
@@ -100,7 +100,7 @@ def test_predictions_that_are_no_depth_are_left_out_with_one_warning(tmp_path: P
 
 def test_the_students_bins_are_its_probabilities_along_the_row() -> None:
     outputs, batch = step()
-    kept = gallery(row=0.6).keep(outputs, batch, 2)
+    kept = gallery(row=0.6).keep(read(outputs, batch), 2)
     assert len(kept) == 2
     for n, sample in enumerate(kept):
         odds = batch["bins"][n, :, 4].double().exp()  # row 4 of 8 holds the height 0.6
@@ -110,7 +110,7 @@ def test_the_students_bins_are_its_probabilities_along_the_row() -> None:
 
 def test_the_teachers_bins_gather_around_its_depth_along_the_row() -> None:
     outputs, batch = step()
-    (sample,) = gallery(row=0.6, sigma=0.1, normalization="sum").keep(outputs, batch, 1)
+    (sample,) = gallery(row=0.6, sigma=0.1, normalization="sum").keep(read(outputs, batch), 1)
     assert sample.teacher_bins is not None
     assert sample.teacher_bins.shape == (BINS, WIDTH)
     holding = (batch["teacher"][0, 0, 4] / 0.5).long()
@@ -120,7 +120,7 @@ def test_the_teachers_bins_gather_around_its_depth_along_the_row() -> None:
 
 def test_bins_may_be_coarser_than_the_picture() -> None:
     outputs, batch = step(bins=torch.randn(3, BINS, HEIGHT // 2, WIDTH // 2))
-    (sample,) = gallery(row=0.6).keep(outputs, batch, 1)
+    (sample,) = gallery(row=0.6).keep(read(outputs, batch), 1)
     assert sample.student_bins is not None
     assert sample.teacher_bins is not None
     assert torch.allclose(sample.student_bins, batch["bins"][0, :, 2].softmax(0))
@@ -132,7 +132,7 @@ def test_bins_may_be_coarser_than_the_picture() -> None:
 
 def test_of_the_bins_only_the_row_is_kept() -> None:
     outputs, batch = step()
-    for sample in gallery().keep(outputs, batch, 2):
+    for sample in gallery().keep(read(outputs, batch), 2):
         for bins in (sample.student_bins, sample.teacher_bins):
             assert bins is not None
             assert bins.untyped_storage().nbytes() <= 2 * BINS * WIDTH * 4
@@ -140,7 +140,7 @@ def test_of_the_bins_only_the_row_is_kept() -> None:
 
 def test_the_row_is_marked_in_the_first_sample_and_stands_below_with_its_target() -> None:
     outputs, batch = step()
-    figure = gallery(row=0.6).draw(gallery(row=0.6).keep(outputs, batch, 2), None)
+    figure = gallery(row=0.6).draw(gallery(row=0.6).keep(read(outputs, batch), 2), None)
     shown = figure.subfigs[0].axes[:10]
     marked = [{float(y) for line in axes.lines for y in np.asarray(line.get_ydata())} for axes in shown]
     assert marked == [{4}] * 5 + [set()] * 5
@@ -171,7 +171,7 @@ def test_a_student_of_tiekd_is_drawn_with_its_bins(tmp_path: Path, monkeypatch: 
 def test_without_a_row_or_bins_there_is_the_gallery_alone(row: float | None, layer: str) -> None:
     outputs, batch = step()
     own = gallery(row=row, layer=layer)
-    figure = own.draw(own.keep(outputs, batch, 1), None)
+    figure = own.draw(own.keep(read(outputs, batch), 1), None)
     assert len(figure.subfigs) == 1
     assert not any(axes.lines for axes in figure.subfigs[0].axes[:5])
 
@@ -180,7 +180,7 @@ def test_what_a_stored_teacher_sees_is_drawn_once() -> None:
     outputs, batch = step()
     batch["teacher_prediction"] = batch.pop("teacher")
     outputs["teacher_inputs"] = (batch["teacher_prediction"],)
-    (sample,) = gallery().keep(outputs, batch, 1)
+    (sample,) = gallery().keep(read(outputs, batch), 1)
     assert list(sample.modalities) == ["image"]
     assert sample.teacher is not None
 

@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from callbacks import PredictionWriter
+from distill import Classification, MultiLabelClassification, Regression, Task
 from tests.callbacks.pairs import Replay, Samples, batches_of, imitation, trainer
 
 
@@ -56,12 +58,61 @@ def test_without_index_and_target_the_lines_stay_in_the_order_of_the_loader(tmp_
     assert table["prediction"].tolist() == logits.argmax(1).tolist()
 
 
-def test_maps_are_no_table_and_told_once(tmp_path: Path) -> None:
-    data = batches_of(student=torch.randn(7, 3, 2, 2), target=torch.zeros(7))
-    with pytest.warns(UserWarning, match=r"no predictions.csv.*\(3, 3, 2, 2\)") as caught:
+class Telling(Predicting):
+    """Has a task, and returns the target."""
+
+    def __init__(self, task: Task) -> None:
+        super().__init__()
+        self.task = task
+
+    def predict_step(self, batch: dict[str, torch.Tensor], batch_idx: int) -> dict[str, torch.Tensor]:
+        return {"prediction": batch["student"], "target": batch["target"]}
+
+
+def table_of(folder: Path, task: Task, student: torch.Tensor, target: torch.Tensor, **options: Any) -> pd.DataFrame:
+    samples = [
+        {"student": values, "target": label, "name": f"clip_{n}"}
+        for n, (values, label) in enumerate(zip(student, target, strict=True))
+    ]
+    data = DataLoader(samples, batch_size=3)  # type: ignore[arg-type]
+    trainer(folder, PredictionWriter(**options)).predict(Telling(task), data)
+    return pd.read_csv(folder / "run" / "predictions.csv")
+
+
+def test_samples_and_classes_are_named_and_all_probabilities_are_written_on_request(tmp_path: Path) -> None:
+    logits = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 0.0]])
+    task = Classification(2, class_names=("cat", "dog"))
+    table = table_of(tmp_path, task, logits, torch.tensor([0, 0, 255]), probabilities=True)
+    assert table["name"].tolist() == ["clip_0", "clip_1", "clip_2"]
+    assert table["target"].tolist() == [0, 0, 255]
+    assert table["target_name"].fillna("").tolist() == ["cat", "cat", ""]
+    assert table["class_name"].tolist() == ["cat", "dog", "cat"]
+    odds = logits[:, 1].double().exp() / logits.double().exp().sum(1)
+    assert table["probability_dog"].tolist() == pytest.approx(odds.tolist())
+    assert list(table) == [
+        *("name", "target", "target_name", "prediction", "class_name", "confidence"),
+        *("probability_cat", "probability_dog"),
+    ]
+
+
+def test_several_labels_and_several_values_have_a_column_each(tmp_path: Path) -> None:
+    logits, labels = torch.tensor([[0.0, 2.0], [-1.0, 0.0]]), torch.tensor([[0.0, 1.0], [1.0, 0.0]])
+    labelled = table_of(tmp_path / "labels", MultiLabelClassification(2, class_names=("rain", "fog")), logits, labels)
+    assert list(labelled) == ["name", "target_rain", "target_fog", "probability_rain", "probability_fog"]
+    assert labelled["probability_fog"].tolist() == pytest.approx([1 / (1 + math.exp(-2)), 0.5])
+    measured = table_of(tmp_path / "values", Regression(2, output_names=("age", "weight")), logits, labels)
+    assert list(measured) == ["name", "target_age", "target_weight", "prediction_age", "prediction_weight"]
+    assert measured["prediction_weight"].tolist() == [2, 0]
+    one = table_of(tmp_path / "value", Regression(1), logits[:, :1], labels[:, 0])
+    assert one[["target", "prediction"]].to_numpy().tolist() == [[0, 0], [1, -1]]
+
+
+def test_maps_without_classes_are_not_written_and_told_once(tmp_path: Path) -> None:
+    data = batches_of(student=torch.randn(7, 1, 2, 2), target=torch.zeros(7))
+    with pytest.warns(UserWarning, match=r"writes nothing: predictions of the shape \(3, 1, 2, 2\)") as caught:
         trainer(tmp_path, PredictionWriter()).predict(Predicting(), data)
-    assert len([warning for warning in caught if "predictions.csv" in str(warning.message)]) == 1
-    assert not (tmp_path / "run" / "predictions.csv").exists()
+    assert len([warning for warning in caught if "PredictionWriter" in str(warning.message)]) == 1
+    assert not list((tmp_path / "run").rglob("predictions*"))
 
 
 def test_a_trial_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ def test_scores_are_over_all_samples_of_all_batches_and_are_reset_when_they_are_
     scores.update(logits[:1], {"target": target[:1]}, task)
     scores.update(logits[1:], {"target": target[1:]}, task)
     taken = scores.take()
-    assert taken.keys() == {"val/accuracy", "val/hard"}
+    assert taken.keys() == {"val/accuracy", "val/macro_accuracy", "val/macro_f1", "val/hard"}
     assert float(taken["val/accuracy"]) == pytest.approx(2 / 3)
     assert float(taken["val/hard"]) == pytest.approx(float(F.cross_entropy(logits[:3], target[:3])))
     scores.update(logits[2:3], {"target": target[2:3]}, task)

@@ -29,6 +29,9 @@ class DepthDistillation(DistillationModule, ABC):
     def __init__(self, *args: Any, hard_weight: float = 0.0, **kwargs: Any) -> None:
         super().__init__(*args, hard_weight=hard_weight, **kwargs)  # type: ignore[misc]
 
+    task_names = "distill.DepthEstimation"
+    """The tasks that the method takes, for its error."""
+
     @property
     def depth_task(self) -> DepthEstimation:
         """The task, with the range of depths and the rows to ignore.
@@ -37,9 +40,7 @@ class DepthDistillation(DistillationModule, ABC):
             ValueError: The task is not :class:`~distill.DepthEstimation`.
         """
         if not isinstance(self.task, DepthEstimation):
-            raise UserError(
-                f"{type(self).__name__} needs task: distill.DepthEstimation, but has {type(self.task).__name__}"
-            )
+            raise UserError(f"{type(self).__name__} needs task: {self.task_names}, but has {type(self.task).__name__}")
         return self.task
 
     def depths(self, teacher: NetworkOutput, student: NetworkOutput) -> tuple[Tensor, Tensor]:

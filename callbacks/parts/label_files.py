@@ -1,0 +1,128 @@
+"""Files of the classes of each pixel, voxel or point of a sample."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+import torch.nn.functional as F
+from numpy.typing import NDArray
+from PIL import Image
+from torch import Tensor
+
+from callbacks.parts.classes import Probabilities
+from distill.atomic import atomic_write
+from distill.errors import UserError
+
+Ids = Literal["classes", "official"]
+NOT_PREDICTED = -1
+"""The class that a data module's own format gets for positions without a prediction."""
+UNLABELED = 0
+"""The official id of pixels and points without a prediction, in all data sets here."""
+
+
+class LabelFiles:
+    """Writes the files of a sample whose pixels, voxels or points have a class each.
+
+    Args:
+        folder: The folder of all samples.
+        data: The data module; it may have a ``palette``, the official ``label_ids`` of the classes,
+            ``prediction_extent``, and a format of its own: ``prediction_path(position)`` returns the file below the
+            folder, and ``write_prediction(path, classes, position)`` writes it, with -1 where there is no prediction.
+            With several labels a position it gets 0 or 1 of each class, ``(C, *)``.
+        ids: Which numbers the files hold.
+        colours: Whether to write a second picture in the colours of the palette.
+        probabilities: Whether to write the probabilities of all classes.
+
+    Raises:
+        ValueError: The data module has no official ids or no palette.
+    """
+
+    def __init__(self, folder: Path, data: Any, ids: Ids, *, colours: bool, probabilities: bool) -> None:
+        self.folder = folder
+        self.data = data
+        self.ids = ids
+        self.label_ids: Sequence[int] = getattr(data, "label_ids", ()) if ids == "official" else ()
+        self.palette: Sequence[tuple[int, int, int]] = getattr(data, "palette", ()) if colours else ()
+        self.probabilities = probabilities
+        if ids == "official" and not self.label_ids:
+            raise UserError(f"{type(data).__name__} has no label_ids, so there are no official ids: use ids classes")
+        if colours and not self.palette:
+            raise UserError(f"{type(data).__name__} has no palette, so classes have no colours: use colours false")
+
+    def suffixes(self, spatial_dims: int, *, exclusive: bool) -> list[str]:
+        """What the names of a sample's files end with; without the file in the data module's own format."""
+        is_image = spatial_dims == 2 and exclusive
+        suffixes = [] if self._own_path(0) is not None else [".png" if is_image else ".npy"]
+        if self.palette and is_image:
+            suffixes.append("_color.png")
+        return [*suffixes, "_probabilities.npz"] if self.probabilities else suffixes
+
+    def paths(self, name: str, position: int | None, suffixes: Sequence[str]) -> list[Path]:
+        """The files of a sample."""
+        own = None if position is None else self._own_path(position)
+        return [*([] if own is None else [self.folder / own]), *(self.folder / f"{name}{end}" for end in suffixes)]
+
+    def write(self, name: str, position: int | None, logits: Tensor, probabilities: Probabilities) -> None:
+        """Writes the files of a sample that are not there.
+
+        Args:
+            name: The name of the sample.
+            position: Its position in its data set, if that is known.
+            logits: ``(C, *)``; those of a frame are resized bilinearly to the part of the frame that they are of, and
+                the class with the highest one is taken.
+            probabilities: The same sample's probabilities, ``(1, C, *)``.
+        """
+        suffixes = self.suffixes(logits.ndim - 1, exclusive=probabilities.exclusive)
+        missing = [path for path in self.paths(name, position, suffixes) if not path.is_file()]
+        if not missing:
+            return
+        classes, predicted = self._classes(logits, position)
+        labels = None if probabilities.exclusive else (probabilities.values[0] > 0.5).byte().cpu().numpy()
+        for path in missing:
+            with atomic_write(path) as draft:
+                if path.name.endswith("_probabilities.npz"):
+                    np.savez_compressed(draft, probabilities=probabilities.values[0].half().cpu().numpy())
+                elif path.name.endswith("_color.png"):
+                    Image.fromarray(self._painted(classes, predicted)).save(draft)
+                elif path.suffix == ".png":
+                    Image.fromarray(self._as_ids(classes, predicted, len(logits))).save(draft)
+                elif path.suffix == ".npy":
+                    np.save(draft, self._as_ids(classes, predicted, len(logits)) if labels is None else labels)
+                else:
+                    own = np.where(predicted, classes, NOT_PREDICTED) if labels is None else labels
+                    self.data.write_prediction(draft, own, position)
+
+    def _classes(self, logits: Tensor, position: int | None) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The class of each position, and whether there is a prediction for it, in the size of the whole sample."""
+        find_extent = getattr(self.data, "prediction_extent", None)
+        if logits.ndim != 3 or position is None or find_extent is None:
+            classes = logits.argmax(0).cpu().numpy()
+            return classes, np.ones(classes.shape, bool)
+        extent = find_extent(position)
+        if logits.shape[1:] != extent.shown:
+            logits = F.interpolate(logits[None].float(), extent.shown, mode="bilinear", align_corners=False)[0]
+        (top, left), (height, width) = extent.corner, extent.shown
+        inside = slice(top, top + height), slice(left, left + width)
+        classes, predicted = np.zeros(extent.size, np.int64), np.zeros(extent.size, bool)
+        classes[inside], predicted[inside] = logits.argmax(0).cpu().numpy(), True
+        return classes, predicted
+
+    def _as_ids(self, classes: NDArray[np.int64], predicted: NDArray[np.bool_], count: int) -> NDArray[np.integer]:
+        if self.ids == "official":
+            ids = np.array(self.label_ids)
+            kind = np.uint8 if ids.max() <= 255 else np.uint16
+            return np.where(predicted, ids[classes], UNLABELED).astype(kind)
+        # the largest number is none of the classes
+        kind = np.uint8 if count <= 255 else np.uint16
+        return np.where(predicted, classes, np.iinfo(kind).max).astype(kind)
+
+    def _painted(self, classes: NDArray[np.int64], predicted: NDArray[np.bool_]) -> NDArray[np.uint8]:
+        colours = np.array(self.palette, np.uint8)[classes]
+        return np.where(predicted[..., None], colours, np.uint8(0))
+
+    def _own_path(self, position: int) -> str | None:
+        find_path = getattr(self.data, "prediction_path", None)
+        return None if find_path is None else find_path(position)

@@ -1,0 +1,102 @@
+"""The rows of ``predictions.csv``."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+import torch.distributed as dist
+from torch import Tensor
+
+from callbacks.parts.classes import Probabilities
+from distill.atomic import atomic_write
+
+
+class PredictionTable:
+    """Collects a few numbers of each sample, so that the predictions of all samples need not fit into memory."""
+
+    def __init__(self) -> None:
+        self._parts: list[pd.DataFrame] = []
+
+    def add(self, columns: dict[str, Any]) -> None:
+        """Adds the rows of a batch: one value for each sample in each column."""
+        self._parts.append(pd.DataFrame(columns))
+
+    def write(self, path: Path | None, world_size: int) -> None:
+        """Gathers the rows of all processes, and writes them in the main one; all processes must call this.
+
+        Args:
+            path: The file; ``None`` writes none, as in all processes but the main one.
+            world_size: The number of processes.
+        """
+        parts, self._parts = self._parts, []
+        if world_size > 1:
+            gathered: list[list[pd.DataFrame]] = [parts] * world_size
+            dist.all_gather_object(gathered, parts)
+            parts = [part for rank_parts in gathered for part in rank_parts]
+        if path is None or not parts:
+            return
+        rows = pd.concat(parts, ignore_index=True)
+        # samplers of several processes may repeat samples
+        if "index" in rows:
+            rows = rows.drop_duplicates("index").sort_values("index")
+        elif "name" in rows:
+            rows = rows.drop_duplicates("name")
+        with atomic_write(path) as draft:
+            rows.to_csv(draft, index=False)
+
+
+def sample_columns(positions: Sequence[int] | None, names: Sequence[str] | None) -> dict[str, Any]:
+    """The columns that tell the samples apart."""
+    columns = {"index": positions, "name": names}
+    return {name: values for name, values in columns.items() if values is not None}
+
+
+def class_columns(
+    probabilities: Probabilities, target: Tensor | None, class_names: Sequence[str], *, all_classes: bool
+) -> dict[str, Any]:
+    """The columns of the classes of samples.
+
+    Args:
+        probabilities: Of the classes, ``(N, C)``.
+        target: Class indices ``(N,)``, or for classes that are not exclusive the labels ``(N, C)``.
+        class_names: By index; empty if unknown.
+        all_classes: Whether to give the probabilities of all classes.
+    """
+    values = probabilities.values
+    labels = range(values.shape[1])
+    names = [class_names[label] if class_names else str(label) for label in labels]
+    of_all = {f"probability_{name}": values[:, label].cpu().numpy() for label, name in enumerate(names)}
+    columns: dict[str, Any] = {}
+    if not probabilities.exclusive:
+        return {**_value_columns("target", target, names), **of_all}
+    if target is not None and target.ndim == 1:
+        columns["target"] = targets = target.tolist()
+        if class_names:
+            columns["target_name"] = [class_names[label] if label in labels else "" for label in targets]
+    confidence, prediction = (values.cpu() for values in values.max(dim=1))
+    columns["prediction"] = prediction.numpy()
+    if class_names:
+        columns["class_name"] = [class_names[label] for label in prediction.tolist()]
+    columns["confidence"] = confidence.numpy()
+    return columns | of_all if all_classes else columns
+
+
+def value_columns(prediction: Tensor, target: Tensor | None, output_names: Sequence[str]) -> dict[str, Any]:
+    """The columns of the predicted values ``(N,)`` or ``(N, D)`` and of their targets."""
+    return {
+        **_value_columns("target", target, output_names),
+        **_value_columns("prediction", prediction, output_names),
+    }
+
+
+def _value_columns(kind: str, values: Tensor | None, names: Sequence[str]) -> dict[str, Any]:
+    if values is None or values.ndim > 2:
+        return {}
+    rows = values.float().reshape(len(values), -1).cpu().numpy()
+    if rows.shape[1] == 1 and not names:
+        return {kind: rows[:, 0]}
+    named = [names[n] if n < len(names) else str(n) for n in range(rows.shape[1])]
+    return {f"{kind}_{name}": rows[:, n] for n, name in enumerate(named)}
