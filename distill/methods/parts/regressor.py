@@ -58,4 +58,4 @@ def _mean_of_channels(feature: Tensor) -> Tensor:
     dims = tuple(range(2, feature.ndim))
     # computed as a sum, whose gradient is a view; the gradient of a mean is a tensor of the feature's size
     of_samples = feature.sum(dims) / feature.shape[2:].numel() if dims else feature
-    return gather(of_samples).mean(0)[(..., *(None,) * len(dims))]
+    return gather(of_samples).mean(0).view(-1, *[1] * len(dims))
