@@ -46,11 +46,12 @@ class Seen(Callback):
         self.batches: list[Any] = []
         self.outputs: list[Any] = []
 
-    def _keep(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
+    def keep(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, *_: Any) -> None:
         self.batches.append(batch)
         self.outputs.append(outputs)
 
-    on_train_batch_end = on_validation_batch_end = on_test_batch_end = on_predict_batch_end = _keep
+    on_train_batch_end: Any = keep
+    on_validation_batch_end: Any = keep
 
 
 def fitted(folder: Path, module: Any, loader: Any, **settings: Any) -> tuple[dict[str, Tensor], Seen]:
@@ -152,7 +153,7 @@ def test_values_that_no_network_uses_pass_through_a_fit(method: str, tmp_path: P
     assert all(torch.equal(found[name], value) for name, value in expected.items())
     assert seen.batches[0]["name"] == ["a/b.png"] * 5
     (predicted, _) = quiet_trainer(tmp_path).predict(module(), loader(EXTRAS))  # type: ignore[misc]
-    assert predicted["name"] == ["a/b.png"] * 5  # type: ignore[index, call-overload]
+    assert predicted["name"] == ["a/b.png"] * 5  # type: ignore[call-overload]
 
 
 def test_a_value_that_no_network_sees_is_not_named_as_the_cause_of_a_loss_of_nan(tmp_path: Path) -> None:
@@ -210,7 +211,7 @@ def sentences_and_clouds(count: int = 6) -> list[dict[str, Any]]:
 @pytest.mark.parametrize("precision", [None, "bf16"])
 def test_tokens_with_a_mask_teach_a_student_of_point_clouds(precision: Any, tmp_path: Path) -> None:
     teacher = Text().eval()
-    loader = DataLoader(sentences_and_clouds(), batch_size=3, collate_fn=collated)  # type: ignore[arg-type]
+    loader: Any = DataLoader(sentences_and_clouds(), batch_size=3, collate_fn=collated)  # type: ignore[arg-type]
     arguments = pair_arguments(
         teacher=teacher,
         student=Points(),

@@ -63,7 +63,7 @@ def alone(method: str, folder: Path, stage: str = "validate") -> dict[str, dict[
 def test_each_loader_has_the_scores_that_it_has_alone(
     stage: str, prefix: str, data: Several, names: list[str], tmp_path: Path
 ) -> None:
-    expected = {}
+    expected: dict[str, float] = {}
     for number, scores in enumerate(alone("KD", tmp_path, stage).values()):
         expected |= {f"{name}/{names[number]}" if number else name: value for name, value in scores.items()}
     trainer = quiet_trainer(tmp_path)
