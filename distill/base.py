@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
-from distill.checkpoint import load_network
+from distill.checkpoint import Weights, load_network
 from distill.checks import check_at_least
 from distill.internals.lightning import attached
 from distill.layouts import Layout
@@ -54,7 +54,8 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         teacher_layers: Layers of the teacher whose features ``distillation_step`` gets, by module name.
         student_layers: The same for the student.
         teacher_checkpoint: Weights for the teacher: a checkpoint of :class:`Supervised` or of any method (then its
-            student), a plain ``state_dict`` file, or ``.safetensors``.
+            student), or a file, folder or name of the Hub as others have them; see
+            :func:`~distill.checkpoint.load_network` and :class:`~distill.checkpoint.Weights`.
         hard_weight: The weight of the hard loss. With 0, training uses no labels, and methods that compare
             predictions only (such as KD) accept batches without ``target``.
         optimizer: Makes the optimiser from the trained parameters.
@@ -71,10 +72,13 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
             :class:`~distill.taps.FeatureTaps`.
         student_layout: The same for the student.
         aux_weight: The weight of each auxiliary prediction of the student in the hard loss; see :class:`Supervised`.
+        student_checkpoint: Weights from which the student starts, in one of the forms of ``teacher_checkpoint``.
 
     ``teacher``, ``student``, ``task`` and ``optimizer`` are optional only for a method that is a part of
     :class:`~distill.methods.Combined`: the combination has them.
     """
+
+    start_option = "student_checkpoint"
 
     def __init__(
         self,
@@ -85,7 +89,7 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         student_inputs: Sequence[str] = (),
         teacher_layers: Sequence[str] = (),
         student_layers: Sequence[str] = (),
-        teacher_checkpoint: str | Path | None = None,
+        teacher_checkpoint: Weights | str | Path | None = None,
         hard_weight: float = 1.0,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -95,14 +99,17 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         teacher_layout: Layout | dict[str, Layout] | None = None,
         student_layout: Layout | dict[str, Layout] | None = None,
         aux_weight: float = 0.4,
+        student_checkpoint: Weights | str | Path | None = None,
     ) -> None:
-        super().__init__(student, task, student_inputs, optimizer, lr_scheduler, aux_weight)
+        super().__init__(student, task, student_inputs, optimizer, lr_scheduler, aux_weight, student_checkpoint)
         check_at_least(0, hard_weight=hard_weight)
         self.teacher_inputs = tuple(teacher_inputs)
         self.teacher_layers = tuple(teacher_layers)
         self.student_layers = tuple(student_layers)
         self.teacher_layout, self.student_layout = teacher_layout, student_layout
         self.hard_weight = hard_weight
+        self.network_options = {"teacher_checkpoint": teacher_checkpoint, "student_checkpoint": student_checkpoint}
+        self.network_options |= {"teacher_precision": teacher_precision, "compile": compile}
         if teacher is not None:
             check_separate(teacher, self)
             self.frozen_teacher = FrozenTeacher(
@@ -234,7 +241,7 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         """The teacher's prediction for a batch, as ``distillation_step`` gets it."""
         return self.forward_teacher(batch).prediction
 
-    def reference_student(self, checkpoint: str | Path) -> Supervised:
+    def reference_student(self, checkpoint: str | Path | Weights) -> Supervised:
         """A frozen copy of the student in eval mode, with the weights of a checkpoint.
 
         Args:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from distill.checkpoint import check_class_names
+from distill.checkpoint import Weights, check_class_names
 from distill.checks import check_at_least
 from distill.internals.lightning import TransferHooks, attached
 from distill.outputs import Batch, NetworkOutput, autocast_off, modalities, network_output, prediction_of
@@ -21,7 +22,7 @@ from distill.training.averaging import AveragedWeights, use_averaged_weights
 from distill.training.first_batch import Preparation, check_first_batch, explained
 from distill.training.held_out import held_out_losses
 from distill.training.labels import check_labels_on_cpu, check_num_classes, class_names, labels_of
-from distill.training.loading import LoadsCheckpoints
+from distill.training.loading import LoadsCheckpoints, load_start
 from distill.training.losses import TrainingLosses
 from distill.training.means import counted_mean
 from distill.training.modes import ready_to_train
@@ -47,7 +48,11 @@ class Supervised(LoadsCheckpoints, TransferHooks):
         lr_scheduler: Makes the schedule from the optimiser; it steps each epoch, a cyclic one each step.
         aux_weight: The weight of the loss of each auxiliary prediction: 0.4 in PSPNet and mmsegmentation; torchvision's
             segmentation has 0.5, GoogLeNet 0.3.
+        network_checkpoint: Weights to start from; see :func:`~distill.checkpoint.load_network` for the files that it
+            takes. Weights of a run that is resumed or tested replace them.
     """
+
+    start_option = "network_checkpoint"
 
     def __init__(
         self,
@@ -57,6 +62,7 @@ class Supervised(LoadsCheckpoints, TransferHooks):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         aux_weight: float = 0.4,
+        network_checkpoint: Weights | str | Path | None = None,
     ) -> None:
         super().__init__()
         check_at_least(0, aux_weight=aux_weight)
@@ -67,6 +73,7 @@ class Supervised(LoadsCheckpoints, TransferHooks):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.aux_weight = aux_weight
+        self.start_classes = load_start(network, network_checkpoint, self.start_option)
         self.loss_recorder = TrainingLosses()
         self.collaborators: list[Callback] = [RandomState(), self.loss_recorder, AveragedWeights(), OneSampleCheck()]
         self.collaborators.append(Preparation())
@@ -177,6 +184,7 @@ class Supervised(LoadsCheckpoints, TransferHooks):
         network, task = required(self.network, "network", self), self.known_task
         if stage == "fit":
             required(self.optimizer, "optimizer", self)
+        check_class_names(self.start_classes, class_names(self.trainer), model=self.start_option)
         if stage != "predict":
             task.check_network(network, model=described(network, "network"))
             check_num_classes(self.trainer, task)
