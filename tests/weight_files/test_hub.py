@@ -83,8 +83,6 @@ def test_key_and_prefix_hold_for_the_hub_too(hub: Path) -> None:
     net, other = Net(4), Net(4)
     both = {f"a.{name}": value for name, value in net.state_dict().items()}
     both |= {f"b.{name}": value for name, value in other.state_dict().items()}
-        f"{name}.{key}": value for name, one in (("a", net), ("b", other)) for key, value in one.state_dict().items()
-    }
     cached(hub, {"model.safetensors": lambda path: save_file(both, path)})
     load_network(other, Weights("hf://org/name", prefix="a."))
     assert_equal_weights(other, net)
