@@ -51,12 +51,19 @@ class Reading(NamedTuple):
     """What is put before the names then."""
 
     def weights(self, expected: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """The tensors by the names of the network, with its own counters of batches where a BatchNorm has none."""
+        """The tensors by the names of the network.
+
+        A tensor that the network has under two names may lie in the file under one of them. A BatchNorm without a
+        counter of batches keeps that of the network.
+        """
         start = len(self.prefix)
         tensors = self.table.tensors.items()
         found = {self.added + name[start:]: tensor for name, tensor in tensors if name.startswith(self.prefix)}
         layers = {name.removesuffix(COUNTER): tensor for name, tensor in expected.items() if name.endswith(COUNTER)}
-        return {layer + COUNTER: tensor for layer, tensor in layers.items() if layer + "running_mean" in found} | found
+        counters = {layer + COUNTER: tensor for layer, tensor in layers.items() if layer + "running_mean" in found}
+        held = {identity: found[name] for name, identity in _identities(expected) if name in found}
+        tied = {name: held[identity] for name, identity in _identities(expected) if identity in held}
+        return counters | tied | found
 
     @property
     def changes(self) -> str:
@@ -246,15 +253,21 @@ def _cleaned(prefix: str, table: Table) -> str:
 
 def _readings(tables: Iterable[Table], expected: Mapping[str, Tensor], prefix: str | None) -> Iterator[Reading]:
     """All ways to read the network's weights whose names and shapes fit."""
-    needed = sum(not name.endswith(COUNTER) for name in expected)
     for table in tables:
         for added in _common_prefixes(expected):
-            for found, count in _prefixes(table.tensors, expected, added).items():
+            for found in _prefixes(table.tensors, expected, added):
                 wanted = prefix is None or found == _cleaned(prefix, table)
                 repeats = added and found.endswith(added)  # which is the same as to leave that part on the names
                 reading = Reading(table, found, added)
-                if wanted and not repeats and count == needed and not misfit(reading.weights(expected), expected):
+                if wanted and not repeats and not misfit(reading.weights(expected), expected):
                     yield reading
+
+
+def _identities(tensors: Mapping[str, Tensor]) -> Iterator[tuple[str, tuple[Any, ...]]]:
+    """What tells whether two names stand for one tensor."""
+    for name, tensor in tensors.items():
+        if not is_lazy(tensor) and tensor.numel() and tensor.device.type != "meta":
+            yield name, (tensor.data_ptr(), tensor.shape, tensor.stride())
 
 
 def _common_prefixes(names: Iterable[str]) -> list[str]:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import huggingface_hub
 import pytest
+import timm
 import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
@@ -16,32 +16,13 @@ from torch import nn
 from distill.checkpoint import Weights, load_network, weights_exist
 from tests.test_checkpoint import Payload, assert_equal_weights
 from tests.toys import Net, make
+from tests.weight_files.hub_cache import REVISION, Write, cached, empty_cache
 from tests.weight_files.test_reading import SHARDS, sharded
-
-REVISION = "0123456789abcdef0123456789abcdef01234567"
-Write = Callable[[Path], Any]
 
 
 @pytest.fixture(autouse=True)
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """An empty cache, which the environment variables HF_HOME and HF_HUB_OFFLINE give when Python starts."""
-    monkeypatch.setattr(constants, "HF_HUB_CACHE", str(tmp_path / "hub"))
-    monkeypatch.setattr(constants, "HF_HUB_OFFLINE", True)
-    return tmp_path / "hub"
-
-
-def cached(hub: Path, files: dict[str, Write]) -> Path:
-    """The snapshot of ``org/name`` as the client lays it out: links to files that are named by their content."""
-    repository = hub / "models--org--name"
-    snapshot = repository / "snapshots" / REVISION
-    for folder in (snapshot, repository / "blobs", repository / "refs"):
-        folder.mkdir(parents=True)
-    (repository / "refs/main").write_text(REVISION)
-    for number, (name, write) in enumerate(files.items()):
-        write(repository / "blobs" / f"{number}.safetensors")
-        (repository / "blobs" / f"{number}.safetensors").rename(repository / "blobs" / str(number))
-        (snapshot / name).symlink_to(f"../../blobs/{number}")
-    return snapshot
+    return empty_cache(tmp_path, monkeypatch)
 
 
 def written(net: nn.Module) -> Write:
@@ -146,3 +127,11 @@ def test_weights_of_the_hub_count_as_there_without_a_question_to_it() -> None:
     assert weights_exist("hf://org/name")
     assert weights_exist({"path": "hf://org/name", "key": None, "prefix": None})
     assert not weights_exist(Weights("nowhere.pt"))
+
+
+def test_a_network_of_timm_takes_its_weights_from_the_same_cache(hub: Path) -> None:
+    net = timm.create_model("test_resnet.r160_in1k")
+    cached(hub, {"model.safetensors": written(net)}, "timm", "test_resnet.r160_in1k")
+    module = make("KD", teacher=timm.create_model("test_resnet.r160_in1k", pretrained=True))
+    assert module.teacher is not None
+    assert_equal_weights(module.teacher, net)
