@@ -108,8 +108,12 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         self.student_layers = tuple(student_layers)
         self.teacher_layout, self.student_layout = teacher_layout, student_layout
         self.hard_weight = hard_weight
-        self.network_options = {"teacher_checkpoint": teacher_checkpoint, "student_checkpoint": student_checkpoint}
-        self.network_options |= {"teacher_precision": teacher_precision, "compile": compile}
+        self.network_options: dict[str, object] = {
+            "teacher_checkpoint": teacher_checkpoint,
+            "student_checkpoint": student_checkpoint,
+            "teacher_precision": teacher_precision,
+            "compile": compile,
+        }
         if teacher is not None:
             check_separate(teacher, self)
             self.frozen_teacher = FrozenTeacher(

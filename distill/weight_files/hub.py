@@ -62,13 +62,19 @@ def snapshot(name: HubName, patterns: list[str], *, online: bool) -> Path | None
     from huggingface_hub import constants, snapshot_download  # imports a client of HTTP
 
     try:
-        arguments = {"revision": name.revision, "allow_patterns": patterns, "local_files_only": not online}
-        return Path(snapshot_download(name.repository, **arguments))
+        folder = snapshot_download(
+            name.repository, revision=name.revision, allow_patterns=patterns, local_files_only=not online
+        )
     except Exception as error:  # the client raises errors of several libraries
         if not online and isinstance(error, FileNotFoundError):
             return None
-        place = f"{name} is not in the cache {constants.HF_HUB_CACHE}"
+        cache = constants.HF_HUB_CACHE
         if constants.HF_HUB_OFFLINE:
-            raise UserFileNotFoundError(f"{place}, and HF_HUB_OFFLINE forbids to download it") from None
+            raise UserFileNotFoundError(
+                f"{name} is not in the cache {cache}, and HF_HUB_OFFLINE forbids to download it"
+            ) from None
         reason = "".join(str(error).splitlines()[:1]).partition(". ")[0]
-        raise UserFileNotFoundError(f"{place}, and cannot be downloaded: {type(error).__name__}: {reason}") from None
+        raise UserFileNotFoundError(
+            f"{name} is not in the cache {cache}, and cannot be downloaded: {type(error).__name__}: {reason}"
+        ) from None
+    return Path(str(folder))
