@@ -15,7 +15,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from distill.batches import Batch, modalities, present
-from distill.checkpoint import load_network
+from distill.checkpoint import Weights, load_network
 from distill.checks import check_at_least
 from distill.internals.lightning import attached
 from distill.layouts import Layout
@@ -63,7 +63,8 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         teacher_layers: Layers of the teacher whose features ``distillation_step`` gets, by module name.
         student_layers: The same for the student.
         teacher_checkpoint: Weights for the teacher: a checkpoint of :class:`Supervised` or of any method (then its
-            student), a plain ``state_dict`` file, or ``.safetensors``.
+            student), or a file, folder or name of the Hub as others have them; see
+            :func:`~distill.checkpoint.load_network` and :class:`~distill.checkpoint.Weights`.
         hard_weight: The weight of the hard loss. With 0, training uses no labels, and methods that compare
             predictions only (such as KD) accept batches without ``target``.
         optimizer: Makes the optimiser from the trained parameters.
@@ -84,10 +85,13 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
             class for each class of the teacher, by index or by name, or ``null`` where the student has none. Several
             classes of the teacher may lead to one; see :class:`~distill.teacher.class_map.ClassMap`.
         batch_names: The names of the items of a batch, for a loader that gives tuples; see :class:`Supervised`.
+        student_checkpoint: Weights from which the student starts, in one of the forms of ``teacher_checkpoint``.
 
     ``teacher``, ``student``, ``task`` and ``optimizer`` are optional only for a method that is a part of
     :class:`~distill.methods.Combined`: the combination has them.
     """
+
+    start_option = "student_checkpoint"
 
     def __init__(
         self,
@@ -98,7 +102,7 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         student_inputs: Sequence[str] = (),
         teacher_layers: Sequence[str] = (),
         student_layers: Sequence[str] = (),
-        teacher_checkpoint: str | Path | None = None,
+        teacher_checkpoint: Weights | str | Path | None = None,
         hard_weight: float = 1.0,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -110,8 +114,11 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         aux_weight: float = 0.4,
         teacher_classes: list[int | str | None] | None = None,
         batch_names: Sequence[str] = (),
+        student_checkpoint: Weights | str | Path | None = None,
     ) -> None:
-        super().__init__(student, task, student_inputs, optimizer, lr_scheduler, aux_weight, batch_names)
+        super().__init__(
+            student, task, student_inputs, optimizer, lr_scheduler, aux_weight, batch_names, student_checkpoint
+        )
         check_at_least(0, hard_weight=hard_weight)
         self.teacher_inputs = tuple(teacher_inputs)
         self.teacher_layers = tuple(teacher_layers)
@@ -119,6 +126,12 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         self.teacher_layout, self.student_layout = teacher_layout, student_layout
         self.hard_weight = hard_weight
         self.class_map = None if teacher_classes is None else ClassMap(teacher_classes)
+        self.network_options: dict[str, object] = {
+            "teacher_checkpoint": teacher_checkpoint,
+            "student_checkpoint": student_checkpoint,
+            "teacher_precision": teacher_precision,
+            "compile": compile,
+        }
         if teacher is not None:
             check_separate(teacher, self)
             self.frozen_teacher = FrozenTeacher(
@@ -261,7 +274,7 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         """The teacher's prediction for a batch, as ``distillation_step`` gets it."""
         return self.forward_teacher(batch).prediction
 
-    def reference_student(self, checkpoint: str | Path) -> Supervised:
+    def reference_student(self, checkpoint: str | Path | Weights) -> Supervised:
         """A frozen copy of the student in eval mode, with the weights of a checkpoint.
 
         Args:

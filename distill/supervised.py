@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback
@@ -10,7 +11,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
 from distill.batches import Batch, check_names, modalities, named_batch
-from distill.checkpoint import check_class_names
+from distill.checkpoint import Weights, check_class_names
 from distill.checks import check_at_least
 from distill.internals.lightning import TransferHooks, attached
 from distill.outputs import NetworkOutput, autocast_off, network_output, prediction_of
@@ -22,7 +23,7 @@ from distill.training.averaging import AveragedWeights, use_averaged_weights
 from distill.training.first_batch import Preparation, check_first_batch, explained
 from distill.training.held_out import held_out_losses
 from distill.training.labels import check_labels_on_cpu, check_num_classes, known_class_names, labels_of, name_classes
-from distill.training.loading import LoadsCheckpoints
+from distill.training.loading import LoadsCheckpoints, load_start
 from distill.training.losses import TrainingLosses
 from distill.training.means import counted_mean
 from distill.training.modes import ready_to_train
@@ -54,7 +55,11 @@ class Supervised(LoadsCheckpoints, TransferHooks):
             segmentation has 0.5, GoogLeNet 0.3.
         batch_names: The names of the items of a batch, for a loader that gives tuples or lists, such as
             ``[x_a, x_b, target]``. A dictionary or a named tuple has its own names.
+        network_checkpoint: Weights to start from; see :func:`~distill.checkpoint.load_network` for the files that it
+            takes. Weights of a run that is resumed or tested replace them.
     """
+
+    start_option = "network_checkpoint"
 
     def __init__(
         self,
@@ -65,6 +70,7 @@ class Supervised(LoadsCheckpoints, TransferHooks):
         lr_scheduler: LRSchedulerCallable | None = None,
         aux_weight: float = 0.4,
         batch_names: Sequence[str] = (),
+        network_checkpoint: Weights | str | Path | None = None,
     ) -> None:
         super().__init__()
         check_at_least(0, aux_weight=aux_weight)
@@ -76,6 +82,7 @@ class Supervised(LoadsCheckpoints, TransferHooks):
         self.lr_scheduler = lr_scheduler
         self.aux_weight = aux_weight
         self.batch_names = check_names(batch_names)
+        self.start_classes = load_start(network, network_checkpoint, self.start_option)
         self.loss_recorder = TrainingLosses()
         self.collaborators: list[Callback] = [RandomState(), self.loss_recorder, AveragedWeights(), OneSampleCheck()]
         self.collaborators.append(Preparation())
@@ -189,6 +196,7 @@ class Supervised(LoadsCheckpoints, TransferHooks):
         if stage == "fit":
             required(self.optimizer, "optimizer", self)
         name_classes(self.trainer, task, self.val_scores, self.test_scores)
+        check_class_names(self.start_classes, known_class_names(self.trainer, task), model=self.start_option)
         if stage != "predict":
             task.check_network(network, model=described(network, "network"))
             check_num_classes(self.trainer, task)

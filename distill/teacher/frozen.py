@@ -11,7 +11,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
 from distill.batches import tensors_in, with_floats
-from distill.checkpoint import check_class_names, load_network, looks_untrained
+from distill.checkpoint import Weights, check_class_names, load_network, looks_untrained
 from distill.checks import check_option
 from distill.distributed import SynchronizedBuffers
 from distill.errors import UserError
@@ -35,7 +35,7 @@ class FrozenTeacher:
         layers: The layers whose outputs are returned as features; see :class:`~distill.taps.FeatureTaps`.
         precision: The type of all weights and inputs, independent of the student and of autocast. ``None`` follows the
             student and autocast.
-        checkpoint: Weights for the network; see :func:`~distill.checkpoint.load_weights`.
+        checkpoint: Weights for the network; see :func:`~distill.checkpoint.load_network`.
         layout: The layout of the features; see :class:`~distill.taps.FeatureTaps`.
 
     Raises:
@@ -49,13 +49,15 @@ class FrozenTeacher:
         network: nn.Module,
         layers: Iterable[str],
         precision: Precision | None = None,
-        checkpoint: str | Path | None = None,
+        checkpoint: Weights | str | Path | None = None,
         layout: Layout | Mapping[str, Layout] | None = None,
     ) -> None:
         if precision is not None:
             check_option("teacher_precision", precision, DTYPES)
         self.untrained = checkpoint is None and looks_untrained(network)
-        self.class_names: Sequence[str] = () if checkpoint is None else _load(network, checkpoint)
+        self.class_names: Sequence[str] = ()
+        if checkpoint is not None:
+            self.class_names = load_network(network, checkpoint, "teacher_checkpoint")
         self.network = network.eval().requires_grad_(False)
         self.dtype = None if precision is None else DTYPES[precision]
         self.taps = FeatureTaps(network, layers, layout, option="teacher_layout")
@@ -120,10 +122,3 @@ def check_separate(teacher: nn.Module, student: nn.Module) -> None:
     of_student = {id(parameter) for parameter in student.parameters()}
     if any(id(parameter) in of_student for parameter in teacher.parameters()):
         raise UserError("teacher and student share parameters: give the student a network of its own")
-
-
-def _load(network: nn.Module, checkpoint: str | Path) -> Sequence[str]:
-    try:
-        return load_network(network, checkpoint)
-    except ValueError as error:
-        raise UserError(f"the teacher_checkpoint {error}") from None
