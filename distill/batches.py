@@ -137,20 +137,19 @@ def with_floats(value: Any, dtype: Any) -> Any:
 
 def chosen_samples(batch: Batch, rows: Tensor | Sequence[int]) -> Batch:
     """The batch of the samples at these rows, int64; values that are not one for each sample stay as they are."""
-    positions = rows.tolist() if isinstance(rows, Tensor) else list(rows)
-    count = samples_in(batch)
-    return {name: _chosen(value, torch.as_tensor(rows), positions, count) for name, value in batch.items()}
+    count, chosen = samples_in(batch), torch.as_tensor(rows, dtype=torch.int64)
+    return {name: _chosen(value, chosen, count) for name, value in batch.items()}
 
 
-def _chosen(value: Any, rows: Tensor, positions: list[int], count: int) -> Any:
+def _chosen(value: Any, rows: Tensor, count: int) -> Any:
     if isinstance(value, Tensor):
         return value[rows.to(value.device)] if value.ndim and len(value) == count else value
     if isinstance(value, Mapping):
-        return {name: _chosen(part, rows, positions, count) for name, part in value.items()}
+        return {name: _chosen(part, rows, count) for name, part in value.items()}
     if isinstance(value, (list, tuple)):
         if len(value) == count:
-            return [value[at] for at in positions]
-        return [_chosen(part, rows, positions, count) for part in value]
+            return [value[at] for at in rows.tolist()]
+        return [_chosen(part, rows, count) for part in value]
     return value
 
 

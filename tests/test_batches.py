@@ -97,6 +97,11 @@ def test_a_tuple_without_names_for_its_items_is_one_sentence_before_the_first_st
     assert module.global_step == 0
 
 
+def test_the_last_tuple_of_one_sample_is_tried_before_the_first_step(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="the last of an epoch's 4 batches has one sample, on which the network Net"):
+        quiet_trainer(tmp_path).fit(make("KD", batch_names=NAMES), tuples(make_batch(10), batch_size=3))
+
+
 def test_names_are_a_list_with_one_for_each_item() -> None:
     for wrong in ("x_b", ["x_a", "x_a"]):
         with pytest.raises(ValueError, match=r"^batch_names must be a list with a name of its own for each item"):
@@ -276,6 +281,7 @@ def test_samples_are_chosen_from_values_of_every_kind() -> None:
         "scale": 0.5,
         "note": None,
     }
+    assert chosen_samples(batch, [])["name"] == chosen_samples(batch, [])["target"].tolist() == []
     chosen = chosen_samples(batch, [1, 3])
     assert chosen["target"].tolist() == [1, 3]
     assert chosen["name"] == ["b", "d"]

@@ -191,11 +191,12 @@ def of_loader(trainer: Trainer, loaders: Any, stage: str, number: int) -> Iterat
 
     Raises:
         KeyError: As the error within.
+        TypeError: As the error within.
         ValueError: As the error within.
     """
     try:
         yield
-    except (UserError, UserKeyError) as error:
+    except (UserError, UserKeyError, UserTypeError) as error:
         if number == 0:
             raise
         name = loader_names(trainer, PREFIXES[stage], loaders)[number]
