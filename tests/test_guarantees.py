@@ -415,7 +415,11 @@ def test_samples_without_a_modality_of_the_teacher_do_not_count_in_any_term(meth
     batch = whole_batch(method)
     module, masked = module_for_comparison(method), without_teacher_at(batch, [2, 4])
     expected = terms_and_gradients(copy.deepcopy(module), chosen_samples(batch, [0, 1, 3, 5, 6]))
+    seen: list[int] = []
+    assert module.teacher is not None
+    module.teacher.register_forward_hook(lambda layer, inputs, output: seen.append(len(inputs[0])))
     found = terms_and_gradients(module, masked)
+    assert seen == [5]
     assert found.keys() == expected.keys()
     for name, value in expected.items():
         torch.testing.assert_close(found[name], value, rtol=1e-9, atol=1e-11, msg=name)

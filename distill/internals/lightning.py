@@ -42,6 +42,7 @@ def evaluation_loaders(trainer: Trainer, stage: str) -> Any:
 
 def attach_data(trainer: Trainer, module: LightningModule, data: LightningDataModule) -> None:
     """Gives a trainer a module and its data as ``fit`` would, without starting a fit (2.6.6)."""
+    trainer.strategy.connect(module)  # the hooks of a transfer look for the module there
     trainer._data_connector.attach_data(module, datamodule=data)
 
 
