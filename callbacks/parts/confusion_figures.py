@@ -55,7 +55,8 @@ def confusion_figure(counts: Mapping[str, NDArray[Any]], class_names: Sequence[s
 def _shares(matrix: NDArray[Any]) -> NDArray[Any]:
     """The share of each true class that is predicted as each class; NaN for a class without a sample."""
     total = matrix.sum(axis=1, keepdims=True)
-    return np.divide(matrix, total, out=np.full(matrix.shape, np.nan), where=total > 0)
+    shares: NDArray[Any] = np.divide(matrix, total, out=np.full(matrix.shape, np.nan), where=total > 0)
+    return shares
 
 
 def _scores(matrix: NDArray[Any], shares: NDArray[Any]) -> str:

@@ -76,7 +76,7 @@ class Task(nn.Module, ABC):
     def check(self, prediction: Tensor, target: Tensor, *, model: str, data: str) -> None:
         """Raises a one-sentence :class:`ValueError` if a prediction or a target does not fit this task.
 
-        By default it tries the loss.
+        By default it tries the loss and the counts, which must have the same shape.
 
         Args:
             prediction: The prediction for a batch, in the size of the target.
@@ -84,12 +84,17 @@ class Task(nn.Module, ABC):
             model: The name of the network, for the message.
             data: The name of the data, for the message.
         """
+        given = (
+            f"the prediction of the {model}, {prediction.dtype} of shape {tuple(prediction.shape)}, and the target of "
+            f"the {data}, {target.dtype} of shape {tuple(target.shape)}"
+        )
         try:
-            self.loss(prediction, target)
+            loss, counts = self.loss(prediction, target), self.counts(target)
         except (RuntimeError, IndexError, TypeError) as error:
             reason = str(error).splitlines()[0]
+            raise UserError(f"{type(self).__name__} has no loss for {given}: {reason}") from error
+        if loss.ndim and loss.shape != counts.shape:
             raise UserError(
-                f"{type(self).__name__} has no loss for the prediction of the {model}, {prediction.dtype} of shape "
-                f"{tuple(prediction.shape)}, and the target of the {data}, {target.dtype} of shape "
-                f"{tuple(target.shape)}: {reason}"
-            ) from error
+                f"the loss of {type(self).__name__} has the shape {tuple(loss.shape)} and its counts have "
+                f"{tuple(counts.shape)} for {given}: give both one value a sample or position"
+            )

@@ -60,9 +60,9 @@ class ClassMap:
                 groups[self._index(entry, names, count)].append(of_teacher)
         missing = next((index for index, group in enumerate(groups) if not group), None)
         if missing is not None:
-            name = f" ({names[missing]})" if names else ""
+            which = f"{missing} ({names[missing]})" if names else missing
             raise UserError(
-                f"teacher_classes leads no class of the teacher to the student's class {missing}{name}: every class of "
+                f"teacher_classes leads no class of the teacher to the student's class {which}: every class of "
                 "the student needs one"
             )
         if isinstance(task, MultiLabelClassification) and any(len(group) > 1 for group in groups):

@@ -155,7 +155,7 @@ def test_few_classes_have_numbers_and_more_have_names(classes: int, texts: int, 
 def test_a_class_without_samples_has_no_shares_and_does_not_count_in_the_mean() -> None:
     counts = np.array([[3, 1, 0], [0, 0, 0], [0, 0, 4]])
     axes = confusion_figure({"student": counts}).axes[0]
-    shares = axes.images[0].get_array()
+    shares: Any = axes.images[0].get_array()
     assert np.ma.getmaskarray(shares)[1].all()
     assert shares[0].tolist() == [0.75, 0.25, 0]
     assert axes.get_title() == "student\naccuracy 87.5%, mean over classes 87.5%"

@@ -9,7 +9,15 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from distill import Batch, Classification, MultiLabelClassification, Regression, SemanticSegmentation, Task
+from distill import (
+    Batch,
+    Classification,
+    DistillationModule,
+    MultiLabelClassification,
+    Regression,
+    SemanticSegmentation,
+    Task,
+)
 from distill.errors import UserError
 from distill.losses import binary_kd_loss, kd_loss
 from distill.methods import DKD, KD, Combined, ResKD
@@ -68,7 +76,7 @@ CASES = [
     (task, method + KINDS[kind])
     for task, other in TASKS.items()
     for method, example in EXAMPLES.items()
-    if (kind := "vectors" if "vectors" in example.toys else "maps") in example.toys
+    for kind in [k for k in example.toys if k != "depth"][:1]
     if (other.maps or kind == "vectors") and method != "Combined"
 ]
 
@@ -90,7 +98,7 @@ def test_a_method_trains_a_step_or_says_which_method_takes_the_task(task: str, m
     assert any(p.grad is not None and p.grad.any() for p in module.parameters())
 
 
-def outputs(module: KD | ResKD | Combined, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
+def outputs(module: DistillationModule, batch: Batch) -> tuple[Tensor, Tensor, dict[str, Tensor]]:
     """Both predictions and the terms of a batch."""
     teacher, student = module.eval().forward_both(batch)
     return teacher.prediction, student.prediction, module.distillation_terms(teacher, student, batch)
@@ -110,9 +118,9 @@ def test_kd_of_several_labels_works_as_a_part_and_without_labels() -> None:
     batch = on_task("several labels", "")
     alone = make("KD", task=MultiLabelClassification(CLASSES))
     together = Combined(**pair_arguments(task=MultiLabelClassification(CLASSES)), methods={"kd": KD()})
-    assert outputs(together, batch)[2]["kd/kd"] == outputs(alone, batch)[2]["kd"]  # type: ignore[arg-type]
+    assert outputs(together, batch)[2]["kd/kd"] == outputs(alone, batch)[2]["kd"]
     del batch["target"]
-    teacher, student, terms = outputs(alone, batch)  # type: ignore[arg-type]
+    teacher, student, terms = outputs(alone, batch)
     assert_near(terms["kd"], 0.9 * binary_kd_loss(student, teacher, temperature=4.0, over_labels="mean"), 1e-6)
 
 
@@ -121,10 +129,10 @@ def test_kd_ignores_samples_without_a_soft_label() -> None:
     module = make("KD")
     changed = batch | {"x_a": batch["x_a"].clone()}
     changed["x_a"][2] = 9.0
-    assert outputs(module, batch)[2]["kd"] == outputs(module, changed)[2]["kd"]  # type: ignore[arg-type]
+    assert outputs(module, batch)[2]["kd"] == outputs(module, changed)[2]["kd"]
     labels = batch["target"].argmax(1)
     labels[2] = 255
-    assert_near(outputs(module, batch | {"target": labels})[2]["kd"], outputs(module, batch)[2]["kd"])  # type: ignore[arg-type]
+    assert_near(outputs(module, batch | {"target": labels})[2]["kd"], outputs(module, batch)[2]["kd"])
 
 
 @pytest.mark.parametrize("task", ["several labels", "soft labels"])
@@ -170,22 +178,27 @@ class Pointwise(nn.Module):
         return logits
 
 
+class Finer(Pointwise):
+    """The same logits on maps that are twice as long in their last dim."""
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        return super().forward(*inputs).repeat_interleave(2, -1)
+
+
 @pytest.mark.parametrize("size", [(5,), (2, 3, 2)])
 @pytest.mark.parametrize("method", [KD, DKD])
 @pytest.mark.filterwarnings("ignore:You are trying to `self.log")
-def test_points_and_volumes_are_distilled(method: type[KD | DKD], size: tuple[int, ...]) -> None:
-    networks = {"teacher": Pointwise(10, len(size)).eval(), "student": Pointwise(4, len(size))}
-    module = method(**pair_arguments(task=SemanticSegmentation(CLASSES)) | networks)
+def test_points_and_volumes_are_distilled_also_from_a_teacher_with_larger_maps(
+    method: type[KD | DKD], size: tuple[int, ...]
+) -> None:
+    teacher, student = Pointwise(10, len(size)).eval(), Pointwise(4, len(size))
+    arguments = pair_arguments(task=SemanticSegmentation(CLASSES)) | {"teacher": teacher, "student": student}
     target = torch.randint(CLASSES, (2, *size))
     batch = {"x_a": torch.randn(2, 6, *size), "x_b": torch.randn(2, 4, *size), "target": target}
+    module = method(**arguments)
     module.check_batch(batch)
-    whole = module.training_step(batch, 0)["loss"]
-    assert whole.isfinite()
-    # a teacher with larger maps is averaged down to the labels
-    finer = batch | {"x_a": batch["x_a"].repeat_interleave(2, -1)}
-    module.frozen_teacher.network.forward = lambda a, b: Pointwise.forward(  # type: ignore[union-attr, method-assign]
-        module.teacher,
-        a,
-        b.repeat_interleave(2, -1),  # type: ignore[arg-type]
-    )
-    assert_near(module.training_step(finer, 0)["loss"], whole, 1e-5)
+    loss = module.training_step(batch, 0)["loss"]
+    assert loss.isfinite()
+    finer = Finer(10, len(size))
+    finer.load_state_dict(teacher.state_dict())
+    assert_near(method(**arguments | {"teacher": finer.eval()}).training_step(batch, 0)["loss"], loss, 1e-5)

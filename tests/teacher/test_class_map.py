@@ -105,7 +105,7 @@ def test_methods_and_callbacks_see_the_teacher_in_the_students_classes(method: t
 def test_stored_responses_are_those_of_the_network_and_are_mapped_when_they_are_read() -> None:
     module = make("KD", teacher_classes=[1, 0, 3, 2])
     raw = module.run_teacher(make_batch())
-    module.teacher_cache = SimpleNamespace(output=lambda batch, run: raw)  # type: ignore[assignment]
+    module.teacher_cache = SimpleNamespace(output=lambda batch, run_teacher: raw)  # type: ignore[assignment]
     assert torch.equal(module.forward_teacher(make_batch()).prediction, raw.prediction[:, [1, 0, 3, 2]])
 
 
