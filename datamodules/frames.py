@@ -58,6 +58,8 @@ class FrameDataModule(SeededDataModule):
 
     class_names: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
+    flat_response_unit: float | None = None
+    """The metres per unit of responses with flat names, if their folder does not say it."""
 
     def __init__(
         self,
@@ -120,7 +122,7 @@ class FrameDataModule(SeededDataModule):
 
     def make_splits(self) -> Splits:
         """Makes data sets of the frames; only the training frames are augmented."""
-        responses = None if self.responses is None else StoredResponses(self.responses)
+        responses = None if self.responses is None else StoredResponses(self.responses, self.flat_response_unit)
 
         def pairs(frames: Frames, augmentation: PairedAugmentation | None = None) -> FramePairs:
             return FramePairs(
