@@ -48,7 +48,7 @@ class SampleWeighting(nn.Module, ABC):
     ``ignore_index`` is the target value of ignored positions; a method sets it to the value of its task.
 
     A fit logs the share of the counted positions with a weight below 1 in each epoch, as
-    ``train/<name of the attribute>_share``, and warns once if a whole epoch has no other weight than 1.
+    ``weighting/<name of the attribute>_share``, and warns once if a whole epoch has no other weight than 1.
     """
 
     ignore_index: int

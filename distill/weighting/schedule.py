@@ -57,7 +57,7 @@ class WeightingSchedule(Callback):
             self._counts[name] = torch.zeros(3, dtype=torch.int64)
             if not counted:
                 continue
-            pl_module.log(f"train/{_shown(name)}_share", lowered / counted, sync_dist=True, batch_size=1)
+            pl_module.log(f"weighting/{_shown(name)}_share", lowered / counted, sync_dist=True, batch_size=1)
             if not changed and weighting.is_active and name not in self._warned:
                 self._warned.add(name)
                 cause = f", {weighting.usual_cause}" if weighting.usual_cause else ""

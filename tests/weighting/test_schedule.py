@@ -57,8 +57,8 @@ def test_a_fit_logs_the_share_of_the_counted_samples_whose_weight_each_weighting
     with warnings.catch_warnings():
         warnings.filterwarnings("error", message=".* has no effect")
         trainer.fit(Combined(**arguments, methods={"a": pssm, "b": ntdh}), ToyData(batch, batch_size=10))
-    assert float(trainer.callback_metrics["train/a/mask_share"]) == pytest.approx(4 / 9)
-    assert float(trainer.callback_metrics["train/b/sample_mask_share"]) == pytest.approx(2 / 9)  # round(9 / 4)
+    assert float(trainer.callback_metrics["weighting/a/mask_share"]) == pytest.approx(4 / 9)
+    assert float(trainer.callback_metrics["weighting/b/sample_mask_share"]) == pytest.approx(2 / 9)  # round(9 / 4)
     assert not pssm.mask._forward_hooks
 
 
@@ -87,7 +87,7 @@ def test_a_weighting_without_effect_is_said_once_and_one_that_should_have_none_i
             "mostly because a share of 0.1 of the positions of a batch is rounded to none"
         ),
     ]
-    assert trainer.callback_metrics["train/pssm/mask_share"] == 0
+    assert trainer.callback_metrics["weighting/pssm/mask_share"] == 0
 
 
 class Masked(nn.Module):
