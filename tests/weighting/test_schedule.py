@@ -79,8 +79,8 @@ def test_a_weighting_without_effect_is_said_once_and_one_that_should_have_none_i
     said = [str(warning.message) for warning in caught if "has no effect" in str(warning.message)]
     assert said == [
         (
-            "pssm/mask (PerceptualSolutionSpaceMask) gave all 8 positions of epoch 0 the weight 1, so it has no effect, "
-            "mostly because the teacher predicts the labels of all training samples right"
+            "pssm/mask (PerceptualSolutionSpaceMask) gave all 8 positions of epoch 0 the weight 1, so it has no "
+            "effect, mostly because the teacher predicts the labels of all training samples right"
         ),
         (
             "few/sample_mask (NontargetSampleMask) gave all 8 positions of epoch 0 the weight 1, so it has no effect, "
