@@ -468,6 +468,18 @@ def test_a_column_says_which_student_and_a_teacher_of_the_same_settings_is_plann
     assert runs["sees b · teacher · seed 0"].columns == ["sees b", "sees a"]
 
 
+def test_the_example_of_the_page_on_columns_is_a_study_with_one_teacher(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/studies.md").read_text()
+    example = yaml.safe_load(page.split("```yaml\n")[2].split("```")[0])
+    runs = plan_runs(Study(**example, logs_dir=str(tmp_path), scores=[Score("test/accuracy")]))
+    seen = {str(run): fit_parser().parse_args(run.settings_arguments()).model.init_args for run in runs if run.teacher}
+    assert {name: its.student_inputs for name, its in seen.items()} == {
+        f"sees {modality} · KD · seed 0": [modality] for modality in ("x_a", "x_b")
+    }
+    assert len({run.teacher for run in runs} - {None}) == 1
+    assert [run.columns for run in runs if run.row == "teacher"] == [["sees x_a", "sees x_b"]]
+
+
 def test_a_printed_configuration_names_the_teacher_that_columns_share(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
