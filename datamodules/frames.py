@@ -62,6 +62,8 @@ class FrameDataModule(SeededDataModule):
     """The numbers of the classes in the data set's own label files; empty if it has none."""
     normalization = {"image": (IMAGENET_MEAN, IMAGENET_STD)}
     """Mean and standard deviation of the channels by which images from 0 to 1 are normalised."""
+    flat_response_unit: float | None = None
+    """The metres per unit of responses with flat names, if their folder does not say it."""
 
     def __init__(
         self,
@@ -123,7 +125,7 @@ class FrameDataModule(SeededDataModule):
 
     def make_splits(self) -> Splits:
         """Makes data sets of the frames; only the training frames are augmented."""
-        responses = None if self.responses is None else StoredResponses(self.responses)
+        responses = None if self.responses is None else StoredResponses(self.responses, self.flat_response_unit)
 
         def pairs(frames: Frames, augmentation: PairedAugmentation | None = None) -> FramePairs:
             return FramePairs(

@@ -12,7 +12,7 @@ from datamodules.reading.depth_lists import ListedFrame, both_lists, find_listed
 from datamodules.reading.folders import find_folder, list_files, subfolders
 from datamodules.reading.frame import Frames
 from datamodules.reading.frame_files import FileFrames, FrameFiles, read_scaled_depth
-from datamodules.reading.kitti_calibration import KITTI_CAMERA
+from datamodules.reading.kitti_calibration import RawCameras
 from datamodules.serving.geometry import Geometry
 from datamodules.serving.splitting import held_out_groups
 from distill.checks import check_at_least
@@ -34,6 +34,7 @@ class KITTIDepth(FrameDataModule):
     Two folders hold the unpacked raw drives ("synced+rectified data") and ``data_depth_annotated.zip``::
 
         raw_dir/2011_09_26/2011_09_26_drive_0002_sync/image_02/data/0000000069.png      RGB, about 375 x 1242
+        raw_dir/2011_09_26/calib_cam_to_cam.txt         P_rect_02 and P_rect_03, from 2011_09_26_calib.zip
         depth_dir/2011_09_26_drive_0002_sync/proj_depth/groundtruth/image_02/0000000069.png
                                                         16 bits, 256 times the depth in metres, 0: not measured
 
@@ -45,12 +46,22 @@ class KITTIDepth(FrameDataModule):
     length; ``None`` replaces the depth of an image without ground truth. The lists of BTS lack the date in front, and
     can be read, too. Of the 697 test images of the split, 652 have ground truth and are used.
 
+    Two other kinds of lists can be read: those without a focal length, such as ``kitti_benchmark_train.txt`` of the
+    toolbox, and monodepth2's, with lines such as ``2011_09_26/2011_09_26_drive_0002_sync 69 l`` (``r`` is the right
+    camera, ``image_03``). monodepth2's do not say which images have ground truth: those without a file in ``depth_dir``
+    have none.
+
     Without lists, the drives of the left camera are split as in the depth benchmark, by the folders ``train`` and
     ``val``. Scores on this split cannot be compared with the papers' scores.
 
-    Geometry is as sparse as the depth, so by default ``geometry`` is empty. A stored response has the name of the
-    image's path below ``raw_dir``, ``2011_09_26/2011_09_26_drive_0002_sync/image_02/data/0000000069.png``, and the size
-    of the image or of the crop.
+    Geometry is as sparse as the depth, so by default ``geometry`` is empty. ``normal`` and ``hha`` need the camera of
+    each day, from its ``calib_cam_to_cam.txt``; that of 2011_09_26 is also known without the file.
+
+    A stored response has the name of the image's path below ``raw_dir``,
+    ``2011_09_26/2011_09_26_drive_0002_sync/image_02/data/0000000069.png``, and the size of the image or of the crop.
+    The responses of TIE-KD's released code can be read as they are: ``responses`` is the folder ``gt_kd_adabins``. Its
+    files are named ``2011_09_26_2011_09_26_drive_0002_sync_image_02_data_0000000069.png`` and count 80/65535 m. The
+    responses to validate on are found in ``gt_kd_adabins_val`` beside it.
 
     The papers train with an ``augmentation`` with ``scale=(1, 1)`` and ``crop=(352, 704)``.
 
@@ -68,8 +79,12 @@ class KITTIDepth(FrameDataModule):
     Raises:
         ValueError: An argument is out of its range. From ``setup``: a line of a list is something else, files of one
             image differ in size, or a header is damaged. When an image is read: a file is damaged.
-        FileNotFoundError: From ``setup``: a folder, a list or a listed file is missing.
+        FileNotFoundError: From ``setup``: a folder, a list or a listed file is missing, or the calibration of a day
+            that ``geometry`` needs.
     """
+
+    # the released code of TIE-KD writes 80 m as 65535
+    flat_response_unit = 80 / 65535
 
     def __init__(
         self,
@@ -113,7 +128,15 @@ class KITTIDepth(FrameDataModule):
         return self._frames(train), self._frames(val) if val else test_frames, test_frames
 
     def _listed(self, path: Path | None, folder: str) -> list[ListedFrame]:
-        return list(self._benchmark_split(folder)) if path is None else read_list(path)
+        if path is None:
+            return list(self._benchmark_split(folder))
+        return [
+            line._replace(depth=None) if line.depth_may_lack and not self._holds_depth(line) else line
+            for line in read_list(path)
+        ]
+
+    def _holds_depth(self, line: ListedFrame) -> bool:
+        return line.depth is not None and any(path.is_file() for path in self._depth_candidates(line.depth))
 
     def _benchmark_split(self, folder: str) -> Iterator[ListedFrame]:
         """The frames of a folder of the annotated depth, as lines of a list."""
@@ -122,7 +145,7 @@ class KITTIDepth(FrameDataModule):
             depths = list_files(drive / "proj_depth" / "groundtruth" / "image_02", "", ".png")
             for key, depth in depths.items():
                 image = f"{drive.name[:10]}/{drive.name}/image_02/data/{key}.png"
-                yield ListedFrame(image, depth.relative_to(self.depth_dir).as_posix(), KITTI_CAMERA.fx)
+                yield ListedFrame(image, depth.relative_to(self.depth_dir).as_posix())
 
     def _split_by_drive(self, lines: list[ListedFrame]) -> tuple[list[ListedFrame], list[ListedFrame]]:
         drives = {_drive(line) for line in lines}
@@ -133,12 +156,13 @@ class KITTIDepth(FrameDataModule):
     def _frames(self, lines: Sequence[ListedFrame]) -> FileFrames:
         images = find_listed((line.image for line in lines), self._image_candidates, "images")
         depths = find_listed((line.depth for line in lines if line.depth), self._depth_candidates, "depth maps")
+        cameras = RawCameras(self.raw_dir, required=bool({"normal", "hha"} & set(self.geometry)))
         files = [
             FrameFiles(
                 images[line.image],
                 None,
                 depths[line.depth] if line.depth else None,
-                KITTI_CAMERA._replace(fx=line.focal_length, fy=line.focal_length),
+                cameras.camera(images[line.image], line.focal_length),
             )
             for line in lines
         ]

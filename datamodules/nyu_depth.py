@@ -24,6 +24,12 @@ from datamodules.serving.geometry import Geometry
 from distill.errors import UserError, UserFileNotFoundError, UserImportError
 
 LABELED = "nyu_depth_v2_labeled.mat"
+LISTS = ("nyudepthv2_train_files_with_gt.txt", "nyudepthv2_test_files_with_gt.txt")
+"""The names of the published lists to train and to test on."""
+
+PLACES = {"train": ("train", "sync"), "test": ("test", "official_splits/test")}
+"""Folders below the root that hold the scenes of a split; without one, the root itself holds them."""
+
 # the colour camera of the data set's toolbox; height and pitch were not measured
 NYU_CAMERA = Camera(fx=518.8579, fy=519.4696, cx=325.5824, cy=253.7362, baseline=float("nan"), height=float("nan"))
 
@@ -47,20 +53,26 @@ class NYUDepthV2(FrameDataModule):
     For classes, the file must also hold labels (1449, 640, 480). The folder then also holds ``classMapping40.mat`` of
     Gupta et al., whose ``mapClass`` gives each of the 894 labels a class from 1 to 40.
 
-    The second form, with ``train_list`` and ``test_list``, is the extracted folders of the published code of BTS and
-    AdaBins. Its lists are ``nyudepthv2_train_files_with_gt.txt`` and ``nyudepthv2_test_files_with_gt.txt``, with lines
-    such as ``/kitchen_0028b/rgb_00045.jpg /kitchen_0028b/sync_depth_00045.png 518.8579``::
+    The second form is the extracted folders of the published code of BTS and AdaBins::
 
-        root/train/kitchen_0028b/rgb_00045.jpg              or root/kitchen_0028b/rgb_00045.jpg
-        root/train/kitchen_0028b/sync_depth_00045.png       16 bits, millimetres, 0: not measured
-        root/test/bathroom/rgb_00045.jpg                    or root/bathroom/rgb_00045.jpg
+        root/sync/kitchen_0028b/rgb_00045.jpg               to train on
+        root/sync/kitchen_0028b/sync_depth_00045.png        16 bits, millimetres, 0: not measured
+        root/official_splits/test/bathroom/rgb_00045.jpg    to test on
+
+    ``root`` may also be the folder above, which holds ``nyu_depth_v2``. Folders named ``train`` and ``test``, or scenes
+    in the root itself, are found, too. The lists of that code are ``nyudepthv2_train_files_with_gt.txt`` and
+    ``nyudepthv2_test_files_with_gt.txt``, with lines such as ``/kitchen_0028b/rgb_00045.jpg
+    /kitchen_0028b/sync_depth_00045.png 518.8579``. Give them as ``train_list`` and ``test_list``, or put them into the
+    root. That code scores the pixels from 1 mm to 10 m inside a window: ``DepthEstimation`` with ``crop="nyu"`` and
+    ``max_depth=10`` does the same.
 
     A stored response has the name of the image's path below ``root``. For the labelled images it is
     ``labeled/00045``, with the position in the file, counted from 0.
 
     Args:
         root: Holds the data set.
-        train_list: A list of the images to train on; needs ``test_list``.
+        train_list: A list of the images to train on; needs ``test_list``. Without lists, those in the root are used,
+            unless it holds the labelled images.
         test_list: A list of the images to test on; needs ``train_list``.
         geometry: As in :class:`~datamodules.frames.FrameDataModule`, without ``hha``, which needs the camera's height.
         target: ``depth``, or ``classes``, which needs the labelled images.
@@ -99,23 +111,39 @@ class NYUDepthV2(FrameDataModule):
         """Reads both lists, or the official split of the labelled images; the test split is the validation split."""
         if not self.root.is_dir():
             raise UserFileNotFoundError(f"root {self.root} is not a folder")
-        if self.train_list is not None and self.test_list is not None:
-            train, test = self._listed(self.train_list, "train"), self._listed(self.test_list, "test")
+        lists = self._lists()
+        if lists is not None:
+            train, test = self._listed(lists[0], "train"), self._listed(lists[1], "test")
             return train, test, test
         for name in (LABELED, "splits.mat", *((MAPPING,) if self.target == "classes" else ())):
             if not (self.root / name).is_file():
                 raise UserFileNotFoundError(
                     f"{self.root} holds no {name}: download it from the data set's page, or give train_list and "
-                    "test_list for extracted folders"
+                    f"test_list for extracted folders, such as {LISTS[0]}"
                 )
         parts = _read_splits(self.root / "splits.mat")
         classes = read_mapping(self.root / MAPPING) if self.target == "classes" else None
         labeled_train, labeled_test = (LabeledFrames(self.root / LABELED, positions, classes) for positions in parts)
         return labeled_train, labeled_test, labeled_test
 
-    def _listed(self, path: Path, folder: str) -> FileFrames:
+    def _lists(self) -> tuple[Path, Path] | None:
+        """The lists to train and to test on: the given ones, or else those in the root; ``None`` if there are none."""
+        if self.train_list is not None and self.test_list is not None:
+            return self.train_list, self.test_list
+        if self.target == "classes" or (self.root / LABELED).is_file():
+            return None
+        places = ([base / name for name in LISTS] for base in self._bases())
+        return next(((train, test) for train, test in places if train.is_file() and test.is_file()), None)
+
+    def _bases(self) -> tuple[Path, Path]:
+        return self.root, self.root / "nyu_depth_v2"
+
+    def _listed(self, path: Path, split: str) -> FileFrames:
+        places = [base / folder for base in self._bases() for folder in PLACES[split]]
+        there = [folder for folder in places if folder.is_dir()] or places[:1]
+
         def candidates(listed: str) -> Iterable[Path]:
-            return (self.root / folder / listed, self.root / listed)
+            return (folder / listed for folder in (*there, *self._bases()))
 
         lines = [line for line in read_list(path) if line.depth is not None]
         images = find_listed((line.image for line in lines), candidates, "images")

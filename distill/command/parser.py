@@ -15,10 +15,11 @@ from lightning.pytorch.cli import LightningArgumentParser
 
 from distill.allowed import Refusals, check_arguments, current_command
 from distill.command.errors import ConfigurationError, one_line
-from distill.command.yaml_text import named
+from distill.command.yaml_text import named, place_of
 from distill.errors import UserError
 from distill.internals.jsonargparse import RewordedHelpFormatter, argument_names, commands, imports_checked
 from distill.internals.messages import (
+    key_of_a_file,
     null_as_given,
     of_a_class,
     reword_subclasses,
@@ -40,6 +41,8 @@ TAKE_CLASSES = frozenset(
 
 _NONE = Refusals()
 _refusals: ContextVar[Refusals] = ContextVar("refusals", default=_NONE)
+_files: ContextVar[dict[str, Path]] = ContextVar("files", default={})  # noqa: B039  never changed in place
+"""The files that the outermost parser has read so far: the absolute path by the name that the user gave."""
 
 
 class HelpFormatter(RewordedHelpFormatter):
@@ -79,6 +82,8 @@ class Parser(LightningArgumentParser):
 
     def parse_path(self, path: Any, *args: Any, **settings: Any) -> Any:
         """Parses a file; names it if it is not valid YAML."""
+        # the parser changes the folder while it reads
+        _files.set(_files.get() | {str(path): Path(str(path)).absolute()})
         with named(str(path)):
             return super().parse_path(path, *args, **settings)
 
@@ -100,13 +105,16 @@ class Parser(LightningArgumentParser):
             raise ConfigurationError(
                 f"there is no command {command!r}; there are {known}" if command else f"give a command, one of {known}"
             )
-        raise ConfigurationError(one_line(message + taker + self._suggestion(message))) from None
+        place = place_of(key, _files.get()) if (key := key_of_a_file(message)) else ""
+        raise ConfigurationError(place + one_line(message + taker + self._suggestion(message))) from None
 
     @contextmanager
     def _checked(self) -> Iterator[Refusals]:
         """Lets a configuration name only what :mod:`distill.allowed` allows; the parsers within one share a list."""
         current_command()  # starts here if a program parses without main()
         outer = _refusals.get()
+        if outer is _NONE:
+            _files.set({})
         refusals = Refusals() if outer is _NONE else outer
         token = _refusals.set(refusals)
         try:

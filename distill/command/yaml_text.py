@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from contextvars import ContextVar
 from pathlib import Path
@@ -82,6 +82,28 @@ def read_yaml(path: Path) -> Any:
     if _files_read.get() > MAX_FILES:
         raise yaml.YAMLError(f"more than {MAX_FILES} files are included")
     return load_yaml(path.read_text(encoding="utf-8"))
+
+
+def place_of(key: str, files: Mapping[str, Path]) -> str:
+    """The file and the line of a key, as the beginning of a sentence; empty if no file has it.
+
+    Args:
+        key: The key with those that lead to it, such as ``trainer.max_epochs``, or alone if it holds spaces.
+        files: Files that were read without an error, by the names that the user gave them.
+    """
+    for name, file in files.items():
+        for path, node in _keys(yaml.compose(file.read_text(encoding="utf-8"), yaml.SafeLoader)):
+            if key == path or (" " in key and key == node.value):
+                return f"{name}, line {node.start_mark.line + 1}: "
+    return ""
+
+
+def _keys(node: yaml.Node | None, prefix: str = "") -> Iterator[tuple[str, yaml.Node]]:
+    """The keys of nested mappings, each with its path."""
+    if isinstance(node, yaml.MappingNode):
+        for key, value in node.value:
+            yield f"{prefix}{key.value}", key
+            yield from _keys(value, f"{prefix}{key.value}.")
 
 
 def _may_be_deep(text: str) -> bool:

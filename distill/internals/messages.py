@@ -69,6 +69,12 @@ def unknown_argument(text: str) -> str | None:
     return found[1] if found else None
 
 
+def key_of_a_file(text: str) -> str | None:
+    """The key that jsonargparse does not take from a file, if the text says that (4.53.0)."""
+    found = re.match(r"Subcommand '\w+' does not accept option '([\w.]+)'|Spaces not allowed in keys: \"(.*)\"", text)
+    return found and (found[1] or found[2])
+
+
 def of_a_class(text: str) -> bool:
     """Whether jsonargparse says that a class has no such option, without naming the class (4.53.0)."""
     return text.startswith("Option '") and text.endswith("' is not accepted")

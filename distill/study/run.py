@@ -68,6 +68,7 @@ class Run:
         used: Other runs whose files it uses.
         record: What the fingerprint is a hash of, for people and messages, and the code with which the run trains.
         policy: What it does about results of other settings or other code in its folder.
+        also_in: Further columns whose teacher it is, because theirs has the same settings.
     """
 
     column: str
@@ -82,6 +83,12 @@ class Run:
     used: tuple[Run, ...] = ()
     record: dict[str, Any] = field(default_factory=dict, compare=False)
     policy: Policy = field(default="refuse", compare=False)
+    also_in: list[str] = field(default_factory=list, compare=False)
+
+    @property
+    def columns(self) -> list[str]:
+        """The names of all columns that it belongs to."""
+        return [self.column, *self.also_in]
 
     @property
     def study_folder(self) -> Path:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 import sys
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -24,7 +25,7 @@ from distill.study.depth_comparison import depth_comparison
 from distill.study.devices import check_one_device
 from distill.study.figure import Panel, split_number, write_figure
 from distill.study.lock import HOLDER, announce_jobs, study_lock
-from distill.study.plan_file import plan_parser, read_plan, take_policy
+from distill.study.plan_file import merged, plan_parser, read_plan, take_policy
 from distill.study.pool import run_with_dependencies
 from distill.study.progress import progress_bar
 from distill.study.run import (
@@ -56,6 +57,14 @@ from distill.study.table import Score, write_tables
 CODE = ("modules", "library", "code_of_needed")
 """The parts of the record of a run that are no settings."""
 
+STUDENT_OF_METHOD = {"network": "student"} | {
+    name: f"student_{name}" for name in ("inputs", "layers", "layout", "checkpoint")
+}
+"""The arguments of a method for what a column says of its student."""
+
+STUDENT_ALONE = {"network": "network", "inputs": "inputs", "checkpoint": "network_checkpoint"}
+"""The same for a module without a teacher, which taps no layers."""
+
 LISTED = {"scores": Score, "panels": Panel}
 
 FILES = ("results.csv", "table.csv", "table.md", "figure.png", "depth.png", "jobs", "compared")
@@ -81,6 +90,11 @@ class Study:
         columns: What sets each column apart, by the column's name; mostly ``data``. Where it is the networks, a
             column's ``teacher`` sets its teacher's run apart, and its ``rows``, by name, a row that has other
             networks than most, such as a student without distillation: each in place of the column's ``model``.
+            Where it is the student, a column's ``student`` gives its ``network``, ``inputs``, ``layers``, ``layout``
+            or ``checkpoint`` to the rows: as ``student``, ``student_inputs`` and so on to a method, as ``network`` and
+            ``inputs`` to a row that trains without a teacher. ``{inputs: [depth]}`` is an example. Rows that the
+            column sets apart, and the teacher, are left as they are. A teacher that is the same in several columns is
+            trained once.
         seeds: The seeds of the runs, or their number, counted from 0. A data module with an argument ``seed`` is given
             the same seed, so that every seed has new data as well, unless base, row or column set it.
         reference: The row that the others are compared with: the student without distillation.
@@ -144,12 +158,17 @@ class Study:
     def _check_columns(self) -> None:
         """Refuses parts of columns that are not configurations."""
         for name, column in self.columns.items():
-            parts = {key: column[key] for key in ("rows", "teacher") if key in column}
+            parts = {key: column[key] for key in ("rows", "teacher", "student") if key in column}
             if isinstance(parts.get("rows"), dict):
                 parts |= {f"rows.{row}": part for row, part in parts["rows"].items()}
             for key, part in parts.items():
                 if not isinstance(part, dict):
                     raise UserError(f"{key} of column {name!r} must hold keys and values, got {part!r}")
+            for key in parts.get("student", {}):
+                if key not in STUDENT_OF_METHOD:
+                    raise UserError(
+                        f"student of column {name!r} has no key {key!r}; there are {', '.join(STUDENT_OF_METHOD)}"
+                    )
 
     def _check_folders(self) -> None:
         """Refuses names of rows and columns from which no folder of their own can be made."""
@@ -241,7 +260,9 @@ def study(arguments: list[str]) -> None:
         asked = chosen_runs(plan, runs, rows, columns)
         errors = train_runs(plan, asked, policy)
         shown = [run for run in runs if run in asked or run.result() is not None]
-        results = [_line(run, errors.get(run)) for run in shown]
+        results = [
+            _line(run, column, errors.get(run)) for column in plan.columns for run in shown if column in run.columns
+        ]
         write_tables(results, plan.scores, plan.reference, plan.folder)
         write_figure(results, plan.panels, plan.scores, plan.reference, plan.folder)
         _compare_depths(shown, plan.folder)
@@ -269,7 +290,7 @@ def chosen_runs(plan: Study, runs: list[Run], rows: list[str] | None, columns: l
     wanted = {
         run
         for run in runs
-        if (rows is None or run.row in (*rows, plan.reference)) and (columns is None or run.column in columns)
+        if (rows is None or run.row in (*rows, plan.reference)) and (columns is None or {*run.columns} & {*columns})
     }
     for run in reversed(runs):  # a run needs only runs before it
         if run in wanted:
@@ -295,7 +316,7 @@ def configuration_of(plan: Study, place: Sequence[str]) -> str:
     _check_known("row", [row], list(plan.all_rows))
     _check_known("column", [column], list(plan.columns))
     name = "/".join([plan.name, *([_file_name(column)] if column else []), _file_name(row)])
-    run = next(run for run in plan_runs(plan, row, column) if run.row == row)
+    run = next(run for run in plan_runs(plan, row, column) if run.row == row and column in run.columns)
     configuration = fit_parser().parse_args([*run.settings_arguments(), "--name", name])
     return str(fit_parser().dump(configuration, skip_unset=False))
 
@@ -414,7 +435,8 @@ def plan_runs(
     Args:
         plan: The study.
         only_row: The one row to plan, with the rows that it needs; all rows by default.
-        only_column: The one column to plan; all columns by default.
+        only_column: The one column to plan, with the teachers that an earlier column may share with it; all columns by
+            default.
         policy: What the runs do about results of other settings or of other code in their folders.
 
     Raises:
@@ -427,61 +449,98 @@ def plan_runs(
     texts = {name: yaml.safe_dump(part, sort_keys=False) for name, part in parts.items()}
     hashes = read_hashes(plan.folder)
     runs: dict[tuple[str, str, int], Run] = {}
-    for column in plan.columns if only_column is None else [only_column]:
-        for row in rows if only_row is None else _with_needed(plan, only_row):
-            setting = f"columns/{_file_name(column)}/{_file_name(row)}"
-            setting = setting if setting in parts else f"columns/{_file_name(column)}"
-            part = parts[setting]
-            configs = tuple(texts[name] for name in ("base", f"rows/{_file_name(row)}", setting))
-            config = _parse(column, row, configs, plan.folder)
-            learns = plan.teacher is not None and row != "teacher" and _lacks_teacher_weights(config.model)
-            named = {key for given in (plan.base, rows[row], part) for key in _data_seeds(given.get("data") or {})}
-            data_seeds = [key for key in _data_seeds(config.data) if key not in named]
-            parsed = parts_that_matter(config.as_dict())
-            settings = overlaid(overlaid(overlaid({}, plan.base), rows[row]), part)
-            files, modules = named_files(parsed, plan.folder, hashes), own_modules(parsed)
-            for seed in plan.all_seeds:
-                teacher = runs[column, "teacher", seed] if learns else None
-                used = {key: (_run_used(runs, column, row, name, seed), file) for key, name, file in _used(rows[row])}
-                before = [*([teacher] if teacher else []), *(run for run, _ in used.values())]
-                after = [run.fingerprint for run in before]
-                run = Run(
-                    column=column,
-                    row=row,
-                    seed=seed,
-                    folder=plan.folder / _file_name(column) / _file_name(row) / f"seed_{seed}",
-                    configs=configs,
-                    fingerprint=digest([settings, files, seed, bool(data_seeds), after]),
-                    settings=(
-                        *((f"data.{key}", str(seed)) for key in data_seeds),
-                        *((key, str(path_within(run.folder, file, key))) for key, (run, file) in used.items()),
-                        *([ANY_DEVICE] if config.trainer.devices == "auto" else []),
-                    ),
-                    threads=None if plan.cluster else max(1, torch.get_num_threads() // plan.workers),
-                    teacher=teacher,
-                    used=tuple(dict.fromkeys(run for run, _ in used.values())),
-                    policy=policy,
-                )
-                run.record.update(
-                    settings=settings,
-                    files=files,
-                    after=after,
-                    modules=modules,
-                    library=LIBRARY_VERSION,
-                    code_of_needed=digest([[run.record[part] for part in CODE] for run in before]),
-                    parsed=parsed_settings(parsed, run.chosen_keys),
-                )
-                runs[column, row, seed] = run
+    for column, row in _places(plan, only_row, only_column):
+        configs, part = _configs(plan, column, row, parts, texts)
+        config = _parse(column, row, configs, plan.folder)
+        is_teacher = plan.teacher is not None and row == "teacher"
+        learns = plan.teacher is not None and not is_teacher and _lacks_teacher_weights(config.model)
+        named = {key for given in (plan.base, rows[row], part) for key in _data_seeds(given.get("data") or {})}
+        data_seeds = [key for key in _data_seeds(config.data) if key not in named]
+        parsed = parts_that_matter(config.as_dict())
+        settings = overlaid(overlaid(overlaid({}, plan.base), rows[row]), part)
+        files, modules = named_files(parsed, plan.folder, hashes), own_modules(parsed)
+        for seed in plan.all_seeds:
+            teacher = runs[column, "teacher", seed] if learns else None
+            used = {key: (_run_used(runs, column, row, name, seed), file) for key, name, file in _used(rows[row])}
+            before = [*([teacher] if teacher else []), *(run for run, _ in used.values())]
+            after = [run.fingerprint for run in before]
+            run = Run(
+                column=column,
+                row=row,
+                seed=seed,
+                folder=plan.folder / _file_name(column) / _file_name(row) / f"seed_{seed}",
+                configs=configs,
+                fingerprint=digest([settings, files, seed, bool(data_seeds), after]),
+                settings=(
+                    *((f"data.{key}", str(seed)) for key in data_seeds),
+                    *((key, str(path_within(run.folder, file, key))) for key, (run, file) in used.items()),
+                    *([ANY_DEVICE] if config.trainer.devices == "auto" else []),
+                ),
+                threads=None if plan.cluster else max(1, torch.get_num_threads() // plan.workers),
+                teacher=teacher,
+                used=tuple(dict.fromkeys(run for run, _ in used.values())),
+                policy=policy,
+            )
+            run.record.update(
+                settings=settings,
+                files=files,
+                after=after,
+                modules=modules,
+                library=LIBRARY_VERSION,
+                code_of_needed=digest([[run.record[part] for part in CODE] for run in before]),
+                parsed=parsed_settings(parsed, run.chosen_keys),
+            )
+            runs[column, row, seed] = _shared(run, runs) if is_teacher else run
     if only_row is None and (plan.folder / HOLDER).is_file():  # a folder that a study works in
         write_hashes(plan.folder, hashes)
-    return list(runs.values())
+    return list(dict.fromkeys(runs.values()))
+
+
+def _places(plan: Study, only_row: str | None, only_column: str | None) -> Iterator[tuple[str, str]]:
+    """The columns and rows to plan, each teacher before its rows."""
+    rows = list(plan.all_rows) if only_row is None else _with_needed(plan, only_row)
+    for column in plan.columns:
+        for row in rows:
+            if row == "teacher" or only_column in (None, column):
+                yield column, row
+        if column == only_column:
+            return
+
+
+def _configs(
+    plan: Study, column: str, row: str, parts: Mapping[str, dict], texts: Mapping[str, str]
+) -> tuple[tuple[str, ...], dict]:
+    """The configurations of a run as YAML, which are merged left to right, and the last one of them, the column's."""
+    apart = f"columns/{_file_name(column)}/{_file_name(row)}"
+    setting = apart if apart in parts else f"columns/{_file_name(column)}"
+    configs = tuple(texts[name] for name in ("base", f"rows/{_file_name(row)}", setting))
+    student = plan.columns[column].get("student")
+    if not student or setting == apart or (row == "teacher" and plan.teacher is not None):
+        return configs, parts[setting]
+    part = merged(parts[setting], _of_student(student, _parse(column, row, configs, plan.folder).model))
+    return (*configs[:-1], yaml.safe_dump(part, sort_keys=False)), part
+
+
+def _of_student(student: dict, model: Any) -> dict:
+    """What a column says of its student, as a part of the configuration of a row with this model."""
+    names = STUDENT_OF_METHOD if "student_inputs" in model.init_args else STUDENT_ALONE
+    return {"model": {"init_args": {names[key]: value for key, value in student.items() if key in names}}}
+
+
+def _shared(teacher: Run, runs: Mapping[tuple[str, str, int], Run]) -> Run:
+    """The teacher of an earlier column with the same settings, which is trained for both, or else the teacher."""
+    for (_, row, _), other in runs.items():
+        if row == "teacher" and other.fingerprint == teacher.fingerprint:
+            other.also_in.append(teacher.column)
+            return other
+    return teacher
 
 
 def _parts(plan: Study) -> dict[str, dict]:
     """The parts that are merged into the configuration of a run, by name."""
     parts = {"base": plan.base} | {f"rows/{_file_name(name)}": part for name, part in plan.all_rows.items()}
     for name, column in plan.columns.items():
-        common = {key: value for key, value in column.items() if key not in ("rows", "teacher")}
+        common = {key: value for key, value in column.items() if key not in ("rows", "teacher", "student")}
         shared = {key: value for key, value in common.items() if key != "model"}
         apart = column.get("rows", {}) | ({"teacher": column["teacher"]} if "teacher" in column else {})
         parts[f"columns/{_file_name(name)}"] = common
@@ -549,7 +608,9 @@ def _train_on_cluster(plan: Study, runs: list[Run], jobs: str) -> Iterator[tuple
         raise UserError("cluster needs the extra slurm: pip install 'crossdistill[slurm]'") from None
     groups: dict[tuple[str, int], list[Run]] = {}
     for run in runs:
-        groups.setdefault((run.column, run.seed), []).append(run)
+        for column in run.columns:  # the first job that comes to a teacher of several columns trains it
+            groups.setdefault((column, run.seed), []).append(run)
+    jobs_of = Counter(run for group in groups.values() for run in group)
     executor = submitit.AutoExecutor(folder=plan.folder / "jobs", cluster=plan.cluster)
     executor.update_parameters(**{"timeout_min": 24 * 60, **plan.slurm})
     submitted = executor.map_array(train_group, list(groups.values()), [jobs] * len(groups))
@@ -557,6 +618,9 @@ def _train_on_cluster(plan: Study, runs: list[Run], jobs: str) -> Iterator[tuple
     for job in submitit.helpers.as_completed(list(runs_of), poll_frequency=1):
         error = job.exception()
         for run in runs_of[job]:
+            jobs_of[run] -= 1
+            if jobs_of[run]:
+                continue
             result = run.result() or {"error": sentence(error) if error else "its job left no result"}
             yield run, result.get("error")
 
@@ -584,16 +648,16 @@ def _data_seeds(data: Any) -> list[str]:
     return own + ([f"init_args.data.{key}" for key in _data_seeds(wrapped)] if hasattr(wrapped, "get") else [])
 
 
-def _line(run: Run, error: str | None) -> dict[str, Any]:
+def _line(run: Run, column: str, error: str | None) -> dict[str, Any]:
     result = run.result() or ({"error": error} if error is not None else {})
-    line = {"column": run.column, "row": run.row, "seed": run.seed, **result.get("scores", {})}
+    line = {"column": column, "row": run.row, "seed": run.seed, **result.get("scores", {})}
     return line | {key: result[key] for key in ("seconds", "error") if key in result}
 
 
 def _compare_depths(runs: list[Run], folder: Path) -> None:
     """Draws the depths of the runs of the first seed, if ``DepthGallery`` kept them."""
-    for column in dict.fromkeys(run.column for run in runs):
-        first_seed = [run for run in runs if run.column == column and run.seed == runs[0].seed]
+    for column in dict.fromkeys(column for run in runs for column in run.columns):
+        first_seed = [run for run in runs if column in run.columns and run.seed == runs[0].seed]
         files = {run.row: run.folder / "figures" / "depth_test.npz" for run in first_seed}
         kept = {row: file for row, file in files.items() if file.is_file()}
         if kept:

@@ -9,6 +9,7 @@ from typing import Any
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.callbacks import BatchSizeFinder, LearningRateFinder
 from lightning.pytorch.trainer.states import TrainerFn
+from lightning_utilities.core.rank_zero import rank_zero_info
 
 from distill.errors import UserError
 
@@ -23,10 +24,14 @@ class MonitorCheck(Callback):
     but not in the sanity check, has a tuple ``logged`` with the patterns of their names. If there is another callback
     that may log values, or no sanity check, then names are checked after the first validation. Names of the training
     are known after the first epoch. It also refuses Lightning's BatchSizeFinder where it would fail.
+
+    An epoch may end before the first validation of the fit, for example by ``max_steps``. Whoever monitors a value of
+    the validation then waits for it, where Lightning would raise an error.
     """
 
     def __init__(self) -> None:
         self._checked = False
+        self._waiting: list[Any] = []
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Refuses a BatchSizeFinder that finds no size to change."""
@@ -56,8 +61,28 @@ class MonitorCheck(Callback):
 
     def on_validation_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks the names after the first validation."""
-        if not trainer.sanity_checking and trainer.state.fn == TrainerFn.FITTING and not self._checked:
+        if trainer.sanity_checking or trainer.state.fn != TrainerFn.FITTING:
+            return
+        self._end_waiting()
+        if not self._checked:
             self._check(trainer)
+
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Lets callbacks and schedules wait for the first validation."""
+        for who, name, strict in _strict(trainer):
+            if name.startswith("val/") and name not in trainer.callback_metrics:
+                rank_zero_info(f"{who} waits for {name} until a validation has ended")
+                strict.strict = False
+                self._waiting.append(strict)
+
+    def on_train_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
+        """Leaves callbacks and schedules as they were given."""
+        self._end_waiting()
+
+    def _end_waiting(self) -> None:
+        for part in self._waiting:
+            part.strict = True
+        self._waiting = []
 
     def _check(self, trainer: Trainer) -> None:
         self._checked = True
@@ -84,6 +109,16 @@ def check_rate_finder(callbacks: Iterable[Callback], module: LightningModule) ->
             f"LearningRateFinder sets the attribute lr of a module, and {type(module).__name__} has none, because its "
             "optimizer has the rate: leave the callback out, and compare rates as the rows of a study"
         )
+
+
+def _strict(trainer: Trainer) -> Iterator[tuple[str, str, Any]]:
+    """Who fails without its value, the name of the value, and the object whose ``strict`` says so."""
+    for callback in trainer.early_stopping_callbacks:
+        if callback.strict:
+            yield type(callback).__name__, callback.monitor, callback
+    for config in trainer.lr_scheduler_configs:
+        if config.reduce_on_plateau and config.strict and config.monitor is not None:
+            yield type(config.scheduler).__name__, config.monitor, config
 
 
 def _monitored(trainer: Trainer, *, by_default: bool = True) -> Iterator[tuple[str, str]]:

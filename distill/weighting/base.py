@@ -50,9 +50,22 @@ class SampleWeighting(nn.Module, ABC):
     """Weights of 0 or more, without gradient, that multiply the unreduced values of any logit loss.
 
     ``ignore_index`` is the target value of ignored positions; a method sets it to the value of its task.
+
+    A fit logs the share of the counted positions with a weight below 1 in each epoch, as
+    ``weighting/<name of the attribute>_share``, and warns once if a whole epoch has no other weight than 1.
     """
 
     ignore_index: int
+
+    @property
+    def is_active(self) -> bool:
+        """Whether it is meant to change weights in this epoch, so that a fit warns if it changes none."""
+        return True
+
+    @property
+    def usual_cause(self) -> str:
+        """Why it mostly changes no weight, for that warning: the end of a sentence; empty if nothing is known."""
+        return ""
 
     @abstractmethod
     def forward(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:

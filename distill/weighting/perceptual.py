@@ -74,6 +74,11 @@ class PerceptualSolutionSpaceMask(SampleWeighting):
         self.on = on
         self.ignore_index = ignore_index
 
+    @property
+    def usual_cause(self) -> str:
+        """The predictor is right."""
+        return f"mostly because the {self.predictor} predicts the labels of all training samples right"
+
     @torch.no_grad()
     def forward(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         """The weight of every sample or pixel, ``(N, *)``; see :meth:`SampleWeighting.forward`."""

@@ -115,6 +115,16 @@ class NontargetSampleMask(FollowedModule, SampleWeighting):
         self.register_buffer("_rank_by_index", None, persistent=False)
         self.begin_epoch(0, 1)
 
+    @property
+    def is_active(self) -> bool:
+        """Whether the share to leave out in this epoch is above 0."""
+        return self.current_fraction > 0
+
+    @property
+    def usual_cause(self) -> str:
+        """The batches are too small."""
+        return f"mostly because a share of {self.current_fraction:g} of the positions of a batch is rounded to none"
+
     def begin_epoch(self, epoch: int, epochs: int) -> None:
         """Sets the share to leave out in this epoch."""
         if not isinstance(self.fraction, float | int):

@@ -259,7 +259,12 @@ def test_what_the_user_can_mend_is_one_line(
     [
         ("model: {init_args: {alhpa: 3}}", "model: Option 'alhpa' is not accepted by PSSM, did you mean alpha?"),
         ("trainer: {max_epoch: 3}", "does not accept option 'trainer.max_epoch', did you mean trainer.max_epochs?"),
-        ("modle: {class_path: distill.methods.KD}", "modle"),
+        (
+            "modle: {class_path: distill.methods.KD}",
+            "more.yaml, line 1: Subcommand 'fit' does not accept option 'modle.",
+        ),
+        ("# one\nthe trainer: {max_epochs: 3}", 'more.yaml, line 2: Spaces not allowed in keys: "the trainer"'),
+        ("trainer:\n  max epochs: 3", 'more.yaml, line 2: Spaces not allowed in keys: "max epochs"'),
         ("model: {init_args: {student: {init_args: {hiden: [3]}}}}", "student: Option 'hiden' is not accepted"),
         ("model: {init_args: {optimizer: {init_args: {rate: 3}}}}", "optimizer: Option 'rate' is not accepted"),
         ("trainer: {callbacks: [{class_path: callbacks.DivergenceTracker, init_args: {moment: 2}}]}", "mean moments?"),

@@ -155,6 +155,27 @@ def test_a_monitor_of_an_own_callback_or_of_the_training_is_accepted(tmp_path: P
     main(["fit", *configured(tmp_path), *own, listed(STOPS, monitor="train/hard"), *PLATEAU, "val/accuracy"])
 
 
+STOPPED_EARLY = {
+    "by max_steps": ["--trainer.max_steps", "2"],
+    "after an epoch without validation": ["--trainer.check_val_every_n_epoch", "2"],
+}
+
+
+@pytest.mark.parametrize("case", STOPPED_EARLY)
+def test_early_stopping_does_not_disturb_a_fit_that_ends_before_its_first_validation(
+    case: str, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    stops = [listed(STOPS, monitor="val/accuracy", mode="max", check_on_train_epoch_end=True)]
+    with caplog.at_level("INFO"):
+        main(["fit", *configured(tmp_path), *stops, *PLATEAU, "val/accuracy", *STOPPED_EARLY[case]])
+    assert "EarlyStopping waits for val/accuracy until a validation has ended" in caplog.text
+    (last,) = tmp_path.rglob("last.ckpt")
+    assert torch.load(last, weights_only=True)["global_step"] == (2 if "steps" in case else 5)
+    assert not (last.parent / "best.ckpt").exists()
+    line = yaml.safe_load((last.parents[1] / "fit.yaml").read_text())["trainer"]["callbacks"][0]["init_args"]
+    assert line["strict"] is True
+
+
 @pytest.mark.filterwarnings("ignore:the teacher .* has random weights")
 def test_a_monitor_of_the_divergences_is_accepted(tmp_path: Path) -> None:
     tracked = [listed("callbacks.DivergenceTracker"), listed(STOPS, monitor="val/ncjsd")]

@@ -44,6 +44,27 @@ def write_video(path: Path, frames: Sequence[NDArray[np.uint8]]) -> Path:
     return path
 
 
+def cut_without_encoding(path: Path, frames: int) -> Path:
+    """What a cut by stream copy leaves: all frames are stored and counted, but an edit list leaves out the first."""
+    content = bytearray(path.read_bytes())
+    start = content.index(b"elst") + 16
+    content[start : start + 4] = (frames * 512).to_bytes(4, "big")  # in ticks of the writer, 512 a frame
+    path.write_bytes(content)
+    return path
+
+
+def with_its_index_in_front(path: Path) -> Path:
+    """The same video in the order for streaming: it opens even if its end is missing."""
+    content = path.read_bytes()
+    data, index = content.index(b"mdat") - 4, content.index(b"moov") - 4
+    moved = bytearray(content[index:])
+    offset = moved.index(b"stco") + 12
+    first = int.from_bytes(moved[offset : offset + 4], "big") + len(moved)
+    moved[offset : offset + 4] = first.to_bytes(4, "big")
+    path.write_bytes(content[:data] + moved + content[data:index])
+    return path
+
+
 def grey_frames(count: int, step: int, size: tuple[int, int] = (36, 64)) -> list[NDArray[np.uint8]]:
     """Frames of one grey each, 40 and ``step`` more in every frame."""
     return [np.full((*size, 3), 40 + step * number, np.uint8) for number in range(count)]

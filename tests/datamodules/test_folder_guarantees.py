@@ -197,6 +197,21 @@ def test_augmented_training_is_the_same_with_two_workers(promise: Promise, make:
     assert all(map(same, *batches))
 
 
+@pytest.mark.parametrize("size", [None, (8, 16)])
+def test_a_crop_that_does_not_fit_into_a_frame_is_refused_by_setup(
+    promise: Promise, make: Make, size: tuple[int, int] | None
+) -> None:
+    if "image" not in promise.shapes:
+        return  # the other modules resize
+    height, width = size or promise.shapes["image"][1:]
+    for crop in ((height + 1, width), (height, width + 1)):
+        module = make(size=size, augmentation=PairedAugmentation(crop=crop))
+        message = rf"^frame 0 \(.*\) is too small: a crop of {crop[0]} x {crop[1]} does not fit into {height} x {width}"
+        with pytest.raises(ValueError, match=message):
+            module.setup("fit")
+    make(size=size, augmentation=PairedAugmentation(crop=(height, width))).setup("fit")
+
+
 def test_loader_rebuilt_from_dataset_and_collate_fn_gives_batches(make: Make) -> None:
     loader = ready(make).test_dataloader()
     assert loader.collate_fn is not None

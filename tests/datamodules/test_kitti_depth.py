@@ -12,7 +12,15 @@ from torch import Tensor
 
 from datamodules import Batch, KITTIDepth, PairedAugmentation
 from datamodules.serving.frame_pairs import FramePairs
-from tests.datamodules.trees import KITTI_TEST_DRIVE, KITTI_TRAIN_DRIVES, save, stored, write, write_kitti_depth
+from tests.datamodules.trees import (
+    KITTI_TEST_DRIVE,
+    KITTI_TRAIN_DRIVES,
+    save,
+    stored,
+    write,
+    write_kitti_depth,
+    write_raw_calibration,
+)
 
 SIZE = (356, 1227)
 TOP, LEFT = 4, 5
@@ -186,6 +194,95 @@ def test_missing_responses_are_counted_before_training(tree: Path, tmp_path: Pat
         ready(tree, responses=folder)
 
 
+def write_flat_responses(folder: Path, images: list[str]) -> Path:
+    """As TIE-KD's released code names and stores them: the counts are the column, in the size of the whole image."""
+    counts = np.ascontiguousarray(np.broadcast_to(np.arange(SIZE[1], dtype=np.uint16), SIZE))
+    for image in images:
+        save(folder / f"{image.replace('/', '_')}.png", counts)
+    return folder
+
+
+def test_responses_of_the_released_code_of_tie_kd_are_read_as_they_are(
+    tree: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    train = [f"{drive[:10]}/{drive}/image_02/data/0000000000" for drive in KITTI_TRAIN_DRIVES]
+    folder = write_flat_responses(tmp_path / "gt_kd_adabins", train)
+    assert (folder / "2011_09_26_2011_09_26_drive_0057_sync_image_02_data_0000000000.png").is_file()
+    write_flat_responses(tmp_path / "gt_kd_adabins_val", [IMAGE])
+    with caplog.at_level("INFO"):
+        module = ready(tree, responses=folder)
+    assert "3 PNG files are read in the unit of TIE-KD's released code, 0.00122072 m" in caplog.text
+    # its KDLoadAnnotations computes counts / 65535 * 80, before the crop
+    expected = (torch.arange(1216, dtype=torch.float64) + LEFT) / 65535 * 80
+    for split in (module.splits.train, module.splits.val):
+        torch.testing.assert_close(split[0]["teacher_prediction"][0, 7].double(), expected, rtol=1e-6, atol=0)
+    (folder / "2011_10_03_2011_10_03_drive_0034_sync_image_02_data_0000000000.png").unlink()
+    with pytest.raises(FileNotFoundError, match=rf"^{folder} holds no response for 1 of 3 frames, the first is 2011_1"):
+        ready(tree, responses=folder)
+
+
+@pytest.mark.parametrize(("name", "val"), [("gt_kd_adabins2", "gt_kd_adabins_val2"), ("b", "b_val")])
+def test_a_folder_of_flat_responses_may_name_its_unit_and_has_one_beside_it_to_validate_on(
+    tree: Path, tmp_path: Path, name: str, val: str
+) -> None:
+    (tmp_path / name).mkdir()
+    write(tmp_path / name / "responses.json", json.dumps({"metres_per_unit": 1 / 256}))
+    write_flat_responses(tmp_path / val, [IMAGE])
+    depth = responses_to_test(tree, tmp_path / name)["teacher_prediction"]
+    torch.testing.assert_close(depth[0, 0, 7], (torch.arange(1216) + LEFT) / 256)
+
+
+def test_heights_follow_the_camera_of_each_day(tmp_path: Path) -> None:
+    root = write_kitti_depth(tmp_path, count=2)
+    days = {"2011_09_26": (721.5377, 609.5593, 172.854), "2011_09_28": (707.0493, 604.0814, 180.5066)}
+    days["2011_10_03"] = (718.856, 607.1928, 185.2157)
+    for day, camera in list(days.items())[1:]:  # that of 26 September is known without a file
+        write_raw_calibration(root / "raw", day, *camera)
+    module = ready(root, geometry=["hha"], kb_crop=False)
+    row, column = 300, 600
+    # metres above the ground of a point that lies 1 + column / 256 m ahead, below a camera at 1.65 m; HHA's 1 is 10 m
+    heights = [1.65 - (1 + column / 256) * (row - cy) / focal_length for focal_length, _, cy in days.values()]
+    found = [float(module.splits.train[number]["hha"][1, row, column]) * 10 for number in range(3)]
+    np.testing.assert_allclose(found, heights, atol=1e-5)
+    assert max(heights) - min(heights) > 0.05  # about 0.17 m at 10 m
+    cameras = [frame.camera for frame in module.splits.train.frames.files]  # type: ignore[attr-defined]
+    assert [(camera.fx, camera.cx, camera.cy) for camera in cameras] == list(days.values())
+    (root / "raw" / "2011_10_03" / "calib_cam_to_cam.txt").unlink()
+    message = (
+        r"2011_10_03/calib_cam_to_cam\.txt is not there, and normal and hha need that day's camera: unpack 2011_10_"
+    )
+    with pytest.raises(FileNotFoundError, match=message):
+        ready(root, geometry=["hha"])
+    assert len(ready(root, geometry=["depth"]).splits.train) == 3  # type: ignore[arg-type]
+
+
+def test_lists_without_a_focal_length_and_those_of_monodepth2_are_read(tmp_path: Path) -> None:
+    root = write_kitti_depth(tmp_path, count=2)
+    expected = names(ready(root))
+    right = [IMAGE.replace("image_02", "image_03"), KITTI_TEST_DRIVE + "/proj_depth/groundtruth/image_03/0000000000"]
+    for folder, path in zip(("raw", "depth"), right, strict=True):
+        (root / folder / path).parent.mkdir(parents=True)
+        (root / folder / f"{path}.png").hardlink_to(root / folder / f"{path.replace('image_03', 'image_02')}.png")
+    write_raw_calibration(root / "raw", "2011_09_26", 721.5377, 609.5593, 172.854)
+    for name in ("train", "test"):
+        lines = [line.split() for line in (root / f"{name}.txt").read_text().splitlines()]
+        # as kitti_benchmark_train.txt of the toolbox
+        write(root / f"{name}_2.txt", "".join(f"{image} {depth}\n" for image, depth, _ in lines))
+        # as monodepth2's eigen_zhou/train_files.txt and eigen/test_files.txt, where numbers have all digits
+        digits = "d" if name == "train" else "010d"
+        drives = [(image.rsplit("/", 3)[0], int(Path(image).stem)) for image, _, _ in lines]
+        write(root / f"{name}_m.txt", "".join(f"{drive} {number:{digits}} l\n" for drive, number in drives))
+    for kind in "2m":
+        lists = {f"{name}_list": root / f"{name}_{kind}.txt" for name in ("train", "test")}
+        assert names(ready(root, **lists)) == expected
+        assert len(ready(root, **lists, train_without_depth=True).splits.train) == 6  # type: ignore[arg-type]
+    write(root / "right.txt", f"2011_09_26/{KITTI_TEST_DRIVE} 0 r\n{IMAGE}.png None\n")
+    module = ready(root, train_list=root / "right.txt", train_without_depth=True)
+    assert names(module)[0] == [right[0], IMAGE]
+    cameras = [frame.camera for frame in module.splits.train.frames.files]  # type: ignore[attr-defined]
+    assert [camera.cx for camera in cameras] == pytest.approx([617.5593, 609.5593])
+
+
 def test_one_list_alone_and_folders_without_a_split_are_refused(tree: Path) -> None:
     with pytest.raises(ValueError, match=r"train_list and test_list go together, got a\.txt and None"):
         KITTIDepth("raw", "depth", train_list="a.txt")
@@ -204,11 +301,13 @@ def test_one_list_alone_and_folders_without_a_split_are_refused(tree: Path) -> N
 def test_a_list_that_does_not_fit_is_named(tree: Path, tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=r"the list nowhere\.txt is not a file"):
         ready(tree, train_list="nowhere.txt")
-    path = write(tmp_path / "list.txt", "a.png b.png 700\na.png b.png\n")
-    with pytest.raises(
-        ValueError, match=rf"^line 2 of {path} should be an image, a depth map or None, .* 'a.png b.png'$"
-    ):
-        ready(tree, train_list=path)
+    path = tmp_path / "list.txt"
+    for line in ("a.png", "a.png b.png 700 700", "a.png b.png 0", "a.png b.png left", "2011_09_26/a_sync first l"):
+        write(path, f"a.png b.png 700\n{line}\n")
+        with pytest.raises(
+            ValueError, match=rf"^line 2 of {path} should be an image, a depth map or None, .* but is '{line}'$"
+        ):
+            ready(tree, train_list=path)
     write(path, "kitchen/rgb_1.jpg kitchen/sync_depth_1.png 518.9\n")
     with pytest.raises(FileNotFoundError, match="1 of 1 listed images are not there"):
         ready(tree, train_list=path)

@@ -13,6 +13,7 @@ from scipy.io import savemat
 from datamodules import NYUDepthV2
 from datamodules.nyu_depth import NYU_CAMERA
 from datamodules.serving.frame_pairs import FramePairs
+from distill.metrics import DepthScores
 from tests.datamodules.trees import stored, write, write_nyu_folders, write_nyu_labeled
 
 LABELED = "nyu_depth_v2_labeled.mat"
@@ -139,6 +140,43 @@ def test_folders_hold_millimetres_under_the_paths_of_the_lists(tmp_path: Path) -
     module = NYUDepthV2(root / "train", train_list=root / "train.txt", test_list=root / "train.txt")
     module.setup()
     assert module.splits.train.names[0] == "kitchen_0028b/rgb_00000"  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize("root", ["nyu_depth_v2", "."])
+@pytest.mark.parametrize("given", [True, False])
+def test_the_folders_of_bts_and_adabins_are_found_with_their_lists(tmp_path: Path, root: str, given: bool) -> None:
+    lists = ("nyudepthv2_train_files_with_gt.txt", "nyudepthv2_test_files_with_gt.txt")
+    folder = write_nyu_folders(
+        tmp_path / "nyu_depth_v2", folders=("sync", "official_splits/test"), lists=("../a.txt", "../b.txt")
+    )
+    if given:
+        module = ready(tmp_path / root, train_list=tmp_path / "a.txt", test_list=tmp_path / "b.txt")
+    else:
+        for name, published in zip(("a.txt", "b.txt"), lists, strict=True):
+            (tmp_path / name).rename(folder / published)
+        module = ready(tmp_path / root)
+    train, val, test = module.splits
+    prefix = "" if root == "nyu_depth_v2" else "nyu_depth_v2/"
+    assert len(train.names) == 4  # type: ignore[attr-defined]
+    assert train.names[0] == f"{prefix}sync/kitchen_0028b/rgb_00000"  # type: ignore[attr-defined]
+    assert val.names == test.names == [f"{prefix}official_splits/test/bathroom/rgb_0000{n}" for n in (0, 1)]  # type: ignore[attr-defined]
+    for name, sample in (("sync/kitchen_0028b", train[1]), ("official_splits/test/bathroom", test[1])):
+        expected = stored(folder / name / "sync_depth_00001.png").astype(np.float64) / 1000
+        np.testing.assert_allclose(sample["target"][0].numpy(), expected, rtol=1e-6)
+
+
+def test_the_crop_named_nyu_counts_the_pixels_that_the_published_code_evaluates() -> None:
+    # eval_mask[45:471, 41:601] of 480 x 640: each pixel outside is wrong, and none of them counts
+    target = torch.full((1, 1, 480, 640), 4.0)
+    prediction = torch.full_like(target, 8.0)
+    prediction[..., 45:471, 41:601] = 4.0
+    scores = DepthScores(max_depth=10, crop="nyu")
+    scores.update(prediction, target)
+    assert scores.compute()["abs_rel"] == 0
+    prediction[..., 45, 41] = prediction[..., 470, 600] = 8.0
+    scores.reset()
+    scores.update(prediction, target)
+    assert float(scores.compute()["abs_rel"]) == pytest.approx(2 / (426 * 560), rel=1e-5)
 
 
 def test_what_is_missing_is_named(tmp_path: Path) -> None:

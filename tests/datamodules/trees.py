@@ -161,6 +161,13 @@ def write_kitti_depth(root: Path, count: int = 2, size: tuple[int, int] = (356, 
     return root
 
 
+def write_raw_calibration(raw: Path, day: str, focal_length: float, cx: float, cy: float) -> Path:
+    """The calibration of a day, as its archive holds it; the right camera has its centre 8 pixels further right."""
+    text = KITTI_CALIBRATION.replace("7.215377e+02", f"{focal_length:e}").replace("1.728540e+02", f"{cy:e}")
+    left, right = text.replace("6.095593e+02", f"{cx:e}").split("P_rect_03")
+    return write(raw / day / "calib_cam_to_cam.txt", f"{left}P_rect_03{right.replace(f'{cx:e}', f'{cx + 8:e}')}")
+
+
 def write_nyu_labeled(root: Path, count: int = 8, size: tuple[int, int] = SIZE) -> Path:
     """The labelled images in MATLAB's order, the last index of which is the first; every second one is to test on.
 
@@ -178,18 +185,24 @@ def write_nyu_labeled(root: Path, count: int = 8, size: tuple[int, int] = SIZE) 
     return root
 
 
-def write_nyu_folders(root: Path, count: int = 2, size: tuple[int, int] = SIZE) -> Path:
-    """Two scenes to train and one to test on, with ``train.txt`` and ``test.txt``."""
+def write_nyu_folders(
+    root: Path,
+    count: int = 2,
+    size: tuple[int, int] = SIZE,
+    folders: tuple[str, str] = ("train", "test"),
+    lists: tuple[str, str] = ("train.txt", "test.txt"),
+) -> Path:
+    """Two scenes to train and one to test on in two folders, with their lists, which need not lie in the root."""
     rng = np.random.default_rng(0)
-    for split, scenes in {"train": ("kitchen_0028b", "bedroom_0010"), "test": ("bathroom",)}.items():
+    for folder, name, scenes in zip(folders, lists, (("kitchen_0028b", "bedroom_0010"), ("bathroom",)), strict=True):
         lines = []
         for scene in scenes:
             for number in range(count):
                 image, depth = f"{scene}/rgb_{number:05d}.jpg", f"{scene}/sync_depth_{number:05d}.png"
-                save(root / split / image, _colors(rng, size))
-                save(root / split / depth, rng.integers(0, 10000, size, dtype=np.uint16))
+                save(root / folder / image, _colors(rng, size))
+                save(root / folder / depth, rng.integers(0, 10000, size, dtype=np.uint16))
                 lines.append(f"/{image} /{depth} 518.8579\n")
-        write(root / f"{split}.txt", "".join(lines))
+        write(root / name, "".join(lines))
     return root
 
 

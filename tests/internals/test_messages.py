@@ -13,6 +13,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from distill.internals.jsonargparse import RewordedHelpFormatter
 from distill.internals.messages import (
+    key_of_a_file,
     needs_more_values,
     null_as_given,
     of_a_class,
@@ -156,6 +157,16 @@ def test_an_unknown_argument_of_a_command_is_found() -> None:
     with pytest.raises(ArgumentError) as caught:
         parser.parse_args(["--config", '{"fit": {"max_epochz": 3}}', "fit"])
     assert "max_epochz" in str(unknown_argument(caught.value.message))
+    assert "max_epochz" in str(key_of_a_file(caught.value.message))
+
+
+def test_a_key_with_spaces_is_found_and_an_argument_of_the_command_line_is_no_key_of_a_file() -> None:
+    parser = ArgumentParser(exit_on_error=False)
+    parser.add_argument("--config", action="config")
+    with pytest.raises(ArgumentError) as caught:
+        parser.parse_args(["--config", "max epochs: 3"])
+    assert key_of_a_file(str(caught.value.message)) == "max epochs"
+    assert key_of_a_file(refused("--max_epochz=3")) is None
 
 
 def test_the_null_of_a_nested_class_comes_as_none_and_is_null_again() -> None:

@@ -458,6 +458,11 @@ def test_where_the_output_is_no_terminal_every_run_that_ends_is_a_line_with_time
         ({"columns": {"a": {"rows": {1: {}}}}}, "YAML reads a name in columns.a.rows as 1, which is not text"),
         ({"columns": {"a": {"rows": ["student"]}}}, "rows of column 'a' must hold keys and values, got ['student']"),
         ({"columns": {"a": {"teacher": None}}}, "teacher of column 'a' must hold keys and values, got None"),
+        ({"columns": {"a": {"student": "x_a"}}}, "student of column 'a' must hold keys and values, got 'x_a'"),
+        (
+            {"columns": {"a": {"student": {"input": ["x_a"]}}}},
+            "student of column 'a' has no key 'input'; there are network, inputs, layers, layout, checkpoint",
+        ),
         ({"rows": {"x" * 300: {}}}, "the row 'xxxxxxxxxxxxxxxxxxxx'... has a name of 300 letters, but its folder"),
         ({"columns": {"é" * 101: {}}}, "has a name of 101 letters, but its folder can have 200"),
         ({"columns": {"results.csv": {}}}, "a column cannot be named 'results.csv', because the study writes a file"),

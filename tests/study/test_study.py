@@ -22,7 +22,8 @@ from PIL import Image
 from distill.cli import main
 from distill.command.command_line import Configuration, fit_parser
 from distill.study.run import Run, train, write_result
-from distill.study.study import Study, plan_runs, unfinished
+from distill.study.run_folder import begin
+from distill.study.study import Study, _train_on_cluster, chosen_runs, plan_runs, unfinished
 from distill.study.table import Score
 from tests.waiting import processes_of_session, wait_until
 
@@ -427,6 +428,120 @@ def test_a_column_of_networks_sets_a_row_apart_that_has_others(tmp_path: Path) -
     )
     assert student.model.init_args.network.init_args.hidden == kd.model.init_args.student.init_args.hidden == [9]
     assert student.data.init_args.level == kd.data.init_args.level == 3
+
+
+WHICH_STUDENT: dict[str, Any] = {
+    "sees b": {"student": {"inputs": ["x_b"]}},
+    "sees a": {
+        "student": {
+            "inputs": ["x_a"],
+            "network": {"class_path": "torch.nn.LazyLinear", "init_args": {"out_features": 2}},
+        }
+    },
+    "of other data": {"student": {"inputs": ["x_a"]}, "data": {"init_args": {"level": 4}}},
+}
+ALONE_OR_NOT = {"student": {"model": {"class_path": "distill.Supervised", "init_args": STUDENT}}, "KD": {}}
+
+
+def test_a_column_says_which_student_and_a_teacher_of_the_same_settings_is_planned_once(tmp_path: Path) -> None:
+    runs = plan(tmp_path, rows=ALONE_OR_NOT, columns=WHICH_STUDENT, reference="student")
+    assert [name for name in runs if "seed 0" in name] == [
+        f"{column} · {row} · seed 0"
+        for column, rows in (
+            ("sees b", "teacher student KD"),
+            ("sees a", "student KD"),
+            ("of other data", "teacher student KD"),
+        )
+        for row in rows.split()
+    ]
+    for column, modality in (("sees b", "x_b"), ("sees a", "x_a"), ("of other data", "x_a")):
+        alone, kd = (
+            Configuration(runs[f"{column} · {row} · seed 1"].arguments(), run=False).config.model
+            for row in ("student", "KD")
+        )
+        assert alone.init_args.inputs == kd.init_args.student_inputs == [modality]
+        assert kd.init_args.teacher_inputs == ["x_a"]
+        kind = "torch.nn.LazyLinear" if column == "sees a" else "distill.models.MLP"
+        assert alone.init_args.network.class_path == kd.init_args.student.class_path == kind
+        taught = runs[f"{column} · KD · seed 1"].teacher
+        assert taught is runs[f"{'of other data' if 'data' in column else 'sees b'} · teacher · seed 1"]
+    assert runs["sees b · teacher · seed 0"].columns == ["sees b", "sees a"]
+
+
+def test_the_example_of_the_page_on_columns_is_a_study_with_one_teacher(tmp_path: Path) -> None:
+    page = (Path(__file__).parents[2] / "docs/studies.md").read_text()
+    example = yaml.safe_load(page.split("```yaml\n")[2].split("```")[0])
+    runs = plan_runs(Study(**example, logs_dir=str(tmp_path), scores=[Score("test/accuracy")]))
+    seen = {str(run): fit_parser().parse_args(run.settings_arguments()).model.init_args for run in runs if run.teacher}
+    assert {name: its.student_inputs for name, its in seen.items()} == {
+        f"sees {modality} · KD · seed 0": [modality] for modality in ("x_a", "x_b")
+    }
+    assert len({run.teacher for run in runs} - {None}) == 1
+    assert [run.columns for run in runs if run.row == "teacher"] == [["sees x_a", "sees x_b"]]
+
+
+def test_a_printed_configuration_names_the_teacher_that_columns_share(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    main([*write(tmp_path, rows=ALONE_OR_NOT, columns=WHICH_STUDENT), "--print_config", "KD", "sees a"])
+    arguments = yaml.safe_load(capsys.readouterr().out)["model"]["init_args"]
+    assert arguments["teacher_checkpoint"] == str(tmp_path / "tiny/sees_b/teacher/seed_0/checkpoints/best.ckpt")
+    assert arguments["student_inputs"] == ["x_a"]
+
+
+def test_a_teacher_that_columns_share_stands_in_the_table_of_each(tmp_path: Path) -> None:
+    columns = {name: WHICH_STUDENT[name] for name in ("sees b", "sees a")}
+    changes = {"rows": ALONE_OR_NOT, "columns": columns, "seeds": 1}
+    runs = plan(tmp_path, **changes)
+    for number, run in enumerate(runs.values()):
+        begin(run.folder, run.fingerprint, run.record)
+        write_result(run, {"scores": {"test/accuracy": number / 10}})
+    main([*write(tmp_path, **changes), "--keep"])  # all runs have results, so none is trained
+    lines = pd.read_csv(tmp_path / "tiny/results.csv")
+    assert list(lines[["column", "row", "test/accuracy"]].itertuples(index=False, name=None)) == [
+        *(("sees b", "teacher", 0.0), ("sees b", "student", 0.1), ("sees b", "KD", 0.2)),
+        *(("sees a", "teacher", 0.0), ("sees a", "student", 0.3), ("sees a", "KD", 0.4)),
+    ]
+    chosen = chosen_runs(
+        Study(**STUDY | changes | {"scores": [Score("test/accuracy")]}), [*runs.values()], None, ["sees a"]
+    )
+    assert [str(run) for run in chosen] == [
+        name for name in runs if name not in ("sees b · student · seed 0", "sees b · KD · seed 0")
+    ]
+
+
+class Job:
+    """A job that trains nothing."""
+
+    def exception(self) -> None:
+        return None
+
+
+def test_each_job_of_columns_that_share_a_teacher_can_train_it_and_it_is_reported_once(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    groups: list[list[Run]] = []
+
+    class Executor:
+        def __init__(self, **_: Any) -> None:
+            pass
+
+        update_parameters = __init__
+
+        def map_array(self, function: Any, runs: list[list[Run]], names: list[str]) -> list[Job]:
+            groups.extend(runs)
+            return [Job() for _ in runs]
+
+    monkeypatch.setattr("submitit.AutoExecutor", Executor)
+    monkeypatch.setattr("submitit.helpers.as_completed", lambda jobs, poll_frequency: jobs)
+    columns = {name: WHICH_STUDENT[name] for name in ("sees b", "sees a")}
+    runs = [*plan(tmp_path, rows=ALONE_OR_NOT, columns=columns, seeds=1).values()]
+    study = Study(
+        **STUDY | {"rows": ALONE_OR_NOT, "columns": columns, "cluster": "local", "scores": [Score("test/accuracy")]}
+    )
+    ended = [run for run, _ in _train_on_cluster(study, runs, "jobs")]
+    assert sorted(map(str, ended)) == sorted(map(str, runs))
+    assert groups == [runs[:3], [runs[0], *runs[3:]]]
 
 
 def test_a_study_may_have_neither_teacher_nor_columns(tmp_path: Path) -> None:

@@ -2,11 +2,12 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import cv2
 import numpy as np
 import pytest
 
 from datamodules.reading.video_files import read_frames
-from tests.datamodules.recordings import grey_frames, write_video
+from tests.datamodules.recordings import cut_without_encoding, grey_frames, with_its_index_in_front, write_video
 
 
 def test_frames_are_the_middles_of_equal_parts(tmp_path: Path) -> None:
@@ -41,6 +42,27 @@ def test_a_smaller_frame_is_the_mean_of_its_pixels(tmp_path: Path) -> None:
     stripes[::4] = 200
     seen = read_frames(write_video(tmp_path / "a.mp4", [stripes] * 3), 1, 16)
     np.testing.assert_allclose(seen, 50, atol=12)
+
+
+def test_a_video_that_was_cut_without_encoding_gives_the_frames_that_decode(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    path = cut_without_encoding(write_video(tmp_path / "a.mp4", grey_frames(20, 10)), 4)
+    assert cv2.VideoCapture(str(path)).get(cv2.CAP_PROP_FRAME_COUNT) == 20
+    with caplog.at_level("INFO"):
+        frames = [read_frames(path, 4, 16) for _ in range(2)]
+    # of frames 4 to 19, those in the middle of four equal parts: 6, 10, 14 and 18
+    np.testing.assert_allclose(frames[0].mean((1, 2, 3)), [100, 140, 180, 220], atol=4)
+    assert np.array_equal(frames[0], frames[1])
+    assert caplog.messages == [f"{path} claims 20 frames, but 16 decode: the frames are spread over these"]
+
+
+def test_a_video_whose_end_is_missing_is_refused_and_not_taken_for_a_cut_one(tmp_path: Path) -> None:
+    path = with_its_index_in_front(write_video(tmp_path / "a.mp4", grey_frames(20, 10)))
+    np.testing.assert_allclose(read_frames(path, 2, 8).mean((1, 2, 3)), [90, 190], atol=4)
+    path.write_bytes(path.read_bytes()[:-200])
+    with pytest.raises(ValueError, match=f"^{path} ends at frame 1?[0-9] of 20$"):
+        read_frames(path, 20, 8)
 
 
 def test_a_file_that_is_no_video_is_named(tmp_path: Path) -> None:
