@@ -2,6 +2,7 @@
 
 from distill.metrics.cmd import CentralMomentDiscrepancy, central_moment_discrepancy
 from distill.metrics.depth import DepthScores
+from distill.metrics.dice import RegionDice
 from distill.metrics.jsd import NontargetJSD, TargetJSD, nontarget_jsd, target_jsd
 from distill.metrics.segmentation import SegmentationScores
 
@@ -9,6 +10,7 @@ __all__ = [
     "CentralMomentDiscrepancy",
     "DepthScores",
     "NontargetJSD",
+    "RegionDice",
     "SegmentationScores",
     "TargetJSD",
     "central_moment_discrepancy",
