@@ -48,7 +48,7 @@ KINDS = {
     "torch.utils.data.sampler.Sampler": "sampler",
     "albumentations.core.transforms_interface.BasicTransform": "transform",
     "albumentations.core.composition.BaseCompose": "transform",
-    "distill.tasks.Task": "task",
+    "distill.tasks.task.Task": "task",
     "transformers.configuration_utils.PretrainedConfig": "configuration of a network",  # the name before 5.0
     "transformers.configuration_utils.PreTrainedConfig": "configuration of a network",
 }
