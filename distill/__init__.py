@@ -7,7 +7,7 @@ if TYPE_CHECKING:
     from distill.base import Batch, DistillationModule, NetworkOutput, Supervised
     from distill.errors import UserError
     from distill.feature_mask.feature_mask import FeatureMask
-    from distill.tasks import Classification, DepthEstimation, SemanticSegmentation, Task
+    from distill.tasks import Classification, DepthEstimation, RegionSegmentation, SemanticSegmentation, Task
 
 __all__ = [
     "Batch",
@@ -16,12 +16,13 @@ __all__ = [
     "DistillationModule",
     "FeatureMask",
     "NetworkOutput",
+    "RegionSegmentation",
     "SemanticSegmentation",
     "Supervised",
     "Task",
     "UserError",
 ]
-TASK_CLASSES = ("Classification", "DepthEstimation", "SemanticSegmentation", "Task")
+TASK_CLASSES = ("Classification", "DepthEstimation", "RegionSegmentation", "SemanticSegmentation", "Task")
 
 
 def __getattr__(name: str) -> Any:

@@ -2,7 +2,8 @@
 
 from distill.tasks.classification import Classification
 from distill.tasks.depth_estimation import DepthEstimation
+from distill.tasks.region_segmentation import RegionSegmentation
 from distill.tasks.semantic_segmentation import SemanticSegmentation
 from distill.tasks.task import Task
 
-__all__ = ["Classification", "DepthEstimation", "SemanticSegmentation", "Task"]
+__all__ = ["Classification", "DepthEstimation", "RegionSegmentation", "SemanticSegmentation", "Task"]
