@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
+from distill.batches import Batch, modalities, present
 from distill.checkpoint import load_network
 from distill.checks import check_at_least
 from distill.internals.lightning import attached
 from distill.layouts import Layout
-from distill.outputs import Batch, NetworkOutput, autocast_off, modalities, network_output, step_output
+from distill.outputs import NetworkOutput, autocast_off, network_output, step_output
 from distill.supervised import Supervised
 from distill.taps import FeatureTaps
 from distill.tasks import Task
@@ -29,6 +31,7 @@ from distill.training.compilation import compile_in_place
 from distill.training.first_batch import check_pair
 from distill.training.labels import class_names
 from distill.training.means import counted_means
+from distill.training.presence import complete_pairs, on_complete_samples
 from distill.weighting.schedule import WeightingSchedule, begin_fit
 
 __all__ = ["Batch", "DistillationModule", "NetworkOutput", "Supervised"]
@@ -41,6 +44,11 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
     plus all terms of that step. ``self(*inputs)`` is the student alone. Steps return ``prediction`` (the student's),
     ``teacher_prediction``, ``features`` and ``teacher_features`` of the tapped layers, ``inputs``, ``teacher_inputs``
     and ``ignore_index`` for the callbacks, and ``loss`` in training.
+
+    A batch may tell by a mask ``<modality>_present`` which samples have a modality. Where the teacher lacks one, it
+    does not see the sample, no term counts it, its rows of ``teacher_prediction`` and ``teacher_features`` are NaN, and
+    the steps also return the mask ``present``, bool ``(N,)``, of the samples with a teacher's prediction. The hard loss
+    and the scores count these samples. A sample that lacks a modality of the student counts nowhere.
 
     The teacher takes part in the forward pass only: it is always in eval mode and has no gradients, no checkpoint
     holds it, and the optimiser and DDP do not know it.
@@ -71,6 +79,7 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
             :class:`~distill.taps.FeatureTaps`.
         student_layout: The same for the student.
         aux_weight: The weight of each auxiliary prediction of the student in the hard loss; see :class:`Supervised`.
+        batch_names: The names of the items of a batch, for a loader that gives tuples; see :class:`Supervised`.
 
     ``teacher``, ``student``, ``task`` and ``optimizer`` are optional only for a method that is a part of
     :class:`~distill.methods.Combined`: the combination has them.
@@ -95,8 +104,9 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         teacher_layout: Layout | dict[str, Layout] | None = None,
         student_layout: Layout | dict[str, Layout] | None = None,
         aux_weight: float = 0.4,
+        batch_names: Sequence[str] = (),
     ) -> None:
-        super().__init__(student, task, student_inputs, optimizer, lr_scheduler, aux_weight)
+        super().__init__(student, task, student_inputs, optimizer, lr_scheduler, aux_weight, batch_names)
         check_at_least(0, hard_weight=hard_weight)
         self.teacher_inputs = tuple(teacher_inputs)
         self.teacher_layers = tuple(teacher_layers)
@@ -162,9 +172,13 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         return getattr(self.task, "ignore_index", 255)
 
     def forward_teacher(self, batch: Batch) -> NetworkOutput:
-        """The teacher's output for a batch, in the size of the target; in training from the cache, if there is one."""
-        cache = self.teacher_cache
-        output = self.run_teacher(batch) if cache is None else cache.output(batch, self.run_teacher)
+        """The teacher's output for a batch, in the size of the target; in training from the cache, if there is one.
+
+        It is NaN for samples that lack a modality of the teacher.
+        """
+        cache, run = self.teacher_cache, self.run_teacher
+        cached = run if cache is None else partial(cache.output, run_teacher=run)
+        output = on_complete_samples(cached, run, batch, self.teacher_inputs)
         return output._replace(prediction=self.at_targets(output.prediction, batch))
 
     def run_teacher(self, batch: Batch) -> NetworkOutput:
@@ -181,10 +195,14 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         return self.forward_teacher(batch), self.forward_network(batch)
 
     def distillation_terms(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
-        """The terms of ``distillation_step`` by name, each a float32 scalar."""
+        """The terms of ``distillation_step`` by name, each a float32 scalar.
+
+        Samples that lack a modality of the teacher do not count.
+        """
+        compared = complete_pairs(teacher, student, batch, self.teacher_inputs)
         with autocast_off(student.prediction):
-            terms = self.distillation_step(teacher, student, batch)
-            return counted_means(terms, batch, self.task, type(self).__name__)
+            terms = self.distillation_step(*compared)
+            return counted_means(terms, compared.batch, self.task, type(self).__name__)
 
     def training_losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Any]]:
         """The hard loss and the distillation terms of a batch; see :meth:`Supervised.training_losses`."""
@@ -224,9 +242,9 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         """Calls ``after_backward``, before any callback can save a checkpoint."""
         self.after_backward()
 
-    def after_transfer(self, batch: Batch, moved: Batch) -> None:
+    def note_transfer(self, batch: Any, moved: Batch) -> None:
         """Gives the cache the copy of the samples' positions that is still on the CPU."""
-        if self.teacher_cache is not None and isinstance(batch, dict):  # exports transfer a plain tensor
+        if self.teacher_cache is not None and isinstance(batch, dict):
             self.teacher_cache.note_transfer(batch, moved)
 
     @torch.no_grad()
@@ -253,4 +271,4 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
 
     def _step_output(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Any]:
         inputs = modalities(batch, self.teacher_inputs), modalities(batch, self.inputs)
-        return step_output(teacher, student, *inputs, self.ignore_index)
+        return step_output(teacher, student, *inputs, self.ignore_index, present(batch, self.teacher_inputs))

@@ -14,7 +14,7 @@ from distill.errors import UserError
 
 OF_THE_WHOLE = {
     **{name: name for name in ("teacher", "student", "task", "teacher_inputs", "student_inputs")},
-    **{name: name for name in ("optimizer", "lr_scheduler", "teacher_layout", "student_layout")},
+    **{name: name for name in ("optimizer", "lr_scheduler", "teacher_layout", "student_layout", "batch_names")},
     "cache_teacher": "teacher_cache",
 }
 """Arguments that a part leaves to the whole, and the attributes that hold them."""

@@ -10,6 +10,7 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
+from distill.batches import tensors_in, with_floats
 from distill.checkpoint import check_class_names, load_network, looks_untrained
 from distill.checks import check_option
 from distill.distributed import SynchronizedBuffers
@@ -62,13 +63,12 @@ class FrozenTeacher:
             network.to(self.dtype)
 
     @torch.no_grad()
-    def __call__(self, *inputs: Tensor) -> NetworkOutput:
+    def __call__(self, *inputs: Any) -> NetworkOutput:
         """The prediction, in the network's size, and the features."""
         if self.dtype is None:
             return network_output(*self.taps(*inputs))
-        cast = tuple(values.to(self.dtype) if values.is_floating_point() else values for values in inputs)
-        with autocast_off(inputs[0]):
-            return network_output(*self.taps(*cast))
+        with autocast_off(next(tensors_in(inputs))):
+            return network_output(*self.taps(*with_floats(inputs, self.dtype)))
 
     def check_trained(self, class_names: Sequence[str]) -> None:
         """Warns of random weights, and compares the network's classes with those of the data.

@@ -56,4 +56,5 @@ def _mean_of_channels(feature: Tensor) -> Tensor:
     """``(C, 1, 1)``, over all samples of all processes and over positions."""
     # computed as a sum, whose gradient is a view; the gradient of a mean is a tensor of the feature's size
     of_samples = feature.sum((2, 3)) / (feature.shape[2] * feature.shape[3])
-    return gather(of_samples).mean(0)[:, None, None]
+    of_all = gather(of_samples)
+    return (of_all.sum(0) / max(1, len(of_all)))[:, None, None]  # there may be no sample
