@@ -5,7 +5,6 @@ from __future__ import annotations
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter
@@ -14,6 +13,7 @@ from distill.base import Batch, NetworkOutput
 from distill.checks import check_positive
 from distill.errors import UserError
 from distill.losses import fsp_loss, fsp_matrix
+from distill.methods.parts.adaptors import convolve_pointwise
 from distill.methods.parts.pairs import feature_pairs, require_pairs
 from distill.methods.parts.staged import StagedDistillation
 
@@ -35,8 +35,9 @@ class FSP(StagedDistillation):
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` are feature
-            maps ``(N, C, H, W)``. The first two layers make one FSP matrix, the next two another, and so on; in the
-            paper the first and the last layer of each of three groups of residual blocks.
+            maps ``(N, C, *)``. The first two layers make one FSP matrix, the next two another, and so on; in the paper
+            the first and the last layer of each of three groups of residual blocks. Teacher and student may have maps
+            of different kinds, because a matrix compares layers of one network.
         stage_one_epochs: The number of epochs of the first stage; 30 in published code.
         weight: The weight of the term, the only one in the first stage. The paper gives all pairs the same weight and
             names no value; with 1, the value of published code, a mean over entries trains the student slowly.
@@ -45,7 +46,7 @@ class FSP(StagedDistillation):
     Raises:
         ValueError: There is no layer, an odd number of them, teacher and student have different numbers of layers, or
             ``hard_weight`` is 0; and as :class:`~distill.methods.parts.staged.StagedDistillation` does. From ``setup``:
-            a layer has no positions.
+            the layers of a matrix share no positions.
     """
 
     def __init__(self, *args: Any, stage_one_epochs: int = 30, weight: float = 10.0, **kwargs: Any) -> None:
@@ -90,5 +91,5 @@ class _ChannelMatch(LazyModuleMixin, nn.Module):
             nn.init.kaiming_uniform_(self.weight, a=5**0.5)
 
     def forward(self, feature: Tensor, channels: int) -> Tensor:
-        """``(N, C, H, W)`` to ``(N, channels, H, W)``."""
-        return feature if self.weight is None else F.conv2d(feature, self.weight)
+        """``(N, C, *)`` to ``(N, channels, *)``."""
+        return feature if self.weight is None else convolve_pointwise(feature, self.weight)
