@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import gzip
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, cast, get_args
@@ -21,7 +22,7 @@ from datamodules.reading.brats import (
     check_volumes,
     find_cases,
 )
-from datamodules.reading.nifti import VolumeHeader, read_label_volume, read_volume
+from datamodules.reading.nifti import VolumeHeader, nifti_bytes, read_label_volume, read_volume
 from datamodules.seeded import SeededDataModule
 from datamodules.serving.datasets import Splits
 from datamodules.serving.sampling import SeededDataset, uniform_numbers
@@ -67,7 +68,7 @@ class MissingModalityMRI(SeededDataModule):
 
     Training takes a random patch of each case in every epoch, and flips it. Validation, test and ``predict`` take
     whole volumes, padded at their ends to multiples of ``divisor``, ``evaluation_batch_size`` at a time: scores are of
-    whole cases, as the challenge's are. A U-Net of 32 channels needs about 6 GB for a volume of 160 x 240 x 240.
+    whole cases, as the challenge's are. ``predict`` writes ``BraTS-GLI-00000-000.nii.gz`` with the release's labels.
 
     Args:
         root: Holds the folders of the cases.
@@ -158,19 +159,42 @@ class MissingModalityMRI(SeededDataModule):
         return self._evaluation_batch_size
 
     @property
-    def predict_volumes(self) -> Sequence[Volume]:
-        """The cases of ``predict``, by position."""
-        return self.predict_dataset.volumes
+    def label_ids(self) -> tuple[int, ...]:
+        """The labels of the classes in the release's segmentations."""
+        return RELEASES[self.release].labels
 
     @property
     def predict_dataset(self) -> Volumes:
         """The split ``predict_on`` as whole volumes."""
         return cast(Volumes, super().predict_dataset).whole
 
-    @property
-    def predict_names(self) -> Sequence[str]:
-        """The names of the cases of ``predict``, by position."""
-        return [volume.case.name for volume in self.predict_volumes]
+    def prediction_path(self, position: int) -> str:
+        """The file of a prediction, named like a submission to the challenge: ``BraTS-GLI-00000-000.nii.gz``."""
+        return f"{self.predict_dataset.names[position]}.nii.gz"
+
+    def write_prediction(self, path: Path, classes: NDArray[np.int64], position: int) -> None:
+        """Writes the release's labels of a case to predict on, with the shape and the affine of its files.
+
+        Args:
+            path: The file.
+            classes: The predicted classes of the padded volume, ``(D, H, W)``; -1 without a prediction, which becomes
+                background.
+            position: Of the case in its split.
+
+        Raises:
+            ValueError: The prediction is smaller than the volume.
+        """
+        volume = self.predict_dataset.volumes[position]
+        part = classes[tuple(map(slice, volume.shape))]
+        if part.shape != volume.shape:
+            raise UserError(
+                f"the prediction for {volume.case.name} has the shape {classes.shape}, less than the volume's "
+                f"{volume.shape}: the network must return a class for each voxel"
+            )
+        # class -1 takes the last number
+        labels = np.array([*self.label_ids, 0], np.uint8)[part]
+        # no time of writing in the file: the same prediction gives the same bytes
+        path.write_bytes(gzip.compress(nifti_bytes(labels, volume.header.affine), mtime=0))
 
     def make_splits(self) -> Splits:
         """Finds the cases, splits them by patient, and checks the headers of all files."""
@@ -199,6 +223,9 @@ class MissingModalityMRI(SeededDataModule):
             split: None if names is None else _named(f"{split}_cases", names, cases)
             for split, names in (("val", self.val_cases), ("test", self.test_cases))
         }
+        both = {case.patient for case in held_out["val"] or ()} & {case.patient for case in held_out["test"] or ()}
+        if both:
+            raise UserError(f"patient {min(both)} is in val_cases and in test_cases")
         taken = {case.patient: split for split, part in held_out.items() for case in part or ()}
         # a name's split does not depend on which cases are named
         patients = sorted({case.patient for case in cases})
@@ -274,6 +301,7 @@ class Volumes(SeededDataset):
         present: bool,
     ) -> None:
         self.volumes = volumes
+        self.names = [volume.case.name for volume in volumes]
         self.labels = RELEASES[release].labels
         self.patch_size = patch_size
         self.tumour_share = tumour_share
@@ -317,7 +345,7 @@ class Volumes(SeededDataset):
             batch[name] = batch[name][:, None]
             if self.present:
                 batch[f"{name}_present"] = torch.tensor([name in volume.case.files for volume in volumes])
-        return {**batch, "name": [volume.case.name for volume in volumes]}
+        return {**batch, "name": [self.names[position] for position in positions]}
 
     def _read(self, volume: Volume, numbers: NDArray[np.float32] | None) -> dict[str, NDArray[Any]]:
         """The sequences and ``target`` of a case, each ``(D, H, W)``."""

@@ -90,11 +90,13 @@ def _tumour(grid: Coordinates, brain: NDArray[np.bool_], rng: Generator) -> NDAr
     centre *= rng.uniform(0.15, 0.5) / np.linalg.norm(centre)
     whole = rng.uniform(0.3, 0.5)
     core = whole * rng.uniform(0.5, 0.75)
-    necrotic = core * (rng.uniform(0.4, 0.65) if rng.random() < 0.8 else 1)
+    necrotic = core * rng.uniform(0.4, 0.65)
+    enhances = rng.random() < 0.8
     radii = np.exp(rng.uniform(-0.15, 0.15, 3))
     distance = _distance(grid, centre, radii)
     target = np.full(brain.shape, BACKGROUND)
-    for label, radius, roughness in ((OEDEMA, whole, 0.25), (ENHANCING, core, 0.12), (NECROTIC, necrotic, 0.12)):
+    layers = [(OEDEMA, whole, 0.25), (ENHANCING, core, 0.12), (NECROTIC, necrotic, 0.12)]
+    for label, radius, roughness in layers if enhances else [layers[0], (NECROTIC, core, 0.12)]:
         edge = radius * (1 + roughness * _smooth_field(size, 5, rng))
         inside = distance < edge if label == OEDEMA else (distance < edge) & (target > BACKGROUND)
         target[inside & brain] = label
