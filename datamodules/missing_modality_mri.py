@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from datamodules.reading.brats import (
     OTHER_LABELS,
+    PALETTE,
     RELEASES,
     SEQUENCES,
     Case,
@@ -157,6 +158,11 @@ class MissingModalityMRI(SeededDataModule):
     def evaluation_batch_size(self) -> int:
         """Whole volumes in a batch of validation, test and ``predict``."""
         return self._evaluation_batch_size
+
+    @property
+    def palette(self) -> tuple[tuple[int, int, int], ...]:
+        """The colours of the release's classes, RGB."""
+        return PALETTE[: self.num_classes]
 
     @property
     def label_ids(self) -> tuple[int, ...]:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 
 from datamodules.base import PairedDataModule
-from datamodules.reading.brats import CLASS_NAMES, SEQUENCES
+from datamodules.reading.brats import CLASS_NAMES, PALETTE, SEQUENCES
 from datamodules.scenes.brain import draw_phantom
 from datamodules.serving.datasets import Splits, TensorPairs
 from datamodules.serving.volumes import z_normalized
@@ -44,6 +44,7 @@ class MRIPhantom(PairedDataModule):
     """
 
     class_names = CLASS_NAMES
+    palette = PALETTE[: len(CLASS_NAMES)]
 
     def __init__(
         self,

@@ -19,6 +19,9 @@ SEQUENCES = ("t1n", "t1c", "t2w", "t2f")
 CLASS_NAMES = ("background", "NCR", "ED", "ET")
 """Necrotic core, oedema and enhancing tumour."""
 
+PALETTE = ((0, 0, 0), (255, 0, 0), (0, 255, 0), (0, 0, 255), (255, 255, 0))
+"""RGB of the classes, with the resection cavity of 2024; the colours that ITK-SNAP starts with."""
+
 ReleaseYear = Literal[2021, 2023, 2024]
 
 

@@ -88,8 +88,8 @@ def _tumour(grid: Coordinates, brain: NDArray[np.bool_], rng: Generator) -> NDAr
     size = grid.shape[1]
     centre = rng.normal(size=3)
     centre *= rng.uniform(0.15, 0.5) / np.linalg.norm(centre)
-    whole = rng.uniform(0.3, 0.5)
-    core = whole * rng.uniform(0.5, 0.75)
+    whole = rng.uniform(0.35, 0.55)
+    core = whole * rng.uniform(0.6, 0.8)
     necrotic = core * rng.uniform(0.4, 0.65)
     enhances = rng.random() < 0.8
     radii = np.exp(rng.uniform(-0.15, 0.15, 3))

@@ -147,7 +147,7 @@ def test_release_2021_has_other_names_and_4_for_enhancing_tumour(tmp_path: Path)
     labels = np.asarray(nibabel.load(tmp_path / "HGG" / names[0] / f"{names[0]}_seg.nii.gz").dataobj)  # type: ignore[attr-defined]
     assert set(np.unique(labels)) == {0, 1, 2, 4}
     np.testing.assert_array_equal(batch["target"][0], np.where(labels == 4, 3, labels).transpose(2, 1, 0))
-    with pytest.raises(FileNotFoundError, match="holds no case named like .*: its files are named as in release 2021"):
+    with pytest.raises(FileNotFoundError, match=r"holds no case named like .*: its files are named as in release 2021"):
         ready(tmp_path)
 
 
@@ -219,7 +219,7 @@ def test_a_damaged_volume_is_one_sentence_and_can_be_skipped_in_training(changed
         path.write_bytes(path.read_bytes()[:-300])
     else:
         write_volume(path, np.full(SHAPE, value, np.float32))
-    with pytest.raises(ValueError, match="t1n.nii.gz (cannot be read|holds a value that is not finite)"):
+    with pytest.raises(ValueError, match=r"t1n.nii.gz (cannot be read|holds a value that is not finite)"):
         list(ready(changed).train_dataloader())
     (batch,) = ready(changed, on_error="skip").train_dataloader()
     assert batch["name"] == [NAMES[2]] * 2
