@@ -29,12 +29,11 @@ def explained_for_one_sample(batch: Batch) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        if not needs_more_values(error) or samples_in(batch) > 1:
+        if not needs_more_values(error) or samples_in(batch) != 1:
             raise
-        few = "one sample" if samples_in(batch) else "no sample with the modalities of the trained network"
         raise UserError(
-            f"a batch has {few}, on which a layer cannot train ({str(error).splitlines()[0]}): leave such batches out "
-            "(drop_last of the loader), or choose another batch size"
+            f"a batch has one sample, on which a layer cannot train ({str(error).splitlines()[0]}): leave such batches "
+            "out (drop_last of the loader), or choose another batch size"
         ) from error
 
 

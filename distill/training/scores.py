@@ -12,7 +12,7 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
-from distill.batches import Batch
+from distill.batches import Batch, samples_in
 from distill.distributed import all_gather_objects
 from distill.outputs import autocast_off
 from distill.tasks import Task
@@ -54,7 +54,7 @@ class StageScores(nn.Module):
 
     def update(self, prediction: Tensor, batch: Batch, task: Task) -> None:
         """Adds a batch, if it has labels; the prediction must have one value for each position of the target."""
-        if "target" not in batch:
+        if "target" not in batch or not samples_in(batch):
             return
         target = batch["target"]
         self.metrics.update(prediction, target)
@@ -64,7 +64,8 @@ class StageScores(nn.Module):
 
     def record(self, losses: Mapping[str, Tensor], batch: Batch) -> None:
         """Adds the losses of a batch by name, each a scalar."""
-        add_batch(self._losses, losses, batch)
+        if samples_in(batch):
+            add_batch(self._losses, losses, batch)
 
     def take(self) -> dict[str, Tensor]:
         """The scores by name, over all batches of all processes since the last call; resets them."""
