@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -14,7 +15,7 @@ from distill.checks import check_positive
 from distill.errors import UserError
 from distill.losses import fsp_loss, fsp_matrix
 from distill.methods.parts.adaptors import convolve_pointwise
-from distill.methods.parts.pairs import feature_pairs, require_pairs
+from distill.methods.parts.pairs import comparing_positions, feature_pairs, require_pairs
 from distill.methods.parts.staged import StagedDistillation
 
 
@@ -67,12 +68,23 @@ class FSP(StagedDistillation):
         if not self.in_stage_one:
             return {"fsp": student.prediction.new_zeros(())}
         pairs = zip(self.convolutions, feature_pairs(self, student, teacher), strict=True)
-        layers = [(match(of_student, of_teacher.shape[1]), of_teacher) for match, (of_student, of_teacher) in pairs]
-        values = []
-        for first, second in zip(layers[::2], layers[1::2], strict=True):
-            of_student, of_teacher = (fsp_matrix(*layers) for layers in zip(first, second, strict=True))
-            values.append(fsp_loss(of_student, of_teacher, reduction="none"))
+        of_student, of_teacher = zip(
+            *((match(one, other.shape[1]), other) for match, (one, other) in pairs), strict=True
+        )
+        matrices = (
+            self._matrices("student", self.student_layers, of_student),
+            self._matrices("teacher", self.teacher_layers, of_teacher),
+        )
+        values = [fsp_loss(*pair, reduction="none") for pair in zip(*matrices, strict=True)]
         return {"fsp": self.weight * torch.stack(values).sum(0)}
+
+    def _matrices(self, side: str, layers: Sequence[str], features: Sequence[Tensor]) -> list[Tensor]:
+        """The matrices of a network, one for each two layers."""
+        matrices = []
+        for first in range(0, len(layers), 2):
+            with comparing_positions(self, f"{side} layers {layers[first]!r} and {layers[first + 1]!r}"):
+                matrices.append(fsp_matrix(*features[first : first + 2]))
+        return matrices
 
 
 class _ChannelMatch(LazyModuleMixin, nn.Module):

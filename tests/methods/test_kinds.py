@@ -101,7 +101,10 @@ def test_a_method_compares_what_the_table_says_or_refuses_the_pair(name: str, co
     for kinds in pairs:
         teacher, student = pair_of(kinds)
         if declared == "refused":
-            with pytest.raises(UserError, match=r"positions, got \(4, .*: (a vector has none|only maps with as many)"):
+            sentence = (
+                rf"{name} compares positions, which .* do not allow: .* got \(4, .*: (a vector has|only maps with)"
+            )
+            with pytest.raises(UserError, match=sentence):
                 method_on(name, teacher, student)
             continue
         method = method_on(name, teacher, student)

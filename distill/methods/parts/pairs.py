@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from contextlib import contextmanager
 
 from torch import Tensor
 
@@ -46,14 +47,18 @@ def position_pairs(
     """
     layers = zip(method.student_layers, method.teacher_layers, strict=True)
     for (of_student, of_teacher), pair in zip(layers, feature_pairs(method, student, teacher), strict=True):
-        try:
+        with comparing_positions(method, f"student layer {of_student!r} and teacher layer {of_teacher!r}"):
             check_positions(*pair)
-        except UserError as error:
-            raise UserError(
-                f"{type(method).__name__} compares positions, which student layer {of_student!r} and teacher layer "
-                f"{of_teacher!r} do not allow: {error}"
-            ) from None
         yield pair
+
+
+@contextmanager
+def comparing_positions(method: DistillationModule, layers: str) -> Iterator[None]:
+    """Says in an error about features which method compares which layers."""
+    try:
+        yield
+    except UserError as error:
+        raise UserError(f"{type(method).__name__} compares positions, which {layers} do not allow: {error}") from None
 
 
 def as_map(feature: Tensor) -> Tensor:
