@@ -17,8 +17,8 @@ from distill.atomic import atomic_write
 from distill.batches import complete_samples
 from distill.checkpoint import load_network
 from distill.command.command_line import CLI
-from distill.errors import UserError
-from distill.internals.lightning import UserFileNotFoundError, as_in_a_step
+from distill.errors import UserError, UserFileNotFoundError
+from distill.internals.lightning import as_in_a_step
 from distill.rank.bootstrap import Sums, joined, sums_of
 from distill.rank.table import Candidate, write_ranking
 from distill.study.lock import study_lock
