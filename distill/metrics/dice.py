@@ -51,8 +51,10 @@ class RegionDice(Metric):
 
     def __init__(self, regions: Mapping[str, Sequence[int]], ignore_index: int = 255, **kwargs: Any) -> None:
         super().__init__(**kwargs)
-        if not regions:
-            raise UserError("regions must name at least one region, such as {'WT': [1, 2, 3]}")
+        if not isinstance(regions, Mapping) or not regions:
+            raise UserError(
+                f"regions must name the classes of one or more regions, such as {{'WT': [1, 2, 3]}}, got {regions}"
+            )
         for name, classes in regions.items():
             if not classes or len(set(classes)) < len(classes) or not all(part >= 0 for part in classes):
                 raise UserError(f"regions: {name} must be one or more different classes, got {list(classes)}")

@@ -48,9 +48,9 @@ class RegionSegmentation(SemanticSegmentation):
         **kwargs: Any,
     ) -> None:
         check_at_least(0, dice_weight=dice_weight)
-        self.regions = {name: tuple(classes) for name, classes in regions.items()}
+        self.regions = regions
         self.dice_weight = dice_weight
-        super().__init__(num_classes, **kwargs)
+        super().__init__(num_classes, **kwargs)  # makes the metrics, which check the regions
         for name, classes in self.regions.items():
             if max(classes) >= num_classes:
                 raise UserError(
