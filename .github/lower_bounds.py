@@ -11,7 +11,7 @@ if sys.version_info >= (3, 11):
 else:
     import tomli as tomllib
 
-EXTRAS = ("hf", "nyu", "onnx", "slurm")
+EXTRAS = ("hf", "nifti", "nyu", "onnx", "slurm")
 
 
 def lower_bounds(pyproject: str) -> list[str]:

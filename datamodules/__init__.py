@@ -9,7 +9,9 @@ from datamodules.gaussian_pair import GaussianPair
 from datamodules.kitti_depth import KITTIDepth
 from datamodules.kitti_semantics import KITTISemantics
 from datamodules.masked_features import MaskedFeatures
+from datamodules.missing_modality_mri import MissingModalityMRI
 from datamodules.mnistm import MNISTM
+from datamodules.mri_phantom import MRIPhantom
 from datamodules.noisy_pair import NoisyPair
 from datamodules.nyu_depth import NYUDepthV2
 from datamodules.radar_optical import RadarOptical
@@ -33,7 +35,9 @@ __all__ = [
     "GaussianPair",
     "KITTIDepth",
     "KITTISemantics",
+    "MRIPhantom",
     "MaskedFeatures",
+    "MissingModalityMRI",
     "NYUDepthV2",
     "NoisyPair",
     "PairedAugmentation",

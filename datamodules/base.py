@@ -77,6 +77,11 @@ class PairedDataModule(LightningDataModule, ABC):
         """
         return self.modalities if isinstance(self.splits.train, TensorPairs) else ()
 
+    @property
+    def evaluation_batch_size(self) -> int | None:
+        """Samples in a batch of validation, test and ``predict``; ``None`` puts the whole split into one batch."""
+        return self.batch_size
+
     @abstractmethod
     def make_splits(self) -> Splits:
         """Makes the data sets; every call makes the same ones."""
@@ -169,9 +174,11 @@ class PairedDataModule(LightningDataModule, ABC):
         generator: torch.Generator | None = None,
         kind: type[Loader] = Loader,
     ) -> DataLoader[Batch]:
+        # those that resume are the loaders to train with
+        size = self.batch_size if issubclass(kind, ResumableLoader) else self.evaluation_batch_size
         return kind(
             dataset,
-            batch_size=(len(cast(Sized, dataset)) or 1) if self.batch_size is None else self.batch_size,
+            batch_size=(len(cast(Sized, dataset)) or 1) if size is None else size,
             shuffle=shuffle,
             sampler=sampler,
             generator=generator,

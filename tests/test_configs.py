@@ -34,6 +34,7 @@ from tests.datamodules.trees import (
     write_semantic_kitti,
     write_virtual_kitti2,
 )
+from tests.datamodules.volumes import write_brats
 from tests.waiting import wait_until
 
 ROOT = Path(__file__).parents[1]
@@ -79,6 +80,10 @@ def ravdess(folder: Path, _: pytest.MonkeyPatch) -> Options:
     return {"root": root, "cache_dir": folder / "cache", "val_actors": [19], "test_actors": [21], "size": 32}
 
 
+def mri(folder: Path, _: pytest.MonkeyPatch) -> Options:
+    return {"root": write_brats(folder), "patch_size": [8, 8, 8], "divisor": 2}
+
+
 # data sets that must be fetched: what writes a small tree in their format and says where it is
 TREES: dict[str, Writer] = {
     "kitti_semantics": frames(write_kitti_semantics),
@@ -89,6 +94,7 @@ TREES: dict[str, Writer] = {
     "semantic_kitti": semantic_kitti,
     "ravdess": ravdess,
     "cifar100": cifar100,
+    "mri": mri,
 }
 FETCHED_DATA = [path for path in RECIPES if path.parent.name in TREES]
 # rows of studies beside the recipes, data set by data set: each kind of method, and networks that no recipe has
@@ -119,6 +125,7 @@ ROWS = [
 ]
 STAGED = ("FitNet", "FSP", "FT")
 SMALL: dict[str, dict[str, Any]] = {
+    "distill.models.UNet3d": {"channels": [2, 2]},
     "distill.models.SNERoadSeg": {"encoder_name": "resnet10t"},
     "distill.models.OFFNet": {"encoder_name": "mit_b0"},
     "distill.models.CameraStream": {"encoder_name": "resnet18"},

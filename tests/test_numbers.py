@@ -11,7 +11,7 @@ import pytest
 import callbacks
 import datamodules
 import distill.metrics
-from distill import Classification, DepthEstimation, SemanticSegmentation
+from distill import Classification, DepthEstimation, RegionSegmentation, SemanticSegmentation
 from distill.errors import UserError
 from tests.number_arguments import ANY_FINITE, Argument, of_all
 
@@ -29,6 +29,7 @@ SKIPPED = {"Camera", "Frame", "Splits", "TensorPairs", "FrameDataModule", "Paire
 ARGUMENTS = of_all(
     Classification,
     SemanticSegmentation,
+    RegionSegmentation,
     DepthEstimation,
     *classes_of(distill.metrics),
     *classes_of(callbacks),

@@ -8,6 +8,7 @@ from distill.losses.cc import cc_loss
 from distill.losses.crd import nce_log_normalizer, nce_loss
 from distill.losses.cwd import cwd_loss
 from distill.losses.depth import silog_loss, ssim_loss
+from distill.losses.dice import dice_loss
 from distill.losses.dkd import decoupled_kd_terms, dkd_loss
 from distill.losses.dpm import bin_centers, decode_depth, depth_probability_map, dpm_loss
 from distill.losses.ds import cross_correlation, dcm_loss, dcm_terms, rbf_log_mean, sem_loss, sem_terms
@@ -39,6 +40,7 @@ __all__ = [
     "decode_depth",
     "decoupled_kd_terms",
     "depth_probability_map",
+    "dice_loss",
     "discriminator_loss",
     "dkd_loss",
     "dpm_loss",

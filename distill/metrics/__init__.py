@@ -3,6 +3,7 @@
 from distill.metrics.classification import ClassificationScores
 from distill.metrics.cmd import CentralMomentDiscrepancy, central_moment_discrepancy
 from distill.metrics.depth import DepthScores
+from distill.metrics.dice import RegionDice
 from distill.metrics.jsd import NontargetJSD, TargetJSD, nontarget_jsd, target_jsd
 from distill.metrics.multi_label import MultiLabelScores
 from distill.metrics.regression import RegressionScores
@@ -14,6 +15,7 @@ __all__ = [
     "DepthScores",
     "MultiLabelScores",
     "NontargetJSD",
+    "RegionDice",
     "RegressionScores",
     "SegmentationScores",
     "TargetJSD",

@@ -19,6 +19,7 @@ from distill.models.cifar import (
 )
 from distill.models.depth_unet import DepthUNet
 from distill.models.duplex_unet import DuplexUNet
+from distill.models.early_fusion import EarlyFusion
 from distill.models.emotion_net import EmotionNet
 from distill.models.flip_averaged import FlipAveraged
 from distill.models.hugging_face import HuggingFaceDepth
@@ -28,6 +29,7 @@ from distill.models.off_net import OFFNet
 from distill.models.pmf import PMF, CameraStream, LidarStream
 from distill.models.sne_roadseg import SNERoadSeg
 from distill.models.stored_teacher import StoredTeacher
+from distill.models.unet3d import UNet3d
 
 __all__ = [
     "BTS",
@@ -40,6 +42,7 @@ __all__ = [
     "CameraStream",
     "DepthUNet",
     "DuplexUNet",
+    "EarlyFusion",
     "EmotionNet",
     "FlipAveraged",
     "HuggingFaceDepth",
@@ -56,6 +59,7 @@ __all__ = [
     "ShuffleNetV1",
     "ShuffleNetV2",
     "StoredTeacher",
+    "UNet3d",
     "WRN16x2",
     "WRN40x2",
 ]

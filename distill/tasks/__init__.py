@@ -3,6 +3,7 @@
 from distill.tasks.classification import Classification
 from distill.tasks.depth_estimation import DepthEstimation
 from distill.tasks.multi_label_classification import MultiLabelClassification
+from distill.tasks.region_segmentation import RegionSegmentation
 from distill.tasks.regression import Regression
 from distill.tasks.semantic_segmentation import SemanticSegmentation
 from distill.tasks.task import Task
@@ -11,6 +12,7 @@ __all__ = [
     "Classification",
     "DepthEstimation",
     "MultiLabelClassification",
+    "RegionSegmentation",
     "Regression",
     "SemanticSegmentation",
     "Task",

@@ -21,6 +21,7 @@ from datamodules import (
     Cityscapes,
     KITTIDepth,
     KITTISemantics,
+    MissingModalityMRI,
     NYUDepthV2,
     PairedAugmentation,
     PairedDataModule,
@@ -38,6 +39,7 @@ from tests.datamodules.trees import (
     write_semantic_kitti,
     write_virtual_kitti2,
 )
+from tests.datamodules.volumes import write_brats
 
 Make = Callable[..., PairedDataModule]
 
@@ -89,6 +91,14 @@ PROMISES = [
         {"optical": (3, 12, 12), "radar": (3, 12, 12)},
         splits_by_seed=True,
     ),
+    Promise(
+        MissingModalityMRI,
+        write_brats,
+        rooted(patch_size=(12, 12, 16), divisor=4),
+        dict.fromkeys(("t1n", "t1c", "t2w", "t2f"), (1, 12, 12, 16)),
+        (12, 12, 16),
+        splits_by_seed=True,
+    ),
 ]
 
 
@@ -111,7 +121,8 @@ def ready(make: Make, **arguments: Any) -> PairedDataModule:
 
 def whole(loader: DataLoader[Batch]) -> Batch:
     batches = list(loader)
-    return {name: torch.cat([batch[name] for batch in batches]) for name in batches[0]}
+    tensors = [name for name, values in batches[0].items() if isinstance(values, Tensor)]
+    return {name: torch.cat([batch[name] for batch in batches]) for name in tensors}
 
 
 def as_they_are(module: PairedDataModule) -> list[Batch]:
@@ -123,8 +134,11 @@ def as_they_are(module: PairedDataModule) -> list[Batch]:
     return loaders
 
 
-def same(first: dict[str, Tensor], second: dict[str, Tensor]) -> bool:
-    return first.keys() == second.keys() and all(torch.equal(first[name], second[name]) for name in first)
+def same(first: Batch, second: Batch) -> bool:
+    return first.keys() == second.keys() and all(
+        torch.equal(values, second[name]) if isinstance(values, Tensor) else values == second[name]
+        for name, values in first.items()
+    )
 
 
 def test_batches_hold_the_named_modalities_target_and_index(promise: Promise, make: Make) -> None:
