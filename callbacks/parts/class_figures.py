@@ -71,7 +71,7 @@ def classification_figure(samples: Sequence[ClassViews], class_names: Sequence[s
     for axes, name in zip(grid[0], names, strict=False):
         axes.set_title(name, fontsize="medium")
     handles = [Patch(color=MODEL_COLOURS[model], label=model) for model in samples[0].models]
-    handles.append(Patch(color=RIGHT, label="true class"))
+    handles += [Patch(color=RIGHT, label="true class"), Patch(color=WRONG, label="wrong prediction")]
     figure.legend(handles=handles, loc="outside lower right", ncols=len(handles), frameon=False)
     return figure
 
@@ -104,7 +104,7 @@ def _draw_probabilities(axes: Axes, views: ClassViews, class_names: Sequence[str
         axes.barh(places, probability[shown].numpy(), height, color=MODEL_COLOURS[model])
         predicted = int(probability.argmax())
         colour = NEITHER if views.target is None else RIGHT if predicted == views.target else WRONG
-        title = f"{model}: {class_names[predicted] if class_names else predicted} {probability[predicted]:.0%}"
+        title = f"{model}: {class_names[predicted] if class_names else predicted} ({probability[predicted]:.0%})"
         where = "left" if number == 0 else "right"
         axes.set_title(title, loc=where, fontsize="small", color=colour)
     axes.set(xlim=(0, 1), yticks=np.arange(len(shown)), yticklabels=names)

@@ -3,6 +3,7 @@ from __future__ import annotations
 import math
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,7 +16,10 @@ from tensorboard.backend.event_processing.event_accumulator import EventAccumula
 from torch import Tensor
 
 from callbacks import PredictionGallery
+from callbacks.parts.class_figures import RIGHT, WRONG
 from callbacks.parts.figures import as_picture
+from callbacks.parts.gallery import _shown
+from callbacks.parts.step import Step
 from callbacks.prediction_gallery import MARK_COLOUR, NO_CLASS, Views, _views, gallery_figure
 from distill import Supervised
 from tests.callbacks.pairs import read, trainer
@@ -184,3 +188,60 @@ def test_of_a_modality_that_is_no_colour_image_the_first_channel_is_drawn() -> N
     points = torch.randn(5, 4, 6)
     assert np.array_equal(as_picture(points), as_picture(points[:1]))
     assert as_picture(points).shape == (4, 6, 3)
+
+
+def shown(step: Step, data: Any, count: int = 4) -> Any:
+    gallery = PredictionGallery()
+    assert gallery.obstacle(step) is None
+    stand_in: Any = SimpleNamespace(datamodule=data, lightning_module=None)
+    return gallery.draw(gallery.keep(_shown(step, data), count), stand_in)
+
+
+def test_a_classified_sample_has_its_inputs_and_the_probabilities_of_both_models() -> None:
+    student, teacher = torch.tensor([[0.0, 2.0, 1.0]]).log_softmax(1), torch.tensor([[0.7, 0.1, 0.2]]).log()
+    batch = {
+        "image": torch.zeros(1, 3, 4, 4),
+        "sound": torch.randn(1, 1, 3, 8),
+        "ecg": torch.randn(1, 2, 9),
+        "vector": torch.randn(1, 5),
+        "video": torch.randn(1, 3, 4, 6, 6),
+        "target": torch.tensor([0]),
+    }
+    inputs = tuple(batch[name] for name in ("image", "sound", "ecg", "vector", "video"))
+    step = read({"prediction": student, "teacher_prediction": teacher, "inputs": inputs}, batch)
+    data = SimpleNamespace(
+        class_names=("cat", "dog", "owl"),
+        normalization={"image": ((0.2, 0.4, 0.6), (0.5, 0.5, 0.5))},
+        rows_upwards=("sound",),
+    )
+    figure = shown(step, data)
+    image, sound, ecg, vector, video, bars = figure.axes
+    assert [axes.get_title() for axes in figure.axes[:5]] == ["image", "sound", "ecg", "vector", "video"]
+    np.testing.assert_allclose(image.get_images()[0].get_array()[0, 0], (0.2, 0.4, 0.6), atol=1e-6)
+    assert np.array_equal(sound.get_images()[0].get_array(), as_picture(batch["sound"][0].flip(1)))
+    assert [line.get_ydata().tolist() for line in ecg.lines] == batch["ecg"][0].tolist()
+    assert [bar.get_height() for bar in vector.patches] == pytest.approx(batch["vector"][0].tolist())
+    assert np.array_equal(video.get_images()[0].get_array(), as_picture(batch["video"][0, :, 2]))
+    # the highest of both models first: cat 0.7, dog, owl
+    odds = [math.exp(value) / (1 + math.e + math.e**2) for value in (0, 2, 1)]
+    assert [bar.get_width() for bar in bars.patches] == pytest.approx([0.7, 0.1, 0.2, *odds], abs=1e-6)
+    assert [label.get_text() for label in bars.get_yticklabels()] == ["cat", "dog", "owl"]
+    assert [label.get_fontweight() for label in bars.get_yticklabels()] == ["bold", "normal", "normal"]
+    titles = [(bars.title if where == "center" else getattr(bars, f"_{where}_title")) for where in ("left", "right")]
+    assert [title.get_text() for title in titles] == ["teacher: cat (70%)", "student: dog (67%)"]
+    assert [title.get_color() for title in titles] == [RIGHT, WRONG]
+
+
+def test_the_true_class_is_drawn_though_no_model_finds_it_probable() -> None:
+    logits = torch.arange(20.0).flip(0)[None]
+    bars = shown(read({"prediction": logits}, {"target": torch.tensor([17])}), SimpleNamespace()).axes[-1]
+    assert [label.get_text() for label in bars.get_yticklabels()] == ["0", "1", "2", "3", "17"]
+
+
+def test_of_volumes_the_middle_slice_is_drawn() -> None:
+    batch = {"scan": torch.randn(2, 1, 5, 4, 6), "target": torch.randint(3, (2, 5, 4, 6))}
+    student = torch.randn(2, 3, 5, 4, 6)
+    views = _views(read({"prediction": student, "inputs": (batch["scan"],)}, batch), 1)
+    assert torch.equal(views[0]["scan"], batch["scan"][0, :, 2])
+    assert torch.equal(views[0]["target"], batch["target"][0, 2])
+    assert torch.equal(views[0]["prediction"], student[0, :, 2].argmax(0))
