@@ -24,8 +24,8 @@ PUBLIC = {
         semckd_loss silog_loss sp_loss ssim_loss vid_loss
     """,
     "distill.metrics": """
-        CentralMomentDiscrepancy ClassificationScores DepthScores MultiLabelScores NontargetJSD RegionDice RegressionScores
-        SegmentationScores TargetJSD central_moment_discrepancy nontarget_jsd target_jsd
+        CentralMomentDiscrepancy ClassificationScores DepthScores MultiLabelScores NontargetJSD RegionDice
+        RegressionScores SegmentationScores TargetJSD central_moment_discrepancy nontarget_jsd target_jsd
     """,
     "distill.models": """
         AICNet AdaBins BTS CameraStream DepthUNet DuplexUNet EarlyFusion EmotionNet FlipAveraged
