@@ -9,7 +9,7 @@ import pytest
 PUBLIC = {
     "distill": """
         Batch Classification DepthEstimation DistillationModule FeatureMask NetworkOutput SemanticSegmentation
-        Supervised Task
+        Supervised Task Weights
     """,
     "distill.methods": """
         AFKD ALKD ARFD AT CC CRD CWD Combined DKD DWLD DimensionalStructure FSP FT FitNet KD LIX NST NTDH PKT PSSM
@@ -56,7 +56,7 @@ PUBLIC = {
         main
     """,
     "distill.checkpoint": """
-        load_network load_weights save_network
+        Weights load_network load_weights save_network
     """,
 }
 
