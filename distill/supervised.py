@@ -60,6 +60,7 @@ class Supervised(LoadsCheckpoints, TransferHooks):
     """
 
     start_option = "network_checkpoint"
+    """The argument with the weights to start from, for messages."""
 
     def __init__(
         self,

@@ -9,7 +9,7 @@ import pytest
 PUBLIC = {
     "distill": """
         Batch Classification DepthEstimation DistillationModule FeatureMask MultiLabelClassification NetworkOutput
-        RegionSegmentation Regression SemanticSegmentation Supervised Task
+        RegionSegmentation Regression SemanticSegmentation Supervised Task Weights
     """,
     "distill.methods": """
         AFKD ALKD ARFD AT CC CRD CWD Combined DKD DWLD DimensionalStructure FSP FT FitNet KD LIX NST NTDH PKT PSSM
@@ -59,7 +59,7 @@ PUBLIC = {
         main
     """,
     "distill.checkpoint": """
-        load_network load_weights save_network
+        Weights load_network load_weights save_network
     """,
 }
 

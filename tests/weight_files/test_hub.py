@@ -110,6 +110,24 @@ def test_what_the_cache_lacks_is_downloaded_without_the_other_files(hub: Path, m
     assert [local for *_, local in asked[:-1]] == [True, True]
 
 
+def test_a_download_that_was_stopped_between_two_shards_is_completed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    net, _ = sharded(tmp_path)
+    shard, kept = tmp_path / f"{SHARDS[1]}.safetensors", tmp_path / "kept"
+    shard.rename(kept)
+
+    def download(*_: Any, local_files_only: bool, **__: Any) -> str:
+        if not local_files_only:
+            kept.rename(shard)
+        return str(tmp_path)
+
+    monkeypatch.setattr(huggingface_hub, "snapshot_download", download)
+    other = Net(4)
+    load_network(other, "hf://org/name")
+    assert_equal_weights(other, net)
+
+
 def test_an_error_of_the_client_is_one_sentence(monkeypatch: pytest.MonkeyPatch) -> None:
     def fail(*_: Any, local_files_only: bool, **__: Any) -> str:
         raise FileNotFoundError if local_files_only else ConnectionError("no route to host. Try again.\nmore")
