@@ -102,7 +102,7 @@ def test_predictions_other_than_logits_are_refused_before_the_first_step(tmp_pat
 @pytest.mark.parametrize("task", [Classification(CLASSES), MultiLabelClassification(CLASSES)])
 def test_several_classes_of_a_sample_are_refused_before_the_first_step(task: Task) -> None:
     labels = torch.eye(CLASSES)[[0, 1, 2, 3, 0, 1]]  # soft labels of the one, several labels of the other
-    with pytest.raises(ValueError, match="^FeatureMask needs one class index for each sample, but a sample may have"):
+    with pytest.raises(ValueError, match=r"^FeatureMask needs one class index for each sample, but a sample may have"):
         FeatureMask(**pair_arguments(task=task)).check_batch(make_batch() | {"target": labels})
 
 
