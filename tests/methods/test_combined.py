@@ -168,6 +168,7 @@ def test_a_part_with_networks_a_task_or_an_optimiser_of_its_own_is_refused(own: 
         "teacher_layout": "tokens",
         "student_layout": {"first": "channels_last"},
         "batch_names": ["x_a", "x_b", "target"],
+        "teacher_classes": [0, 1],
     }
     with pytest.raises(ValueError, match=f"method 'kd' has its own {own}: give it to Combined alone"):
         combined({"dkd": DKD(), "kd": KD(**{own: given[own]})})
