@@ -21,12 +21,18 @@ class ClassMap:
     Args:
         classes: For each class of the teacher, the index or the name of the student's class, or None if the student has
             none. The names are those of the task or of the data.
+
+    Raises:
+        ValueError: There is no entry, or one is neither an index nor a name.
     """
 
     def __init__(self, classes: Sequence[int | str | None]) -> None:
-        self.classes = tuple(classes)
-        if not self.classes:
-            raise UserError("teacher_classes is empty: give the student's class for each class of the teacher, or null")
+        entries = list(classes) if isinstance(classes, (list, tuple)) else []
+        if not entries or not all(entry is None or type(entry) in (int, str) for entry in entries):
+            raise UserError(
+                f"teacher_classes must list an index, a name or null for each class of the teacher, got {classes!r}"
+            )
+        self.classes = entries
 
     def __call__(self, prediction: Tensor, task: Task) -> Tensor:
         """The teacher's logits ``(N, T, *)`` as logits of the task's C classes, ``(N, C, *)``.

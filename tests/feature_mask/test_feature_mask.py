@@ -11,7 +11,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill import FeatureMask
+from distill import Classification, FeatureMask, MultiLabelClassification, Task
 from distill.cli import main
 from distill.feature_mask.feature_mask import FEATURES_AT_ONCE, _interleaved
 from distill.models import MLP
@@ -97,6 +97,13 @@ def test_a_checkpoint_holds_both_networks_and_scores_the_student(tmp_path: Path)
 def test_predictions_other_than_logits_are_refused_before_the_first_step(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="FeatureMask compares logits of classes, but DepthEstimation has no classes"):
         fit(tmp_path, ON_DEPTH)
+
+
+@pytest.mark.parametrize("task", [Classification(CLASSES), MultiLabelClassification(CLASSES)])
+def test_several_classes_of_a_sample_are_refused_before_the_first_step(task: Task) -> None:
+    labels = torch.eye(CLASSES)[[0, 1, 2, 3, 0, 1]]  # soft labels of the one, several labels of the other
+    with pytest.raises(ValueError, match=r"^FeatureMask needs one class index for each sample, but a sample may have"):
+        FeatureMask(**pair_arguments(task=task)).check_batch(make_batch() | {"target": labels})
 
 
 @pytest.mark.parametrize(

@@ -43,9 +43,10 @@ def test_the_hard_loss_is_the_mean_binary_cross_entropy_of_the_known_labels(spat
 def test_a_term_per_sample_or_position_counts_where_a_label_is_known() -> None:
     task = MultiLabelClassification(3)
     _, target = labelled(2, 2)
-    target[3, :, 0, 0] = UNKNOWN
+    target[3, :, 0, 0], target[0, 0] = UNKNOWN, UNKNOWN
     assert counts_of(torch.zeros(4), target, task).tolist() == [1, 1, 0, 1]
     assert counts_of(torch.zeros(4, 2, 2), target, task)[3].tolist() == [[0, 1], [1, 1]]
+    assert counts_of(torch.zeros(4, 2, 2), target, task)[0].eq(1).all()  # its last label is known
 
 
 def test_labels_may_be_probabilities_booleans_or_whole_numbers() -> None:

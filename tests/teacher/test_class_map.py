@@ -10,7 +10,7 @@ import torch
 from torch import Tensor, nn
 
 from distill import Classification, MultiLabelClassification, Regression, SemanticSegmentation, Task
-from distill.methods import DKD, KD, Combined
+from distill.methods import DKD, KD
 from distill.teacher.class_map import ClassMap
 from distill.training.labels import name_classes
 from tests.losses.cases import assert_near
@@ -64,9 +64,10 @@ def test_a_list_that_does_not_fit_is_one_sentence(classes: list[Any], task: Task
         ClassMap(classes)(logits(), task)
 
 
-def test_an_empty_list_is_refused() -> None:
-    with pytest.raises(ValueError, match="teacher_classes is empty"):
-        KD(teacher_classes=[])
+@pytest.mark.parametrize("classes", [[], 3, [0.5], [True]])
+def test_what_is_no_list_of_classes_is_refused(classes: Any) -> None:
+    with pytest.raises(ValueError, match=r"^teacher_classes must list an index, a name or null for each class"):
+        KD(teacher_classes=classes)
 
 
 class Reordered(nn.Module):
@@ -116,8 +117,3 @@ def test_the_names_may_be_those_of_the_data() -> None:
     name_classes(data, task)
     raw = module.run_teacher(make_batch()).prediction
     assert torch.equal(module.forward_teacher(make_batch()).prediction, raw.flip(1))
-
-
-def test_the_parts_of_a_combination_leave_the_list_to_it() -> None:
-    with pytest.raises(ValueError, match="method 'kd' has its own teacher_classes: give it to Combined alone"):
-        Combined(methods={"kd": KD(teacher_classes=[0, 1])})
