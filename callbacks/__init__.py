@@ -3,6 +3,7 @@
 Only :class:`ControllerTracker` reads from a part of a module, through a hook.
 """
 
+from callbacks.confusion_matrix import ConfusionMatrix
 from callbacks.controller import ControllerTracker
 from callbacks.depth_gallery import DepthGallery
 from callbacks.divergence import DivergenceTracker
@@ -15,6 +16,7 @@ from callbacks.similarity import TeacherSimilarity
 from callbacks.structure import FeatureStructure
 
 __all__ = [
+    "ConfusionMatrix",
     "ControllerTracker",
     "DepthGallery",
     "DivergenceTracker",

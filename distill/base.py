@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -13,11 +14,12 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
-from distill.checkpoint import load_network
+from distill.batches import Batch, modalities, present
+from distill.checkpoint import Weights, load_network
 from distill.checks import check_at_least
 from distill.internals.lightning import attached
 from distill.layouts import Layout
-from distill.outputs import Batch, NetworkOutput, autocast_off, modalities, network_output, step_output
+from distill.outputs import NetworkOutput, autocast_off, network_output, step_output
 from distill.supervised import Supervised
 from distill.taps import FeatureTaps
 from distill.tasks import Task
@@ -30,6 +32,7 @@ from distill.training.compilation import compile_in_place
 from distill.training.first_batch import check_pair
 from distill.training.labels import known_class_names
 from distill.training.means import counted_means
+from distill.training.presence import complete_pairs, on_complete_samples
 from distill.weighting.schedule import WeightingSchedule, begin_fit
 
 __all__ = ["Batch", "DistillationModule", "NetworkOutput", "Supervised"]
@@ -43,6 +46,11 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
     ``teacher_prediction``, ``features`` and ``teacher_features`` of the tapped layers, ``inputs``, ``teacher_inputs``
     and ``ignore_index`` for the callbacks, and ``loss`` in training.
 
+    A batch may tell by a mask ``<modality>_present`` which samples have a modality. Where the teacher lacks one, it
+    does not see the sample, no term counts it, its rows of ``teacher_prediction`` and ``teacher_features`` are NaN, and
+    the steps also return the mask ``present``, bool ``(N,)``, of the samples with a teacher's prediction. The hard loss
+    and the scores count these samples. A sample that lacks a modality of the student counts nowhere.
+
     The teacher takes part in the forward pass only: it is always in eval mode and has no gradients, no checkpoint
     holds it, and the optimiser and DDP do not know it.
 
@@ -55,7 +63,8 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         teacher_layers: Layers of the teacher whose features ``distillation_step`` gets, by module name.
         student_layers: The same for the student.
         teacher_checkpoint: Weights for the teacher: a checkpoint of :class:`Supervised` or of any method (then its
-            student), a plain ``state_dict`` file, or ``.safetensors``.
+            student), or a file, folder or name of the Hub as others have them; see
+            :func:`~distill.checkpoint.load_network` and :class:`~distill.checkpoint.Weights`.
         hard_weight: The weight of the hard loss. With 0, training uses no labels, and methods that compare
             predictions only (such as KD) accept batches without ``target``.
         optimizer: Makes the optimiser from the trained parameters.
@@ -75,10 +84,14 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         teacher_classes: For a teacher with other classes than the student, or another order of them: the student's
             class for each class of the teacher, by index or by name, or ``null`` where the student has none. Several
             classes of the teacher may lead to one; see :class:`~distill.teacher.class_map.ClassMap`.
+        batch_names: The names of the items of a batch, for a loader that gives tuples; see :class:`Supervised`.
+        student_checkpoint: Weights from which the student starts, in one of the forms of ``teacher_checkpoint``.
 
     ``teacher``, ``student``, ``task`` and ``optimizer`` are optional only for a method that is a part of
     :class:`~distill.methods.Combined`: the combination has them.
     """
+
+    start_option = "student_checkpoint"
 
     def __init__(
         self,
@@ -89,7 +102,7 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         student_inputs: Sequence[str] = (),
         teacher_layers: Sequence[str] = (),
         student_layers: Sequence[str] = (),
-        teacher_checkpoint: str | Path | None = None,
+        teacher_checkpoint: Weights | str | Path | None = None,
         hard_weight: float = 1.0,
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
@@ -100,8 +113,12 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         student_layout: Layout | dict[str, Layout] | None = None,
         aux_weight: float = 0.4,
         teacher_classes: list[int | str | None] | None = None,
+        batch_names: Sequence[str] = (),
+        student_checkpoint: Weights | str | Path | None = None,
     ) -> None:
-        super().__init__(student, task, student_inputs, optimizer, lr_scheduler, aux_weight)
+        super().__init__(
+            student, task, student_inputs, optimizer, lr_scheduler, aux_weight, batch_names, student_checkpoint
+        )
         check_at_least(0, hard_weight=hard_weight)
         self.teacher_inputs = tuple(teacher_inputs)
         self.teacher_layers = tuple(teacher_layers)
@@ -109,6 +126,12 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         self.teacher_layout, self.student_layout = teacher_layout, student_layout
         self.hard_weight = hard_weight
         self.class_map = None if teacher_classes is None else ClassMap(teacher_classes)
+        self.network_options: dict[str, object] = {
+            "teacher_checkpoint": teacher_checkpoint,
+            "student_checkpoint": student_checkpoint,
+            "teacher_precision": teacher_precision,
+            "compile": compile,
+        }
         if teacher is not None:
             check_separate(teacher, self)
             self.frozen_teacher = FrozenTeacher(
@@ -170,10 +193,11 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
     def forward_teacher(self, batch: Batch) -> NetworkOutput:
         """The teacher's output for a batch, in the student's classes and in the size of the target.
 
-        In training it is from the cache, if there is one.
+        In training it is from the cache, if there is one. It is NaN for samples that lack a modality of the teacher.
         """
-        cache = self.teacher_cache
-        output = self.run_teacher(batch) if cache is None else cache.output(batch, self.run_teacher)
+        cache, run = self.teacher_cache, self.run_teacher
+        cached = run if cache is None else partial(cache.output, run_teacher=run)
+        output = on_complete_samples(cached, run, batch, self.teacher_inputs)
         if self.class_map is not None:
             output = output._replace(prediction=self.class_map(output.prediction, self.known_task))
         return output._replace(prediction=self.at_targets(output.prediction, batch))
@@ -192,10 +216,14 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         return self.forward_teacher(batch), self.forward_network(batch)
 
     def distillation_terms(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
-        """The terms of ``distillation_step`` by name, each a float32 scalar."""
+        """The terms of ``distillation_step`` by name, each a float32 scalar.
+
+        Samples that lack a modality of the teacher do not count.
+        """
+        compared = complete_pairs(teacher, student, batch, self.teacher_inputs)
         with autocast_off(student.prediction):
-            terms = self.distillation_step(teacher, student, batch)
-            return counted_means(terms, batch, self.task, type(self).__name__)
+            terms = self.distillation_step(*compared)
+            return counted_means(terms, compared.batch, self.task, type(self).__name__)
 
     def training_losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Any]]:
         """The hard loss and the distillation terms of a batch; see :meth:`Supervised.training_losses`."""
@@ -236,9 +264,9 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         """Calls ``after_backward``, before any callback can save a checkpoint."""
         self.after_backward()
 
-    def after_transfer(self, batch: Batch, moved: Batch) -> None:
+    def note_transfer(self, batch: Any, moved: Batch) -> None:
         """Gives the cache the copy of the samples' positions that is still on the CPU."""
-        if self.teacher_cache is not None and isinstance(batch, dict):  # exports transfer a plain tensor
+        if self.teacher_cache is not None and isinstance(batch, dict):
             self.teacher_cache.note_transfer(batch, moved)
 
     @torch.no_grad()
@@ -246,7 +274,7 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         """The teacher's prediction for a batch, as ``distillation_step`` gets it."""
         return self.forward_teacher(batch).prediction
 
-    def reference_student(self, checkpoint: str | Path) -> Supervised:
+    def reference_student(self, checkpoint: str | Path | Weights) -> Supervised:
         """A frozen copy of the student in eval mode, with the weights of a checkpoint.
 
         Args:
@@ -265,4 +293,4 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
 
     def _step_output(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Any]:
         inputs = modalities(batch, self.teacher_inputs), modalities(batch, self.inputs)
-        return step_output(teacher, student, *inputs, self.ignore_index)
+        return step_output(teacher, student, *inputs, self.ignore_index, present(batch, self.teacher_inputs))

@@ -1,100 +1,145 @@
-"""Loads a teacher's weights and saves a student for deployment. Nothing here runs code from a file."""
+"""Loads the weights of networks and saves a student for deployment. Nothing here runs code from a file."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from pickle import UnpicklingError
 from typing import Any
-from zipfile import is_zipfile
 
-import torch
-from lightning_utilities.core.rank_zero import rank_zero_warn
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save
+from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+from safetensors.torch import save
 from torch import Tensor, nn
-from torch.nn.parameter import is_lazy
 
 from distill.atomic import atomic_write
-from distill.errors import UserError, UserFileNotFoundError
+from distill.errors import UserError
+from distill.weight_files.forms import (
+    NETWORK_PREFIX,
+    contents,
+    fitting_readings,
+    is_lightning,
+    is_own,
+    misfit,
+    table_at,
+)
+from distill.weight_files.reading import files_of, is_of_hub, read_content, read_weights
 
-NETWORK_PREFIX = "network."
+__all__ = [
+    "Weights",
+    "check_class_names",
+    "check_fits",
+    "load_network",
+    "load_weights",
+    "looks_untrained",
+    "path_of",
+    "read_content",
+    "save_network",
+    "weights_exist",
+]
 
 
-def load_weights(path: str | Path) -> dict[str, Tensor]:
-    """The weights of a network, by parameter name.
+@dataclass(frozen=True)
+class Weights:
+    """Weights in a file that holds several sets of them.
+
+    A plain path is enough where one part of the file has the names and shapes of the network. In YAML::
+
+        teacher_checkpoint: {path: run.ckpt, key: state_dict, prefix: net.}
 
     Args:
-        path: A Lightning checkpoint of :class:`~distill.base.Supervised` or of any distillation method (its student
+        path: A file, a folder of Hugging Face, an index of shards, or a name of the Hub; see :func:`load_network`.
+        key: Where the weights lie in the file, with dots between keys: ``state_dict`` or ``ema.state_dict``. An empty
+            text stands for the file itself.
+        prefix: What stands before the names of the weights, such as ``net.``; other names are left out. An empty text
+            stands for nothing.
+    """
+
+    path: str | Path
+    key: str | None = None
+    prefix: str | None = None
+
+
+def path_of(source: str | Path | Weights | Mapping[str, Any]) -> str | Path:
+    """The path of a file of weights, given as an argument or as it stands in a configuration."""
+    if isinstance(source, Weights):
+        return source.path
+    return source if isinstance(source, (str, Path)) else source["path"]
+
+
+def weights_exist(source: str | Path | Weights | Mapping[str, Any]) -> bool:
+    """Whether there is a file at the place of weights; a name of the Hub counts as one."""
+    path = path_of(source)
+    return is_of_hub(path) or bool(files_of(path))
+
+
+def load_weights(source: str | Path | Weights) -> dict[str, Tensor]:
+    """The weights of a network, by parameter name.
+
+    Without a network to compare with, a file of another form needs :class:`Weights` with key and prefix.
+
+    Args:
+        source: A Lightning checkpoint of :class:`~distill.base.Supervised` or of any distillation method (its student
             is loaded), a ``state_dict`` saved by :func:`torch.save`, or a ``.safetensors`` file.
 
     Raises:
         FileNotFoundError: The file does not exist.
         ValueError: The file is truncated, holds more than weights, or holds no network.
     """
-    return _network_weights(read_content(Path(path)), Path(path))
+    path = path_of(source)
+    content = read_weights(path)
+    if isinstance(source, Weights) and (source.key is not None or source.prefix is not None):
+        tensors = table_at(content, source.key or "", str(path))
+        prefix = source.prefix or ""
+        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+    if is_lightning(content):
+        return _own_network(content, path)
+    if isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values()):
+        return content
+    raise UserError(f"{path} holds neither a state_dict nor a Lightning checkpoint: it holds {contents(content)}")
 
 
-def read_content(path: Path, *, mmap: bool = False) -> Any:
-    """The content of a checkpoint or of a file of weights, read without running code from it.
-
-    Args:
-        path: The file.
-        mmap: Whether tensors stay on disk until they are used.
-
-    Raises:
-        FileNotFoundError: The file does not exist.
-        ValueError: The file is truncated, or holds more than plain data.
-    """
-    if not path.is_file():
-        raise UserFileNotFoundError(f"there is no checkpoint {path}")
-    if path.suffix == ".safetensors":
-        try:
-            return load_file(path)
-        except SafetensorError as error:
-            raise UserError(f"{path} is not a whole safetensors file: {error}") from None
-    with path.open("rb") as file:
-        start = file.read(1)
-    if start not in (b"", b"P", b"\x80"):  # of a zip archive, or of a pickle
-        raise UserError(
-            f"{path} is not a file of plain weights, but a text or another format: give a state_dict that torch.save "
-            "wrote, a Lightning checkpoint, or a .safetensors file"
-        )
-    try:
-        return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zipfile(path))
-    except UnpicklingError:
-        raise UserError(
-            f"{path} is not a file of plain weights, and loading anything else could run its code; "
-            "save its state_dict with torch.save or as .safetensors"
-        ) from None
-    except Exception as error:  # a truncated or foreign file makes torch's reader raise errors of many classes
-        reason = "".join(str(error).splitlines()[:1])
-        raise UserError(f"{path} is not a whole checkpoint: {type(error).__name__}: {reason}") from None
-
-
-def load_network(network: nn.Module, path: str | Path) -> Sequence[str]:
+def load_network(network: nn.Module, source: str | Path | Weights, option: str = "") -> Sequence[str]:
     """Loads the weights of a file into a network that has exactly those parameters and buffers.
+
+    The names and shapes of the network decide where in the file its weights are. What is unwrapped is said in one line.
 
     Args:
         network: Changed in place.
-        path: As in :func:`load_weights`.
+        source: A checkpoint of this library, of another LightningModule, of timm or torchvision, a ``state_dict``,
+            a ``.safetensors`` file, an index of shards, a folder of Hugging Face, or ``hf://owner/name`` on the Hub;
+            or :class:`Weights` where several parts of the file fit.
+        option: The argument that gave it, for messages.
 
     Returns:
         The names of the classes that the network was trained on, by index, if the file is a checkpoint that has
         them; otherwise an empty tuple.
 
     Raises:
-        FileNotFoundError: As in :func:`load_weights`.
-        ValueError: As in :func:`load_weights`; or names or shapes differ. The message gives the first missing and the
-            first unexpected name, and counts the others. Or the weights are quantized, complex or all zero.
+        FileNotFoundError: As in :func:`load_weights`; or a shard is missing, or the Hub has no such file.
+        ValueError: The file is damaged or holds more than weights. Or nothing in it has the names and shapes of the
+            network: the message gives the first missing and the first unexpected name, and counts the others. Or
+            several things have. Or the weights are quantized, complex or all zero.
     """
-    content = read_content(Path(path))
-    weights = _network_weights(content, Path(path))
+    try:
+        content = read_weights(path_of(source))
+        return _load(network, content, source)
+    except UserError as error:
+        raise UserError(f"the {option} {error}" if option else str(error)) from None
+
+
+def _load(network: nn.Module, content: Any, source: str | Path | Weights) -> Sequence[str]:
+    path = str(path_of(source))
+    key, prefix = (source.key, source.prefix) if isinstance(source, Weights) else (None, None)
     expected = network.state_dict()
-    check_fits(weights, expected, str(path), type(network).__name__)
+    reading, *others = fitting_readings(content, expected, key, prefix, source=path, network=type(network).__name__)
+    weights = reading.weights(expected)
     _check_numbers(weights, expected, path)
-    network.load_state_dict(weights)
-    return tuple(content["class_names"]) if "class_names" in content and content is not weights else ()
+    if reading.changes and (others or not is_own(content, reading)):
+        rank_zero_info(f"{path}: {reading.changes}")
+    expected.update(weights)  # keeps the versions of the network's layers, which its own names and shapes have
+    network.load_state_dict(expected)
+    names = content.get("class_names") if reading.table.key else None
+    return tuple(names) if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names) else ()
 
 
 def check_fits(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], source: str, network: str) -> None:
@@ -110,17 +155,8 @@ def check_fits(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], so
         ValueError: Names or shapes differ. The message gives the first missing and the first unexpected name, and
             counts the others.
     """
-    missing = [name for name in expected if name not in weights]
-    unexpected = [name for name in weights if name not in expected]
-    if missing or unexpected:
-        differences = [_first_of("lacks", missing), _first_of("has the unexpected", unexpected)]
-        raise UserError(f"{source} does not fit {network}: it {' and '.join(filter(None, differences))}")
-    for name, tensor in expected.items():
-        if not is_lazy(tensor) and tensor.numel() and tensor.shape != weights[name].shape:
-            raise UserError(
-                f"{source} does not fit {network}: {name} has shape {tuple(weights[name].shape)} in the file and "
-                f"{tuple(tensor.shape)} in the network"
-            )
+    if difference := misfit(weights, expected):
+        raise UserError(f"{source} does not fit {network}: {difference}")
 
 
 def _check_numbers(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: str | Path) -> None:
@@ -187,23 +223,9 @@ def looks_untrained(network: nn.Module) -> bool:
     return network.training and not moved and any(True for _ in network.parameters())
 
 
-def _network_weights(content: Any, path: Path) -> dict[str, Tensor]:
-    if isinstance(content, dict) and "pytorch-lightning_version" in content:
-        weights = {
-            name.removeprefix(NETWORK_PREFIX): tensor
-            for name, tensor in content.get("state_dict", {}).items()
-            if name.startswith(NETWORK_PREFIX)
-        }
-        if weights:
-            return weights
+def _own_network(content: Mapping[str, Any], path: str | Path) -> dict[str, Tensor]:
+    found = content.get("state_dict", {}).items()
+    own = {name.removeprefix(NETWORK_PREFIX): tensor for name, tensor in found if name.startswith(NETWORK_PREFIX)}
+    if not own:
         raise UserError(f"{path} is a Lightning checkpoint, but not of a Supervised or a distillation module")
-    if isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values()):
-        return content
-    raise UserError(f"{path} holds neither a state_dict nor a Lightning checkpoint")
-
-
-def _first_of(verb: str, names: list[str]) -> str:
-    if not names:
-        return ""
-    rest = f" and {len(names) - 1} more" if len(names) > 1 else ""
-    return f"{verb} {names[0]!r}{rest}"
+    return own

@@ -60,7 +60,7 @@ class FeatureLayout(NamedTuple):
 
         Args:
             feature: The layer's output.
-            inputs: The inputs of the network, whose size tells that of the map.
+            inputs: The inputs of the network that are tensors, whose size tells that of the map.
 
         Raises:
             ValueError: The tokens do not fill a map.
@@ -154,23 +154,26 @@ class LayoutObserver:
                 hooks.enter_context(module.register_forward_hook(partial(self._leave, layer)))
             yield
 
-    def layout_of(self, layer: str, feature: Tensor, inputs: Sequence[Tensor], given: Layout | None) -> FeatureLayout:
+    def layout_of(
+        self, layer: str, feature: Tensor, inputs: Sequence[Tensor], given: Layout | None, samples: int
+    ) -> FeatureLayout:
         """The layout of a layer's output.
 
         Args:
             layer: The name of the layer.
             feature: Its output, the tensor that the network itself went on with.
-            inputs: The inputs of the network.
+            inputs: The inputs of the network that are tensors.
             given: The layout, if the user says it.
+            samples: The number of samples.
 
         Raises:
             ValueError: The layout is ambiguous, its first dim is not that of the samples, or the given one does not
                 fit.
         """
-        if feature.ndim and len(feature) != len(inputs[0]):
+        if feature.ndim and len(feature) != samples:
             raise UserError(
                 f"layer {layer!r} returns {tuple(feature.shape)}, but its first dim must be that of the "
-                f"{len(inputs[0])} samples: name a layer around it, or build the network with batch_first=True"
+                f"{samples} samples: name a layer around it, or build the network with batch_first=True"
             )
         if feature.ndim < 3 or not feature.numel():
             return FeatureLayout("channels_first")

@@ -1,4 +1,4 @@
-"""Batches in and outputs out: brings the outputs of networks of any library into one form."""
+"""Brings the outputs of networks of any library into one form."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from typing import Any, NamedTuple, TypedDict, cast
 import torch
 from torch import Tensor
 
-from distill.errors import UserError, UserKeyError, UserTypeError
-
-Batch = dict[str, Any]
-"""The samples of a step: modalities, ``target`` and ``index`` by name, and values that no network uses."""
+from distill.batches import Batch as Batch
+from distill.batches import modalities as modalities
+from distill.batches import samples_in as samples_in
+from distill.errors import UserTypeError
 
 AUXILIARY = re.compile(r"aux(iliary)?(_?(logits?|outs?|outputs?|preds?|predictions?|heads?))?_?\d*")
 """Names of auxiliary predictions; ``aux_loss`` and ``aux_features``, for instance, are none."""
@@ -122,36 +122,13 @@ def _are_predictions(items: Sequence[Any]) -> bool:
     return len(kinds) == 1 and isinstance(items[0], Tensor)
 
 
-def samples_in(batch: Mapping[str, Any]) -> int:
-    """The number of samples of a batch: the length of ``target``, of ``index``, or of the first tensor or list.
-
-    Raises:
-        ValueError: The batch holds none of them.
-    """
-    for value in (batch.get("target"), batch.get("index"), *batch.values()):
-        if (isinstance(value, Tensor) and value.ndim) or isinstance(value, (list, tuple)):
-            return len(value)
-    raise UserError("the batch holds no tensor and no list with one value for each sample")
-
-
-def modalities(batch: Batch, names: Sequence[str]) -> tuple[Tensor, ...]:
-    """The named modalities of a batch, in the order of the names.
-
-    Raises:
-        KeyError: The batch lacks a modality.
-    """
-    missing = [name for name in names if name not in batch]
-    if missing:
-        raise UserKeyError(f"the batch has no modality {missing[0]!r}; it has {', '.join(map(repr, batch))}")
-    return tuple(batch[name] for name in names)
-
-
 def step_output(
     teacher: NetworkOutput,
     student: NetworkOutput,
-    teacher_inputs: tuple[Tensor, ...],
-    student_inputs: tuple[Tensor, ...],
+    teacher_inputs: tuple[Any, ...],
+    student_inputs: tuple[Any, ...],
     ignore_index: int,
+    present: Tensor | None = None,
 ) -> dict[str, Any]:
     """The output of a step of teacher and student for the callbacks, detached; see :class:`StepOutput`."""
     output = StepOutput(
@@ -163,7 +140,16 @@ def step_output(
         teacher_inputs=teacher_inputs,
         ignore_index=ignore_index,
     )
-    return {**output}
+    return {**output} if present is None else {**output, "present": present}
+
+
+def chosen_rows(output: NetworkOutput, rows: Tensor) -> NetworkOutput:
+    """The output for the samples at these rows, int64."""
+    return NetworkOutput(
+        output.prediction[rows],
+        {name: values[rows] for name, values in output.features.items()},
+        {name: values[rows] for name, values in output.auxiliary.items()},
+    )
 
 
 def shapes(output: NetworkOutput) -> str:

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any
 
 from lightning.pytorch import Callback
 from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from torch import Tensor, nn
 
-from distill.checkpoint import check_class_names
+from distill.batches import Batch, check_names, modalities, named_batch
+from distill.checkpoint import Weights, check_class_names
 from distill.checks import check_at_least
 from distill.internals.lightning import TransferHooks, attached
-from distill.outputs import Batch, NetworkOutput, autocast_off, modalities, network_output, prediction_of
+from distill.outputs import NetworkOutput, autocast_off, network_output, prediction_of
 from distill.resume.random_state import RandomState
 from distill.tasks import Task
 from distill.training.arguments import described, required, save_plain_hyperparameters
@@ -21,13 +23,17 @@ from distill.training.averaging import AveragedWeights, use_averaged_weights
 from distill.training.first_batch import Preparation, check_first_batch, explained
 from distill.training.held_out import held_out_losses
 from distill.training.labels import check_labels_on_cpu, check_num_classes, known_class_names, labels_of, name_classes
-from distill.training.loading import LoadsCheckpoints
+from distill.training.loading import LoadsCheckpoints, load_start
 from distill.training.losses import TrainingLosses
 from distill.training.means import counted_mean
 from distill.training.modes import ready_to_train
 from distill.training.one_sample import OneSampleCheck, explained_for_one_sample
 from distill.training.optimization import ParameterSettings, optimizer_and_schedule, parameter_groups
+from distill.training.receiving import received
 from distill.training.scores import StageScores
+
+SAMPLE_KEYS = "index", "target", "name"
+"""What a prediction carries of its samples."""
 
 
 class Supervised(LoadsCheckpoints, TransferHooks):
@@ -47,7 +53,13 @@ class Supervised(LoadsCheckpoints, TransferHooks):
         lr_scheduler: Makes the schedule from the optimiser; it steps each epoch, a cyclic one each step.
         aux_weight: The weight of the loss of each auxiliary prediction: 0.4 in PSPNet and mmsegmentation; torchvision's
             segmentation has 0.5, GoogLeNet 0.3.
+        batch_names: The names of the items of a batch, for a loader that gives tuples or lists, such as
+            ``[x_a, x_b, target]``. A dictionary or a named tuple has its own names.
+        network_checkpoint: Weights to start from; see :func:`~distill.checkpoint.load_network` for the files that it
+            takes. Weights of a run that is resumed or tested replace them.
     """
+
+    start_option = "network_checkpoint"
 
     def __init__(
         self,
@@ -57,6 +69,8 @@ class Supervised(LoadsCheckpoints, TransferHooks):
         optimizer: OptimizerCallable | None = None,
         lr_scheduler: LRSchedulerCallable | None = None,
         aux_weight: float = 0.4,
+        batch_names: Sequence[str] = (),
+        network_checkpoint: Weights | str | Path | None = None,
     ) -> None:
         super().__init__()
         check_at_least(0, aux_weight=aux_weight)
@@ -67,6 +81,8 @@ class Supervised(LoadsCheckpoints, TransferHooks):
         self.optimizer = optimizer
         self.lr_scheduler = lr_scheduler
         self.aux_weight = aux_weight
+        self.batch_names = check_names(batch_names)
+        self.start_classes = load_start(network, network_checkpoint, self.start_option)
         self.loss_recorder = TrainingLosses()
         self.collaborators: list[Callback] = [RandomState(), self.loss_recorder, AveragedWeights(), OneSampleCheck()]
         self.collaborators.append(Preparation())
@@ -120,26 +136,28 @@ class Supervised(LoadsCheckpoints, TransferHooks):
         self.loss_recorder.record(self, loss, terms, batch)
         return {"loss": loss, **outputs}
 
-    def validation_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Scores a batch of the validation split, and records its loss and the terms of it."""
+    def validation_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """Scores a batch to validate on, and records its loss and the terms of it."""
         losses, outputs = held_out_losses(self, batch)
-        required(self.val_scores, "task", self).record(losses, batch)
-        return self._scored(self.val_scores, outputs, batch)
+        scores = required(self.val_scores, "task", self).of_loader(dataloader_idx)
+        scores.record(losses, batch)
+        return self._scored(scores, outputs, batch)
 
-    def test_step(self, batch: Batch, batch_idx: int) -> dict[str, Any]:
-        """Scores a batch of the test split."""
-        return self._scored(self.test_scores, self.evaluate(batch), batch)
+    def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """Scores a batch to test on."""
+        scores = required(self.test_scores, "task", self).of_loader(dataloader_idx)
+        return self._scored(scores, self.evaluate(batch), batch)
 
-    def predict_step(self, batch: Batch, batch_idx: int) -> dict[str, Tensor]:
-        """The prediction for a batch, with the ``index`` and ``target`` of its samples if the batch has them."""
-        return {"prediction": self.predict(batch)} | {key: batch[key] for key in ("index", "target") if key in batch}
+    def predict_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
+        """The prediction for a batch, with ``index``, ``target`` and ``name`` of its samples if the batch has them."""
+        return {"prediction": self.predict(batch)} | {key: batch[key] for key in SAMPLE_KEYS if key in batch}
 
     def on_validation_epoch_end(self) -> None:
-        """Logs the scores and losses of the validation split."""
+        """Logs the scores and losses of the validation, those of each loader under its name."""
         required(self.val_scores, "task", self).log(self)
 
     def on_test_epoch_end(self) -> None:
-        """Logs the scores of the test split."""
+        """Logs the scores of the test, those of each loader under its name."""
         required(self.test_scores, "task", self).log(self)
 
     def parameter_settings(self) -> Sequence[ParameterSettings]:
@@ -178,6 +196,7 @@ class Supervised(LoadsCheckpoints, TransferHooks):
         if stage == "fit":
             required(self.optimizer, "optimizer", self)
         name_classes(self.trainer, task, self.val_scores, self.test_scores)
+        check_class_names(self.start_classes, known_class_names(self.trainer, task), model=self.start_option)
         if stage != "predict":
             task.check_network(network, model=described(network, "network"))
             check_num_classes(self.trainer, task)
@@ -189,9 +208,20 @@ class Supervised(LoadsCheckpoints, TransferHooks):
             prediction = self.predict(batch)
         self.known_task.check(prediction, labels_of(batch, self), model=described(self.network, "network"), data="data")
 
-    def before_transfer(self, batch: Batch) -> None:
-        """Checks the labels while the batch is on the CPU."""
-        check_labels_on_cpu(batch, self.task, attached(self))
+    def before_transfer(self, batch: Any) -> Any:
+        """Names the items of a batch, and checks its labels while it is on the CPU."""
+        named = named_batch(batch, self.batch_names)
+        check_labels_on_cpu(named, self.task, attached(self))
+        return named
+
+    def after_transfer(self, batch: Any, moved: Any) -> Batch:
+        """The batch of the step and of the callbacks: without the samples that lack a modality of the network."""
+        before, after = received(batch, named_batch(moved, self.batch_names), self.inputs)
+        self.note_transfer(before, after)
+        return after
+
+    def note_transfer(self, batch: Any, moved: Batch) -> None:
+        """Called with a batch as it lay on the CPU, and as it lies on the device."""
 
     def on_fit_start(self) -> None:
         """Puts the network in training mode, and the adaptors, losses and metrics in float32."""
@@ -218,6 +248,6 @@ class Supervised(LoadsCheckpoints, TransferHooks):
         """
         return required(self.task, "task", self)
 
-    def _scored(self, scores: StageScores | None, outputs: dict[str, Any], batch: Batch) -> dict[str, Any]:
-        required(scores, "task", self).update(outputs["prediction"], batch, self.known_task)
+    def _scored(self, scores: StageScores, outputs: dict[str, Any], batch: Batch) -> dict[str, Any]:
+        scores.update(outputs["prediction"], batch, self.known_task)
         return outputs

@@ -7,8 +7,10 @@ from collections.abc import Iterable, Mapping
 from typing import Any, get_args
 
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 
+from distill.batches import batched_tensors, samples_in
 from distill.checks import check_option
 from distill.errors import UserKeyError, UserTypeError
 from distill.internals.torch import buffers_copied, version
@@ -70,7 +72,7 @@ class FeatureTaps:
         for layer in self.layers:
             modules[layer].register_forward_hook(_Tap(self, layer))
 
-    def __call__(self, *inputs: Tensor) -> tuple[Any, dict[str, Tensor]]:
+    def __call__(self, *inputs: Any) -> tuple[Any, dict[str, Tensor]]:
         """The network's output and the features by layer, in the order of ``layers``.
 
         Raises:
@@ -81,8 +83,9 @@ class FeatureTaps:
         """
         run = self._run if self.layouts or not self.layers else self._first_run
         output, features = run(inputs)
+        whole = list(batched_tensors(inputs))
         return output, {
-            layer: self.layouts[layer].with_channels_first(own, inputs) for layer, (_, own) in features.items()
+            layer: self.layouts[layer].with_channels_first(own, whole) for layer, (_, own) in features.items()
         }
 
     def record(self, layer: str, output: Any) -> None:
@@ -98,11 +101,11 @@ class FeatureTaps:
         own = feature.clone() if layer in self._changed_in_place else feature
         self._features[layer] = feature, own, version(own)
 
-    def _run(self, inputs: tuple[Tensor, ...]) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
+    def _run(self, inputs: tuple[Any, ...]) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
         """The network's output, and for each layer the tensor that it returned and one that holds its own output."""
         # a second run must not see what the first one changed in place; most second runs come with a new mode
         mode = self.network.training
-        originals = inputs if mode in self._modes else tuple(values.clone() for values in inputs)
+        originals = inputs if mode in self._modes else apply_to_collection(inputs, Tensor, torch.clone)
         self._recording = True
         try:
             output = self.network(*inputs)
@@ -125,18 +128,22 @@ class FeatureTaps:
         self._modes.add(mode)
         return output, {layer: (feature, own) for layer, (feature, own, _) in recorded.items()}
 
-    def _first_run(self, inputs: tuple[Tensor, ...]) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
+    def _first_run(self, inputs: tuple[Any, ...]) -> tuple[Any, dict[str, tuple[Tensor, Tensor]]]:
         """As :meth:`_run`, and finds the layouts; without compiled code or inference mode, which hide changes."""
         modules = dict(self.network.named_modules(remove_duplicate=False))
         observer = LayoutObserver(self.network, {layer: modules[layer] for layer in self.layers}, self._option)
         gradients = torch.is_grad_enabled()
         with torch.compiler.set_stance("force_eager"), torch.inference_mode(False), torch.set_grad_enabled(gradients):
             # outside of inference mode a network cannot change its tensors in place
-            usual = tuple(values.clone() if values.is_inference() else values for values in inputs)
+            usual = apply_to_collection(inputs, Tensor, _usual)
             with observer.watching():
                 output, features = self._run(usual)
+            whole, samples = (
+                list(batched_tensors(inputs)),
+                samples_in({str(at): values for at, values in enumerate(inputs)}),
+            )
             self.layouts = {
-                layer: observer.layout_of(layer, feature, inputs, self._given.get(layer))
+                layer: observer.layout_of(layer, feature, whole, self._given.get(layer), samples)
                 for layer, (feature, _) in features.items()
             }
         return output, features
@@ -147,6 +154,11 @@ class FeatureTaps:
                 raise UserKeyError(f"{self._option} names {layer!r}, but the tapped layers are {list(self.layers)}")
             if layout is not None:
                 check_option(self._option, layout, get_args(Layout))
+
+
+def _usual(values: Tensor) -> Tensor:
+    """The tensor, or a copy of one that was made in inference mode."""
+    return values.clone() if values.is_inference() else values
 
 
 class _Tap:

@@ -1,8 +1,8 @@
-"""Writes the table of ``docs/methods.md`` from the docstrings of the methods: ``python -m tests.methods_page``.
+"""Writes the tables of ``docs/methods.md``: ``python -m tests.methods_page``.
 
 The idea of a method is the first line of its module, its paper the first line of its class. The paragraphs of the class
 that begin with ``Needs:`` and ``Trains:`` say what the method needs of the user, and what it trains beside the student.
-The last column is measured, and kept as it is.
+The last column is measured, and kept as it is. The table of kinds of features is that of ``tests/methods/kinds.py``.
 """
 
 from __future__ import annotations
@@ -15,9 +15,11 @@ from pathlib import Path
 
 import distill.methods
 from distill.atomic import atomic_write
+from tests.methods import kinds
 
 PAGE = Path(__file__).parents[1] / "docs" / "methods.md"
 START, END = "<!-- methods -->\n", "<!-- end -->\n"
+START_OF_KINDS, END_OF_KINDS = "<!-- kinds -->\n", "<!-- end of kinds -->\n"
 HEAD = (
     "| method | idea | paper | needs | trained beside the student | cost / KD |",
     "| --- | --- | --- | --- | --- | ---: |",
@@ -25,7 +27,7 @@ HEAD = (
 
 
 def page(costs: Mapping[str, str] | None = None) -> str:
-    """The whole page with its table up to date.
+    """The whole page with its tables up to date.
 
     Args:
         costs: Newly measured ones by method, which replace those on the page.
@@ -34,7 +36,11 @@ def page(costs: Mapping[str, str] | None = None) -> str:
     table, after = rest.split(END)
     measured = dict(re.findall(r"^\| `(\w+)` .*\| ([^|]+) \|$", table, re.MULTILINE)) | dict(costs or {})
     rows = [_row(name, measured.get(name, "-")) for name in distill.methods.__all__]
-    return f"{before}{START}\n" + "\n".join([*HEAD, *rows]) + f"\n\n{END}{after}"
+    between, rest = after.split(START_OF_KINDS)
+    _, after = rest.split(END_OF_KINDS)
+    of_methods = f"{START}\n" + "\n".join([*HEAD, *rows]) + f"\n\n{END}"
+    of_kinds = f"{START_OF_KINDS}\n" + "\n".join(kinds.table()) + f"\n\n{END_OF_KINDS}"
+    return f"{before}{of_methods}{between}{of_kinds}{after}"
 
 
 def write(costs: Mapping[str, str] | None = None) -> None:

@@ -232,6 +232,16 @@ def test_an_exported_network_comes_back_with_tied_weights_and_batch_statistics(t
     assert other.norm.num_batches_tracked == 1
 
 
+def test_a_tied_weight_may_lie_in_a_file_under_one_of_its_names(tmp_path: Path) -> None:
+    net, other = Tied(), Tied()
+    weights = {f"model.{name}": value for name, value in net.state_dict().items() if name != "embed.weight"}
+    load_network(other, saved(tmp_path, weights))
+    assert_equal_weights(net, other)
+    del weights["model.out.weight"]
+    with pytest.raises(ValueError, match=r"does not fit Tied: it lacks 'embed\.weight' and 1 more; the file holds"):
+        load_network(other, saved(tmp_path, weights))
+
+
 def test_an_export_has_the_mode_of_any_new_file_and_replaces_an_old_one_whole(tmp_path: Path) -> None:
     path, net = tmp_path / "run" / "student.safetensors", Net(4)
     save_network(Net(4), path)

@@ -43,7 +43,11 @@ def scores_of(folder: Path, data: LightningDataModule, **settings: Any) -> dict[
     trainer.validate(module, data, verbose=False)
     before = {name: float(value) for name, value in trainer.callback_metrics.items()}
     (after,) = trainer.test(module, data, verbose=False)
-    return before | dict(after)
+    several = {"val": data.val_dataloader(), "test": data.test_dataloader()}
+    quiet = quiet_trainer(folder, **settings)
+    (of_several, _) = quiet.validate(module, several, verbose=False)
+    assert before["val/accuracy"] == of_several["val/accuracy"]
+    return before | dict(after) | dict(of_several)
 
 
 def scores_in_part(rank: int, size: int, folder: str, batch_size: int) -> dict[str, float]:
@@ -60,6 +64,7 @@ def test_scores_and_divergence_of_uneven_shares_are_those_of_one_process(
     for found in run_in_processes(scores_in_part, processes, str(tmp_path / "parts"), batch_size):
         assert found.keys() == expected.keys()
         assert {"val/accuracy", "test/accuracy", "test/hard", "test/ncjsd", "test/cmd"} <= found.keys()
+        assert found["val/accuracy/test"] == pytest.approx(found["test/accuracy"])
         for name, value in expected.items():
             assert found[name] == pytest.approx(value, rel=1e-5, abs=1e-7), name
 

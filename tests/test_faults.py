@@ -159,19 +159,21 @@ def test_a_teacher_of_the_same_classes_in_another_order_is_refused_and_of_other_
 ) -> None:
     path = checkpoint_of(tmp_path, "cat", "dog", "cow", "fly")
 
-    def fit(*class_names: str) -> None:
-        module = make("KD", teacher=Net(10), teacher_checkpoint=path)
+    def fit(*class_names: str, **arguments: Any) -> None:
+        module = make("KD", teacher=Net(10), teacher_checkpoint=path, **arguments)
         quiet_trainer(tmp_path, max_epochs=1).fit(module, Named(*class_names))
 
     with pytest.raises(
         ValueError,
-        match="teacher_checkpoint was trained on the same classes in another order: class 1 is 'dog' there and 'cow'",
+        match="teacher_checkpoint was trained on the same classes in another order: class 1 is 'dog' there and 'cow' "
+        r"in the data; teacher_classes: \[0, 2, 1, 3\] brings its predictions to the order of the data",
     ):
         fit("cat", "cow", "dog", "fly")
     with pytest.warns(UserWarning, match="was trained on other classes: class 3 is 'fly' there and 'wasp' in the data"):
         fit("cat", "dog", "cow", "wasp")
     recwarn.clear()
     fit("cat", "dog", "cow", "fly")
+    fit("cat", "cow", "dog", "fly", teacher_classes=["cat", "dog", "cow", "fly"])
     fit()
     assert not [warning for warning in recwarn if "classes" in str(warning.message)]
 

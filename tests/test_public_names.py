@@ -8,23 +8,23 @@ import pytest
 
 PUBLIC = {
     "distill": """
-        Batch Classification DepthEstimation DistillationModule FeatureMask NetworkOutput SemanticSegmentation
-        Supervised Task
+        Batch Classification DepthEstimation DistillationModule FeatureMask MultiLabelClassification NetworkOutput
+        Regression SemanticSegmentation Supervised Task
     """,
     "distill.methods": """
         AFKD ALKD ARFD AT CC CRD CWD Combined DKD DWLD DimensionalStructure FSP FT FitNet KD LIX NST NTDH PKT PSSM
         RKD ResKD SP SemCKD TIEKD TwoDPASS VID
     """,
     "distill.losses": """
-        at_loss bin_centers cc_loss cka consistency_loss cross_correlation cwd_loss dcm_loss dcm_terms
+        at_loss bin_centers binary_kd_loss cc_loss cka consistency_loss cross_correlation cwd_loss dcm_loss dcm_terms
         deception_loss decode_depth decoupled_kd_terms depth_probability_map discriminator_loss dkd_loss dpm_loss
         dwld_loss dwld_terms factor_loss fsp_loss fsp_matrix hint_loss kd_loss lovasz_loss nce_log_normalizer
         nce_loss nst_loss pkt_loss rbf_log_mean recalibrate rkd_angle_loss rkd_distance_loss sem_loss sem_terms
         semckd_loss silog_loss sp_loss ssim_loss vid_loss
     """,
     "distill.metrics": """
-        CentralMomentDiscrepancy DepthScores NontargetJSD SegmentationScores TargetJSD central_moment_discrepancy
-        nontarget_jsd target_jsd
+        CentralMomentDiscrepancy ClassificationScores DepthScores MultiLabelScores NontargetJSD RegressionScores
+        SegmentationScores TargetJSD central_moment_discrepancy nontarget_jsd target_jsd
     """,
     "distill.models": """
         AICNet AdaBins BTS CameraStream DepthUNet DuplexUNet EmotionNet FlipAveraged HuggingFaceDepth LidarStream
@@ -40,8 +40,8 @@ PUBLIC = {
         SklearnPair Splits TensorPairs VirtualKITTI2
     """,
     "callbacks": """
-        ControllerTracker DepthGallery DivergenceTracker FeatureStructure PredictionGallery PredictionWriter
-        ResponseWriter SalienceMap StudentExport TeacherSimilarity
+        ConfusionMatrix ControllerTracker DepthGallery DivergenceTracker FeatureStructure PredictionGallery
+        PredictionWriter ResponseWriter SalienceMap StudentExport TeacherSimilarity
     """,
     "distill.distributed": """
         gather mean own_rows world_size

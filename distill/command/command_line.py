@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from contextlib import nullcontext
 from functools import cache
 from pathlib import Path
 from typing import Any
@@ -27,6 +28,7 @@ import distill.methods
 import distill.models  # noqa: F401
 from callbacks import PredictionWriter
 from distill.base import Supervised
+from distill.checkpoint import path_of, weights_exist
 from distill.command.checkpoints import BestCheckpoint, WholeFileCheckpointIO
 from distill.command.parser import Parser
 from distill.command.run_folder import (
@@ -44,6 +46,7 @@ from distill.internals.lightning import SeedingCLI
 from distill.resume.differences import batches_left, check_samples, differences
 from distill.resume.last_checkpoint import LastCheckpoint
 from distill.resume.metrics_table import MetricsCSV, version_of
+from distill.training.loading import without_starts
 from distill.training.monitors import MonitorCheck, check_rate_finder
 
 # main() runs these commands without LightningCLI
@@ -71,7 +74,7 @@ class CLI(SeedingCLI):
 
     def __init__(self, args: list[str] | None = None, *, run: bool = True) -> None:
         # the class and the teacher_checkpoint that the user gave together with a ckpt_path
-        self._given: tuple[str, str | None] | None = None
+        self._given: tuple[str, Any] | None = None
         self._resumes = False
         super().__init__(
             Supervised,
@@ -203,14 +206,20 @@ class CLI(SeedingCLI):
         teacher = arguments.get("teacher_checkpoint")
         if teacher and self.subcommand == "predict":  # the student predicts alone
             arguments.teacher_checkpoint = None
-        elif teacher and self.subcommand in ("validate", "test") and not Path(teacher).is_file():
-            rank_zero_warn(f"the teacher_checkpoint {teacher} does not exist: the student is scored alone")
+        elif teacher and self.subcommand in ("validate", "test") and not weights_exist(teacher):
+            rank_zero_warn(f"the teacher_checkpoint {path_of(teacher)} does not exist: the student is scored alone")
             arguments.teacher = arguments.teacher_checkpoint = None
         replaced = [*(["network", "student"] if config.get("ckpt_path") else []), *(["teacher"] if teacher else [])]
         for name in replaced:
             network = (arguments.get(name) or {}).get("init_args") or {}
-            if network.get("pretrained"):
+            if network.get("pretrained") is True:  # a text names the network, too
                 network["pretrained"] = False
+
+    def instantiate_classes(self) -> None:
+        """As in Lightning, but networks load no weights to start from if a checkpoint replaces them."""
+        config = self.config[self.subcommand] if self.subcommand else self.config
+        with without_starts() if config.get("ckpt_path") else nullcontext():
+            super().instantiate_classes()
 
     def instantiate_trainer(self, **kwargs: Any) -> Trainer:
         """Adds the default loggers and callbacks and the atomic checkpoint writer to those of the configuration."""

@@ -14,14 +14,15 @@ from rich.progress import track
 from torch import Tensor, nn
 
 from distill.atomic import atomic_write
+from distill.batches import Batch, chosen_samples, complete_samples, modalities
 from distill.checks import check_at_least, check_finite, check_option, check_positive
 from distill.distributed import gather, world_size
 from distill.errors import UserError
 from distill.feature_mask.salience import Salience, count_features, feature_divergence, feature_shape
 from distill.losses.parts.logits import kl_divergence, softened
-from distill.outputs import Batch, NetworkOutput, autocast_off, modalities, network_output, step_output
+from distill.outputs import NetworkOutput, autocast_off, network_output, step_output
 from distill.supervised import Supervised
-from distill.tasks import Task
+from distill.tasks import Classification, MultiLabelClassification, Task
 from distill.training.arguments import described, required
 from distill.training.auxiliary import label_losses
 from distill.training.first_batch import explained
@@ -72,6 +73,7 @@ class FeatureMask(Supervised):
             the samples.
         aux_weight: The weight of each auxiliary prediction of both networks; see
             :class:`~distill.supervised.Supervised`.
+        batch_names: The names of the items of a batch; see :class:`~distill.supervised.Supervised`.
 
     Raises:
         ValueError: An argument is out of its range; from ``setup``, the predictions are not logits of classes.
@@ -94,8 +96,9 @@ class FeatureMask(Supervised):
         max_samples: int | None = 1024,
         rows: int = 4096,
         aux_weight: float = 0.4,
+        batch_names: Sequence[str] = (),
     ) -> None:
-        super().__init__(student, task, student_inputs, optimizer, lr_scheduler, aux_weight)
+        super().__init__(student, task, student_inputs, optimizer, lr_scheduler, aux_weight, batch_names)
         check_option("salience", salience, get_args(Salience))
         check_at_least(0, distance_weight=distance_weight)
         check_finite(fill=fill)
@@ -120,6 +123,10 @@ class FeatureMask(Supervised):
         """The teacher's output for a batch, with the logits in the size of the target."""
         output = network_output(required(self.teacher, "teacher", self)(*modalities(batch, self.teacher_inputs)))
         return output._replace(prediction=self.at_targets(output.prediction, batch))
+
+    def after_transfer(self, batch: Any, moved: Any) -> Batch:
+        """As in :class:`~distill.supervised.Supervised`, also without samples that lack a modality of the teacher."""
+        return complete_samples(super().after_transfer(batch, moved), self.teacher_inputs)
 
     def training_losses(self, batch: Batch) -> tuple[Tensor, dict[str, Tensor], dict[str, Any]]:
         """The loss of eq. 26, its terms by name, and the step's outputs for the callbacks."""
@@ -182,7 +189,7 @@ class FeatureMask(Supervised):
     def _samples(self) -> Batch:
         """The samples whose features are changed, the same in all processes."""
         names = {*self.teacher_inputs, *self.inputs, "target"}
-        source = self.trainer, self.device, "reading the training set"
+        source = self, "reading the training set"
         batches = list(training_set(*source, self.max_samples)) or [empty_batch(*source)]
         return {name: _interleaved(torch.cat([batch[name] for batch in batches])) for name in sorted(names)}
 
@@ -199,6 +206,8 @@ class FeatureMask(Supervised):
         with explained(self.teacher, "teacher", self.teacher_inputs, batch):
             teacher = self.predict_teacher(batch)
         self.known_task.check(teacher, batch["target"], model=described(self.teacher, "teacher"), data="data")
+        if isinstance(self.task, (Classification, MultiLabelClassification)) and batch["target"].ndim > 1:
+            raise UserError("FeatureMask needs one class index for each sample, but a sample may have several classes")
         if batch["target"].is_floating_point():
             raise UserError(f"FeatureMask compares logits of classes, but {type(self.task).__name__} has no classes")
 
@@ -215,7 +224,7 @@ class FeatureMask(Supervised):
 def _split(batch: Batch, rows: int) -> list[Batch]:
     """The batch in parts of at most ``rows`` samples."""
     count = len(batch["target"])
-    return [{name: values[start : start + rows] for name, values in batch.items()} for start in range(0, count, rows)]
+    return [chosen_samples(batch, range(start, min(start + rows, count))) for start in range(0, count, rows)]
 
 
 def _interleaved(local: Tensor) -> Tensor:

@@ -36,12 +36,13 @@ def evaluation_loaders(trainer: Trainer, stage: str) -> Any:
     """
     fitting = trainer.state.fn == TrainerFn.FITTING
     of_val = trainer.fit_loop.epoch_loop.val_loop if fitting else trainer.validate_loop
-    loop = {"val": of_val, "test": trainer.test_loop, "predict": trainer.predict_loop}[stage]
+    loop: Any = {"val": of_val, "test": trainer.test_loop, "predict": trainer.predict_loop}[stage]
     return None if loop._combined_loader is None else loop._combined_loader.iterables
 
 
 def attach_data(trainer: Trainer, module: LightningModule, data: LightningDataModule) -> None:
     """Gives a trainer a module and its data as ``fit`` would, without starting a fit (2.6.6)."""
+    trainer.strategy.connect(module)  # the hooks of a transfer look for the module there
     trainer._data_connector.attach_data(module, datamodule=data)
 
 
@@ -79,24 +80,34 @@ class SeedingCLI(LightningCLI):
 
 
 class TransferHooks(LightningModule):
-    """Two hooks around the transfer of a batch to the device.
+    """Two hooks around the transfer of a batch to the device; what the second one returns is what the step gets.
 
     Lightning's public hooks of this kind would make it warn every user of a data module with the same hooks (2.6.6).
+    Example inputs of exports and summaries come here without a device, and do not reach the hooks.
     """
 
-    def before_transfer(self, batch: Any) -> None:
-        """Called with a batch as the loader gives it."""
+    def before_transfer(self, batch: Any) -> Any:
+        """Called with a batch as the loader gives it; returns it in the form for :meth:`after_transfer`."""
+        return batch
 
-    def after_transfer(self, batch: Any, moved: Any) -> None:
-        """Called with a batch as the loader gives it, and as it lies on the device."""
+    def after_transfer(self, batch: Any, moved: Any) -> Any:
+        """Called with what :meth:`before_transfer` returned, and with the batch on the device, as Lightning has it."""
+        return moved
 
     def _apply_batch_transfer_handler(
         self, batch: Any, device: torch.device | None = None, dataloader_idx: int = 0
     ) -> Any:
-        self.before_transfer(batch)
+        if device is None:
+            return super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
+        before = self.before_transfer(batch)
         moved = super()._apply_batch_transfer_handler(batch, device, dataloader_idx)
-        self.after_transfer(batch, moved)
-        return moved
+        return self.after_transfer(before, moved)
+
+
+def as_in_a_step(module: LightningModule, batch: Any, dataloader_idx: int = 0) -> Any:
+    """A loader's batch as a step gets it: on the module's device, and after all hooks of the transfer (2.6.6)."""
+    batch = module._on_before_batch_transfer(batch, dataloader_idx=dataloader_idx)
+    return module._apply_batch_transfer_handler(batch, device=module.device, dataloader_idx=dataloader_idx)
 
 
 # Logged values

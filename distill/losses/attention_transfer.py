@@ -23,20 +23,22 @@ def at_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean") 
     as here. The teacher is a constant: no gradient flows to it.
 
     Args:
-        student: Feature maps f, ``(N, C, *)``, with at least one dim of positions.
-        teacher: The teacher's maps, ``(N, D, *)``; channels and spatial sizes may differ.
+        student: Feature maps f, ``(N, C, *)``, with more than one position.
+        teacher: The teacher's maps, ``(N, D, *)``; channels and spatial sizes may differ, and one of both may have 3
+            spatial dims and the other 2; see :func:`~distill.losses.parts.pooling.to_common_size`.
         reduction: ``"none"`` for one value a sample, ``"mean"`` over the samples, or ``"sum"``.
 
     Returns:
         ``(N,)`` for ``"none"``, else a scalar; float32, or float64 if the features are float64.
 
     Raises:
-        ValueError: The reduction is unknown, there are no positions, or the numbers of samples or dims differ.
+        ValueError: The reduction is unknown, the numbers of samples differ, or the maps share no positions, or one
+            only, where the loss would be constant.
 
     Source: Zagoruyko and Komodakis, Paying More Attention to Attention, ICLR 2017, eq. 2.
     """
     check_reduction(reduction)
-    check_positions(student)
+    check_positions(student, teacher)
     of_student, of_teacher = (
         unit_vectors(features.square().mean(1).flatten(1)) for features in to_common_size(student, teacher.detach())
     )

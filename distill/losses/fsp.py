@@ -6,7 +6,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from distill.errors import UserError
-from distill.losses.parts.pooling import check_positions, to_common_size
+from distill.losses.parts.pooling import check_shared_dims, to_common_size
 from distill.losses.parts.precision import at_least_float32, without_autocast
 from distill.losses.parts.reduction import Reduction, check_reduction, reduce_means
 
@@ -28,12 +28,12 @@ def fsp_matrix(first: Tensor, second: Tensor) -> Tensor:
         ``(N, C, D)``; float32, or float64 if the features are float64.
 
     Raises:
-        ValueError: There are no positions, or the numbers of samples or dims differ.
+        ValueError: The numbers of samples differ, or the maps share no positions.
 
     Source: Yim et al., A Gift from Knowledge Distillation: Fast Optimization, Network Minimization and Transfer
     Learning, CVPR 2017, eq. 1.
     """
-    check_positions(first)
+    check_shared_dims(first, second)
     one, other = (features.flatten(2) for features in to_common_size(first, second))
     return one @ other.mT / one.shape[2]
 

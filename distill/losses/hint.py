@@ -22,14 +22,15 @@ def hint_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean"
 
     Args:
         student: The regressor's output on the student's features, ``(N, C, *)``.
-        teacher: The teacher's features, ``(N, C, *)``; spatial sizes may differ.
+        teacher: The teacher's features, ``(N, C, *)``; spatial sizes and dims may differ; see
+            :func:`~distill.losses.parts.pooling.to_common_size`.
         reduction: ``"none"`` for one value a sample, ``"mean"`` over the samples, or ``"sum"``.
 
     Returns:
         ``(N,)`` for ``"none"``, else a scalar; float32, or float64 if the features are float64.
 
     Raises:
-        ValueError: The reduction is unknown, or the numbers of samples, channels or dims differ.
+        ValueError: The reduction is unknown, or the numbers of samples or channels differ.
 
     Source: Romero et al., FitNets: Hints for Thin Deep Nets, ICLR 2015, eq. 3.
     """

@@ -28,21 +28,23 @@ def nst_loss(student: Tensor, teacher: Tensor, *, reduction: Reduction = "mean")
     matrices of the smaller of these two numbers, and never all products of channels and positions.
 
     Args:
-        student: Feature maps, ``(N, C, *)``, with at least one dim of positions.
-        teacher: The teacher's maps, ``(N, D, *)``; channels and spatial sizes may differ.
+        student: Feature maps, ``(N, C, *)``, with more than one position.
+        teacher: The teacher's maps, ``(N, D, *)``; channels and spatial sizes may differ, and one of both may have 3
+            spatial dims and the other 2; see :func:`~distill.losses.parts.pooling.to_common_size`.
         reduction: ``"none"`` for one value a sample, ``"mean"`` over the samples, or ``"sum"``.
 
     Returns:
         ``(N,)`` for ``"none"``, else a scalar; float32, or float64 if the features are float64.
 
     Raises:
-        ValueError: The reduction is unknown, there are no positions, or the numbers of samples or dims differ.
+        ValueError: The reduction is unknown, the numbers of samples differ, or the maps share no positions, or one
+            only, where the loss would be constant.
 
     Source: Huang and Wang, Like What You Like: Knowledge Distill via Neuron Selectivity Transfer, 2017, Sec. 4, with
     the polynomial kernel of degree 2 and offset 0.
     """
     check_reduction(reduction)
-    check_positions(student)
+    check_positions(student, teacher)
     return reduce_losses(in_chunks(_discrepancy, student, teacher.detach()), reduction)
 
 

@@ -30,7 +30,8 @@ def semckd_loss(
 
     Args:
         students: The student's layer a, projected to the channels of the teacher's layer b: A times B tensors
-            ``(N, C_b, *)``. If maps differ in size, the larger one is average-pooled.
+            ``(N, C_b, *)``. If features differ in size or dims, they are brought to the same positions by
+            :func:`~distill.losses.parts.pooling.to_common_size`.
         teachers: The teacher's B layers, ``(N, C_b, *)``.
         attention: alpha, ``(N, A, B)``, with sum 1 over the teacher's layers.
         reduction: ``"none"`` for one value a sample, ``"mean"`` over the samples, or ``"sum"``.

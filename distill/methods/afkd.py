@@ -26,11 +26,12 @@ class AFKD(DistillationModule):
     Trains: an adaptor and a discriminator for each pair.
 
     ``hard_weight * CE + weight * adversarial + discriminator``, where the last two are sums over the pairs of layers.
-    Each pair has a discriminator. It learns to tell the student's feature from the teacher's, and the student learns
-    to be taken for the teacher. The discriminator loss trains only the discriminators; the adversarial loss trains only
+    Each pair has a discriminator. It learns to tell the student's feature from the teacher's, and the student learns to
+    be taken for the teacher. The discriminator loss trains only the discriminators; the adversarial loss trains only
     the student and its adaptors. Features may be vectors (in the paper, the last layer before the classifier) or maps,
-    which are scored at each position. The larger of two maps is average-pooled; a linear layer (1x1 convolution) brings
-    the student's channels to the teacher's.
+    which are scored at each position. The larger of two maps is average-pooled
+    (:func:`~distill.losses.parts.pooling.to_common_size`); a linear layer (1x1 convolution) brings the student's
+    channels to the teacher's.
 
     The paper alternates steps of the discriminator and of the student, each with its own optimiser. Here both learn in
     the same backward pass (simultaneous gradient descent) and with the same optimiser, in which the discriminators have

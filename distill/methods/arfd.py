@@ -12,7 +12,7 @@ from distill.checks import check_weights
 from distill.losses import consistency_loss, recalibrate
 from distill.losses.arfd import Kernel, Measure
 from distill.losses.parts.pooling import to_common_size
-from distill.methods.parts.adaptors import convolve_to
+from distill.methods.parts.adaptors import Convolution
 from distill.methods.parts.pairs import as_map, feature_pairs, require_pairs
 
 
@@ -24,8 +24,9 @@ class ARFD(DistillationModule):
     Trains: a 3x3 convolution for each layer of either network.
 
     ``hard_weight * CE + weight * sum over the pairs of layers of (1 - CKA)``. Both features of a pair are pooled to the
-    smaller of their sizes, brought to the teacher's number of channels by a 3x3 convolution, normalisation and ReLU
-    (eq. 13), and recalibrated by a kernel (eqs. 14-17). Features may be maps ``(N, C, H, W)`` or vectors ``(N, C)``.
+    smaller of their sizes (:func:`~distill.losses.parts.pooling.to_common_size`), brought to the teacher's number of
+    channels by a 3x3 convolution, normalisation and ReLU (eq. 13), and recalibrated by a kernel (eqs. 14-17). Features
+    may be vectors or maps, for which the convolution has as many dims as they have.
 
     The paper does not name the normalisation. Here all channels and pixels of a sample are normalised together
     (GroupNorm with one group, without parameters). Then no sample depends on the rest of its batch, and two processes
@@ -58,15 +59,15 @@ class ARFD(DistillationModule):
         self.kernel = kernel
         self.measure = measure
         self.weight = weight
-        self.student_alignments = nn.ModuleList(_alignment() for _ in self.student_layers)
-        self.teacher_alignments = nn.ModuleList(_alignment() for _ in self.teacher_layers)
+        self.student_alignments = nn.ModuleList(Convolution() for _ in self.student_layers)
+        self.teacher_alignments = nn.ModuleList(Convolution() for _ in self.teacher_layers)
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """Equation 20 for each sample."""
         alignments = zip(self.student_alignments, self.teacher_alignments, strict=True)
         values = []
         for alignment, pair in zip(alignments, feature_pairs(self, student, teacher), strict=True):
-            features = to_common_size(*map(as_map, pair))
+            features = [as_map(feature) for feature in to_common_size(*pair)]
             channels = features[1].shape[1]
             recalibrated = [
                 recalibrate(_aligned(feature, channels, convolution), kernel=self.kernel)
@@ -76,10 +77,6 @@ class ARFD(DistillationModule):
         return {"arfd": self.weight * sum(values[1:], start=values[0])}
 
 
-def _alignment() -> nn.LazyConv2d:
-    return nn.LazyConv2d(1, kernel_size=3, padding=1)
-
-
 def _aligned(feature: Tensor, channels: int, convolution: nn.Module) -> Tensor:
     """Equation 13."""
-    return F.relu(F.group_norm(convolve_to(channels, convolution, feature), 1))
+    return F.relu(F.group_norm(convolution(feature, channels), 1))

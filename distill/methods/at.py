@@ -10,7 +10,7 @@ from torch import Tensor
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.checks import check_weights
 from distill.losses import at_loss
-from distill.methods.parts.pairs import feature_pairs, require_pairs
+from distill.methods.parts.pairs import position_pairs, require_pairs
 
 
 class AT(DistillationModule):
@@ -24,14 +24,14 @@ class AT(DistillationModule):
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` are pairs of
-            feature maps ``(N, C, H, W)``, in the paper the ends of the groups of residual blocks.
+            feature maps ``(N, C, *)``, in the paper the ends of the groups of residual blocks.
         weight: The weight of the term; 1000 in the authors' code. The paper divides 1000 by the number of positions and
             samples.
         **kwargs: As in :class:`~distill.base.DistillationModule`.
 
     Raises:
-        ValueError: There is no layer, or teacher and student have different numbers of layers; from ``setup``: a layer
-            has no positions.
+        ValueError: There is no layer, or teacher and student have different numbers of layers; from ``setup``: two
+            layers share no positions, or one only.
     """
 
     def __init__(self, *args: Any, weight: float = 1000.0, **kwargs: Any) -> None:
@@ -42,5 +42,5 @@ class AT(DistillationModule):
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """The second term of equation 2 for each sample."""
-        values = [at_loss(*pair, reduction="none") for pair in feature_pairs(self, student, teacher)]
+        values = [at_loss(*pair, reduction="none") for pair in position_pairs(self, student, teacher)]
         return {"at": self.weight * torch.stack(values).sum(0)}

@@ -11,7 +11,8 @@ from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.checks import check_at_least, check_positive, check_weights
 from distill.distributed import gather
 from distill.losses import cc_loss
-from distill.methods.parts.pairs import as_vector, feature_pairs, require_pairs
+from distill.losses.parts.pooling import as_vector
+from distill.methods.parts.pairs import feature_pairs, require_pairs
 
 
 class CC(DistillationModule):

@@ -14,7 +14,7 @@ from distill.errors import UserError
 
 OF_THE_WHOLE = {
     **{name: name for name in ("teacher", "student", "task", "teacher_inputs", "student_inputs")},
-    **{name: name for name in ("optimizer", "lr_scheduler", "teacher_layout", "student_layout")},
+    **{name: name for name in ("optimizer", "lr_scheduler", "teacher_layout", "student_layout", "batch_names")},
     "cache_teacher": "teacher_cache",
     "teacher_classes": "class_map",
 }
@@ -66,6 +66,7 @@ class Combined(DistillationModule):
             raise UserError(f"weights names {unknown[0]!r}, but the methods are {', '.join(map(repr, methods))}")
         for name, method in methods.items():
             own = [argument for argument, attribute in OF_THE_WHOLE.items() if getattr(method, attribute)]
+            own += [argument for argument, value in method.network_options.items() if value]
             own += ["aux_weight"] if method.aux_weight != AUX_WEIGHT else []
             if own:
                 raise UserError(f"method {name!r} has its own {own[0]}: give it to Combined alone")

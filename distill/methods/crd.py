@@ -13,8 +13,9 @@ from distill.errors import UserError
 from distill.internals.lightning import attached, loader_of
 from distill.losses import nce_log_normalizer, nce_loss
 from distill.losses.parts.normalization import unit_vectors
+from distill.losses.parts.pooling import as_vector
 from distill.methods.parts.embedding_memory import EmbeddingMemory, MemoryBank, MemoryQueue
-from distill.methods.parts.pairs import as_vector, feature_pairs, require_pairs
+from distill.methods.parts.pairs import feature_pairs, require_pairs
 
 Memory = Literal["bank", "queue"]
 

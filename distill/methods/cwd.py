@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.checks import check_positive, check_weights
 from distill.losses import cwd_loss
-from distill.methods.parts.adaptors import convolve_to
-from distill.methods.parts.pairs import check_pairs, feature_pairs
+from distill.losses.parts.pooling import resized, with_dims_of
+from distill.methods.parts.adaptors import Pointwise
+from distill.methods.parts.pairs import check_pairs, position_pairs
 
 
 class CWD(DistillationModule):
@@ -24,7 +24,8 @@ class CWD(DistillationModule):
     ``hard_weight * CE + weight * T^2 KL(teacher || student)``, where the softmax of each channel goes over the
     positions. Without layers, the channels are the logits of the classes. With layers, they are channels of features: a
     1x1 convolution brings the student's channels to the teacher's (the authors' code has one only if the numbers
-    differ), and the result is resized bilinearly to the teacher's positions.
+    differ), and the result is resized linearly along each dim (bilinearly, for images) to the teacher's positions. Of a
+    pair with 3 and 2 spatial dims the larger one is averaged over its first, time or depth.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`.
@@ -34,7 +35,8 @@ class CWD(DistillationModule):
         **kwargs: As in :class:`~distill.base.DistillationModule`.
 
     Raises:
-        ValueError: Teacher and student have different numbers of layers.
+        ValueError: Teacher and student have different numbers of layers; from ``setup``: two layers share no positions,
+            or one only.
     """
 
     def __init__(self, *args: Any, temperature: float = 4.0, weight: float | None = None, **kwargs: Any) -> None:
@@ -44,19 +46,19 @@ class CWD(DistillationModule):
         check_positive(temperature=temperature)
         self.temperature = temperature
         self.weight = weight if weight is not None else 50.0 if self.student_layers else 3.0
-        self.adaptors = nn.ModuleList(nn.LazyConv2d(1, kernel_size=1) for _ in self.student_layers)
+        self.adaptors = nn.ModuleList(Pointwise() for _ in self.student_layers)
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """Equation 5 on the logits, or on every pair of features."""
         pairs = [(student.prediction, teacher.prediction)]
         if self.student_layers:
-            features = zip(self.adaptors, feature_pairs(self, student, teacher), strict=True)
-            pairs = [(_adapted(adaptor, *pair), pair[1]) for adaptor, pair in features]
+            features = zip(self.adaptors, position_pairs(self, student, teacher), strict=True)
+            pairs = [_adapted(adaptor, *pair) for adaptor, pair in features]
         values = [cwd_loss(*pair, temperature=self.temperature, reduction="none") for pair in pairs]
         return {"cwd": self.weight * sum(values[1:], start=values[0])}
 
 
-def _adapted(adaptor: nn.Module, student: Tensor, teacher: Tensor) -> Tensor:
-    """The student's feature with the teacher's number of channels and size."""
-    adapted = convolve_to(teacher.shape[1], adaptor, student)
-    return F.interpolate(adapted, teacher.shape[2:], mode="bilinear", align_corners=False)
+def _adapted(adaptor: nn.Module, student: Tensor, teacher: Tensor) -> tuple[Tensor, Tensor]:
+    """The student's feature with the teacher's number of channels and size, and the teacher's."""
+    student, teacher = with_dims_of(student, teacher), with_dims_of(teacher, student)
+    return resized(adaptor(student, teacher.shape[1]), teacher.shape[2:]), teacher

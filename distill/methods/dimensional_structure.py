@@ -15,8 +15,8 @@ from distill.checks import check_at_least, check_positive, check_weights
 from distill.distributed import gather
 from distill.errors import UserError
 from distill.losses.ds import Cross, dcm_terms, sem_terms
-from distill.losses.parts.pooling import to_common_size
-from distill.methods.parts.pairs import as_vector, feature_pairs, require_pairs
+from distill.losses.parts.pooling import as_vector, to_common_size
+from distill.methods.parts.pairs import feature_pairs, require_pairs
 
 Term = Literal["sem_1", "sem_2", "dcm_1", "dcm_2"]
 
@@ -34,11 +34,12 @@ class DimensionalStructure(DistillationModule):
     samples should lie apart (distribution calibration, DCM, summed over the pairs). Both terms compare all samples of
     the batch, of all processes together, also samples without a label.
 
-    Features may be vectors or maps. SEM takes their mean over positions. For DCM the larger of two maps is
-    average-pooled, and the network with fewer channels gets channels of zeros, which change none of its distances: eq.
-    12 trains no adaptor. The paper's text and its equations contradict each other in two places, where ``center`` and
-    ``cross`` choose; see :func:`~distill.losses.cross_correlation` and :func:`~distill.losses.dcm_loss`. The defaults
-    were chosen by a study, see ``docs/ds_ablation.md``.
+    Features may be vectors or maps. SEM takes their mean over positions. For DCM the two features of a pair are brought
+    to the same positions (:func:`~distill.losses.parts.pooling.to_common_size`), and the network with fewer channels
+    gets channels of zeros, which change none of its distances: eq. 12 trains no adaptor. The paper's text and its
+    equations contradict each other in two places, where ``center`` and ``cross`` choose; see
+    :func:`~distill.losses.cross_correlation` and :func:`~distill.losses.dcm_loss`. The defaults were chosen by a study,
+    see ``docs/ds_ablation.md``.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` are pairs,

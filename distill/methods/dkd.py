@@ -58,7 +58,7 @@ class DKD(DistillationModule):
         tckd, nckd = decoupled_kd_terms(
             student.prediction,
             teacher.prediction,
-            target_classes(self, student, batch),
+            target_classes(self, batch),
             temperature=self.temperature,
             ignore_index=self.ignore_index,
         )

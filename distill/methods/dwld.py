@@ -128,7 +128,7 @@ class DWLD(DistillationModule):
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """The terms of equation 10."""
-        target = target_classes(self, student, batch)
+        target = target_classes(self, batch)
         ignored = (target == self.ignore_index).unsqueeze(1)
         predictions = (output.prediction.detach().masked_fill(ignored, 0) for output in (student, teacher))
         tcld, ncld = dwld_terms(

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from distill.base import Batch, NetworkOutput
 from distill.checks import check_positive
 from distill.losses import hint_loss
-from distill.methods.parts.pairs import as_map, feature_pairs, require_pairs
+from distill.methods.parts.pairs import feature_pairs, require_pairs
 from distill.methods.parts.regressor import Regressor
 from distill.methods.parts.staged import StagedDistillation
 
@@ -31,9 +31,10 @@ class FitNet(StagedDistillation):
     comparisons of methods.
 
     The regressor is a 1x1 convolution (for vectors a linear layer) with batch normalisation
-    (:class:`~distill.methods.parts.regressor.Regressor`). If two maps differ in size, the larger one is pooled. The
-    paper's convolution has no padding and a kernel large enough to reach the teacher's size. Published code has the
-    normalisation and a ReLU after it, which cannot predict negative features.
+    (:class:`~distill.methods.parts.regressor.Regressor`). If two maps differ in size, the larger one is pooled
+    (:func:`~distill.losses.parts.pooling.to_common_size`). The paper's convolution has no padding and a kernel large
+    enough to reach the teacher's size. Published code has the normalisation and a ReLU after it, which cannot predict
+    negative features.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` (hint layers) and ``student_layers``
@@ -75,6 +76,6 @@ class FitNet(StagedDistillation):
             return {"hint": student.prediction.new_zeros(())}
         values = []
         for regressor, pair in zip(self.regressors, feature_pairs(self, student, teacher), strict=True):
-            guided, hint = map(as_map, pair)
+            guided, hint = pair
             values.append(hint_loss(regressor(guided, hint.shape[1]), hint, reduction="none"))
         return {"hint": self.weight * torch.stack(values).sum(0)}

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter
@@ -14,7 +14,8 @@ from distill.base import Batch, NetworkOutput
 from distill.checks import check_positive
 from distill.errors import UserError
 from distill.losses import fsp_loss, fsp_matrix
-from distill.methods.parts.pairs import feature_pairs, require_pairs
+from distill.methods.parts.adaptors import convolve_pointwise
+from distill.methods.parts.pairs import comparing_positions, feature_pairs, require_pairs
 from distill.methods.parts.staged import StagedDistillation
 
 
@@ -35,8 +36,9 @@ class FSP(StagedDistillation):
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` are feature
-            maps ``(N, C, H, W)``. The first two layers make one FSP matrix, the next two another, and so on; in the
-            paper the first and the last layer of each of three groups of residual blocks.
+            maps ``(N, C, *)``. The first two layers make one FSP matrix, the next two another, and so on; in the paper
+            the first and the last layer of each of three groups of residual blocks. Teacher and student may have maps
+            of different kinds, because a matrix compares layers of one network.
         stage_one_epochs: The number of epochs of the first stage; 30 in published code.
         weight: The weight of the term, the only one in the first stage. The paper gives all pairs the same weight and
             names no value; with 1, the value of published code, a mean over entries trains the student slowly.
@@ -45,7 +47,7 @@ class FSP(StagedDistillation):
     Raises:
         ValueError: There is no layer, an odd number of them, teacher and student have different numbers of layers, or
             ``hard_weight`` is 0; and as :class:`~distill.methods.parts.staged.StagedDistillation` does. From ``setup``:
-            a layer has no positions.
+            the layers of a matrix share no positions.
     """
 
     def __init__(self, *args: Any, stage_one_epochs: int = 30, weight: float = 10.0, **kwargs: Any) -> None:
@@ -66,12 +68,23 @@ class FSP(StagedDistillation):
         if not self.in_stage_one:
             return {"fsp": student.prediction.new_zeros(())}
         pairs = zip(self.convolutions, feature_pairs(self, student, teacher), strict=True)
-        layers = [(match(of_student, of_teacher.shape[1]), of_teacher) for match, (of_student, of_teacher) in pairs]
-        values = []
-        for first, second in zip(layers[::2], layers[1::2], strict=True):
-            of_student, of_teacher = (fsp_matrix(*layers) for layers in zip(first, second, strict=True))
-            values.append(fsp_loss(of_student, of_teacher, reduction="none"))
+        of_student, of_teacher = zip(
+            *((match(one, other.shape[1]), other) for match, (one, other) in pairs), strict=True
+        )
+        matrices = (
+            self._matrices("student", self.student_layers, of_student),
+            self._matrices("teacher", self.teacher_layers, of_teacher),
+        )
+        values = [fsp_loss(*pair, reduction="none") for pair in zip(*matrices, strict=True)]
         return {"fsp": self.weight * torch.stack(values).sum(0)}
+
+    def _matrices(self, side: str, layers: Sequence[str], features: Sequence[Tensor]) -> list[Tensor]:
+        """The matrices of a network, one for each two layers."""
+        matrices = []
+        for first in range(0, len(layers), 2):
+            with comparing_positions(self, f"{side} layers {layers[first]!r} and {layers[first + 1]!r}"):
+                matrices.append(fsp_matrix(*features[first : first + 2]))
+        return matrices
 
 
 class _ChannelMatch(LazyModuleMixin, nn.Module):
@@ -90,5 +103,5 @@ class _ChannelMatch(LazyModuleMixin, nn.Module):
             nn.init.kaiming_uniform_(self.weight, a=5**0.5)
 
     def forward(self, feature: Tensor, channels: int) -> Tensor:
-        """``(N, C, H, W)`` to ``(N, channels, H, W)``."""
-        return feature if self.weight is None else F.conv2d(feature, self.weight)
+        """``(N, C, *)`` to ``(N, channels, *)``."""
+        return feature if self.weight is None else convolve_pointwise(feature, self.weight)

@@ -13,7 +13,7 @@ from distill.base import Batch, NetworkOutput
 from distill.checks import check_positive, check_weights
 from distill.losses import factor_loss, hint_loss
 from distill.losses.parts.pooling import to_common_size
-from distill.methods.parts.adaptors import convolve_to
+from distill.methods.parts.adaptors import Convolution
 from distill.methods.parts.pairs import as_map, feature_pairs, require_pairs
 from distill.methods.parts.staged import StagedDistillation
 
@@ -33,7 +33,9 @@ class FT(StagedDistillation):
 
     Encoder, decoder and translator are three 3x3 convolutions with a leaky ReLU (0.1) after each, as in the paper,
     except after the decoder's last, because features may be negative. There is no batch normalisation between them,
-    which some published code has. The paper takes eq. 4 without the mean, with p = 1; published code takes the mean.
+    which some published code has. They have as many dims as the features; vectors are maps of one position. The larger
+    factor of a pair is pooled (:func:`~distill.losses.parts.pooling.to_common_size`). The paper takes eq. 4 without the
+    mean, with p = 1; published code takes the mean.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` are pairs of
@@ -89,10 +91,10 @@ class _Convolutions(nn.Module):
     def __init__(self, linear_end: bool = False) -> None:
         super().__init__()
         self.slopes = (0.1, 0.1, 1.0 if linear_end else 0.1)
-        self.layers = nn.ModuleList(nn.LazyConv2d(1, kernel_size=3, padding=1) for _ in self.slopes)
+        self.layers = nn.ModuleList(Convolution() for _ in self.slopes)
 
     def forward(self, feature: Tensor, channels: Sequence[int]) -> Tensor:
-        """``(N, C, H, W)`` to ``(N, channels[-1], H, W)``."""
+        """``(N, C, *)`` to ``(N, channels[-1], *)``."""
         for layer, count, slope in zip(self.layers, channels, self.slopes, strict=True):
-            feature = F.leaky_relu(convolve_to(count, layer, feature), slope)
+            feature = F.leaky_relu(layer(feature, count), slope)
         return feature

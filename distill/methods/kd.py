@@ -68,7 +68,7 @@ class KD(DistillationModule):
             reduction="none",
         )
         if self.weighting is not None:
-            target_classes(self, student, batch)
+            target_classes(self, batch)
             kd = kd * self.weighting(student.prediction, teacher.prediction, batch)
         return {"kd": self.weight * kd}
 
@@ -87,7 +87,7 @@ class KD(DistillationModule):
     ) -> Tensor:
         """The divergence of each label, ``(N, C, *)``, whose mean is over the known labels."""
         if self.weighting is not None:
-            target_classes(self, student, batch)  # raises an error: a weighting compares the class of a sample
+            target_classes(self, batch)  # raises an error: a weighting compares the class of a sample
         known = task.known(with_channel(batch["target"])) if "target" in batch else None
         return binary_kd_loss(
             student.prediction,

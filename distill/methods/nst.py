@@ -10,7 +10,7 @@ from torch import Tensor
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.checks import check_weights
 from distill.losses import nst_loss
-from distill.methods.parts.pairs import feature_pairs, require_pairs
+from distill.methods.parts.pairs import position_pairs, require_pairs
 
 
 class NST(DistillationModule):
@@ -24,13 +24,13 @@ class NST(DistillationModule):
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` are pairs of
-            feature maps ``(N, C, H, W)``, in the paper the last convolution's.
+            feature maps ``(N, C, *)``, in the paper the last convolution's.
         weight: The weight of the term; 50 in published code that compares methods. The paper writes it lambda / 2.
         **kwargs: As in :class:`~distill.base.DistillationModule`.
 
     Raises:
-        ValueError: There is no layer, or teacher and student have different numbers of layers; from ``setup``: a layer
-            has no positions.
+        ValueError: There is no layer, or teacher and student have different numbers of layers; from ``setup``: two
+            layers share no positions, or one only.
     """
 
     def __init__(self, *args: Any, weight: float = 50.0, **kwargs: Any) -> None:
@@ -41,5 +41,5 @@ class NST(DistillationModule):
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """The sum of the discrepancies of all pairs of layers, for each sample."""
-        values = [nst_loss(*pair, reduction="none") for pair in feature_pairs(self, student, teacher)]
+        values = [nst_loss(*pair, reduction="none") for pair in position_pairs(self, student, teacher)]
         return {"nst": self.weight * torch.stack(values).sum(0)}

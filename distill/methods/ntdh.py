@@ -62,7 +62,7 @@ class NTDH(DistillationModule):
         tckl, nckl = decoupled_kd_terms(
             student.prediction,
             teacher.prediction,
-            target_classes(self, student, batch),
+            target_classes(self, batch),
             temperature=self.temperature,
             ignore_index=self.ignore_index,
         )

@@ -70,7 +70,7 @@ class PSSM(DistillationModule):
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """Equation 8 or 9."""
-        outputs, target = (student.prediction, teacher.prediction), target_classes(self, student, batch)
+        outputs, target = (student.prediction, teacher.prediction), target_classes(self, batch)
         mask = self.mask(*outputs, batch)
         if self.loss == "kd":
             values = kd_loss(

@@ -12,8 +12,7 @@ from distill.checks import check_at_least, check_weights
 from distill.errors import UserError
 from distill.losses import semckd_loss
 from distill.losses.parts.normalization import unit_vectors
-from distill.losses.parts.pooling import pooled_to_fit
-from distill.methods.parts.pairs import as_map
+from distill.losses.parts.pooling import as_vector, pooled_to_fit
 from distill.methods.parts.regressor import Regressor
 
 
@@ -28,8 +27,9 @@ class SemCKD(DistillationModule):
     number of the student's layers. A 1x1 convolution with batch normalisation
     (:class:`~distill.methods.parts.regressor.Regressor`) projects each layer of the student to the channels of each
     layer of the teacher; the authors' projections have three convolutions. If two maps differ in size, the larger one
-    is pooled, the student's before its projection, as in the authors' code. For each sample, the attention of a layer
-    of the student is a softmax over the teacher's layers of the products of its query with their keys.
+    is pooled (:func:`~distill.losses.parts.pooling.to_common_size`), the student's before its projection, as in the
+    authors' code. For each sample, the attention of a layer of the student is a softmax over the teacher's layers of
+    the products of its query with their keys.
 
     The authors compute queries and keys from the similarities of a sample with all samples of its batch. The batch size
     is then the input size of a layer, so all batches must have the same size. Here queries and keys are computed from
@@ -61,8 +61,7 @@ class SemCKD(DistillationModule):
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """The weighted sum of the errors of all pairs of layers, for each sample."""
-        of_student = [as_map(feature) for feature in student.at(self.student_layers)]
-        of_teacher = [as_map(feature) for feature in teacher.at(self.teacher_layers)]
+        of_student, of_teacher = student.at(self.student_layers), teacher.at(self.teacher_layers)
         projected = [
             [
                 project(pooled_to_fit(feature, target), target.shape[1])
@@ -81,5 +80,5 @@ def _embedding(dim: int) -> nn.Sequential:
 
 def _embedded(embeddings: nn.ModuleList, features: list[Tensor]) -> Tensor:
     """The queries or keys of all layers, ``(N, layers, D)``, of length 1."""
-    pooled = [feature.mean((2, 3)) for feature in features]
-    return unit_vectors(torch.stack([embed(p) for embed, p in zip(embeddings, pooled, strict=True)], 1))
+    pairs = zip(embeddings, features, strict=True)
+    return unit_vectors(torch.stack([embed(as_vector(feature)) for embed, feature in pairs], 1))

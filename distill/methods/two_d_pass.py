@@ -10,12 +10,13 @@ from torch import Tensor, nn
 
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.checks import check_weights
+from distill.errors import UserError
 from distill.losses import kd_loss, lovasz_loss
 from distill.losses.parts.logits import where_counted
-from distill.losses.parts.pooling import to_common_size
+from distill.losses.parts.pooling import as_vector, resized, to_common_size, with_dims_of
 from distill.methods.parts.adaptors import PointwiseMLP
 from distill.methods.parts.classes import target_classes
-from distill.methods.parts.pairs import as_map, as_vector, feature_pairs, require_pairs
+from distill.methods.parts.pairs import feature_pairs, require_pairs
 from distill.weighting import SampleWeighting
 
 
@@ -35,13 +36,15 @@ class TwoDPASS(DistillationModule):
 
     Four things differ from the paper. The camera's network is the frozen teacher and does not learn beside the student.
     Both networks see dense views from the camera; the paper's student is a SPVCNN of sparse convolutions on voxels.
-    Features keep the resolutions of their layers: the larger feature is pooled, and logits are enlarged to the labels'
-    size. The cross entropy has no class weights, the Lovász loss is computed for each sample, and the student's own
+    Features keep the resolutions of their layers: the larger feature is pooled
+    (:func:`~distill.losses.parts.pooling.to_common_size`), and logits are resized to the labels' size, linearly along
+    each dim. The cross entropy has no class weights, the Lovász loss is computed for each sample, and the student's own
     prediction has the task's loss.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` are pairs,
-            one for each scale; the paper has four. Features may be maps or vectors.
+            one for each scale; the paper has four. Features are maps with as many spatial dims as the prediction; if
+            there is one prediction a sample, they may also be vectors.
         weight: The weight of the divergence; 0.05 in the paper.
         head_weight: The weight of the cross entropies of the two classifiers.
         lovasz_weight: The weight of their Lovász losses (:func:`~distill.losses.lovasz_loss`).
@@ -50,7 +53,8 @@ class TwoDPASS(DistillationModule):
         **kwargs: As in :class:`~distill.base.DistillationModule`.
 
     Raises:
-        ValueError: There is no layer, or teacher and student have different numbers of layers.
+        ValueError: There is no layer, or teacher and student have different numbers of layers; from ``setup``: a pair
+            has no positions for a prediction with positions.
     """
 
     def __init__(
@@ -73,12 +77,12 @@ class TwoDPASS(DistillationModule):
 
     def distillation_step(self, teacher: NetworkOutput, student: NetworkOutput, batch: Batch) -> dict[str, Tensor]:
         """The three terms, as means over the scales."""
-        target = target_classes(self, student, batch)
+        target = target_classes(self, batch)
         counted = target != self.ignore_index
         labelled: Any = {"target": target, "ignore_index": self.ignore_index, "reduction": "none"}
         divergences, heads = [], []
         for scale, pair in zip(self.scales, feature_pairs(self, student, teacher), strict=True):
-            both = scale(*to_common_size(*map(as_map, pair)), student.prediction.shape[1])
+            both = scale(*to_common_size(*pair), student.prediction.shape[1])
             single, fused = (where_counted(_as_prediction(logits, student.prediction), counted) for logits in both)
             divergences.append(kd_loss(single, fused, **labelled))
             heads += [single, fused]
@@ -114,11 +118,11 @@ class FusionToSingle(nn.Module):
         self.fused_head = PointwiseMLP(1)
 
     def forward(self, student: Tensor, teacher: Tensor, classes: int) -> tuple[Tensor, Tensor]:
-        """Logits of the student's features alone and of the fused features, ``(N, classes, H, W)`` each.
+        """Logits of the student's features alone and of the fused features, ``(N, classes, *)`` each.
 
         Args:
-            student: The student's features, ``(N, C, H, W)``.
-            teacher: The teacher's features, ``(N, D, H, W)``.
+            student: The student's features, ``(N, C, *)``.
+            teacher: The teacher's features, ``(N, D, *)`` with the same positions.
             classes: The number of logits at each position.
         """
         learned = self.learner(student, student.shape[1])
@@ -128,9 +132,13 @@ class FusionToSingle(nn.Module):
 
 
 def _as_prediction(logits: Tensor, prediction: Tensor) -> Tensor:
-    """Logits ``(N, C, h, w)`` in the size of a prediction: enlarged bilinearly, or, for ``(N, C)``, averaged."""
+    """Logits ``(N, C, *)`` in the size of a prediction: interpolated, or, for ``(N, C)``, averaged."""
     if prediction.ndim == 2:
         return as_vector(logits)
-    if logits.shape == prediction.shape:
-        return logits
-    return F.interpolate(logits, prediction.shape[2:], mode="bilinear", align_corners=False)
+    with_its_dims = with_dims_of(logits, prediction)
+    if with_its_dims.ndim != prediction.ndim:
+        raise UserError(
+            f"TwoDPASS predicts classes at the positions of {tuple(prediction.shape)}, but its pair of layers has the "
+            f"positions {tuple(logits.shape[2:])}: name layers with as many spatial dims as the prediction"
+        )
+    return resized(with_its_dims, prediction.shape[2:])

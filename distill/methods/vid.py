@@ -17,7 +17,7 @@ from distill.checks import check_weights
 from distill.losses import vid_loss
 from distill.losses.parts.pooling import to_common_size
 from distill.methods.parts.adaptors import PointwiseMLP
-from distill.methods.parts.pairs import as_map, feature_pairs, require_pairs
+from distill.methods.parts.pairs import feature_pairs, require_pairs
 from distill.training.optimization import ParameterSettings
 
 FIRST_VARIANCE = 5.0
@@ -34,7 +34,8 @@ class VID(DistillationModule):
     ``hard_weight * CE + weight * sum over the pairs of layers of -log q(teacher | student)``, a bound of their mutual
     information, where q is a Gaussian. Three 1x1 convolutions with ReLU between them compute its mean from the
     student's features. Its variance is the same at all positions of a channel: the softplus of a trained scale plus
-    1e-5, which starts at 5. Features may be maps or vectors; if two maps differ in size, the larger one is pooled.
+    1e-5, which starts at 5. Features may be maps or vectors; if two maps differ in size, the larger one is pooled
+    (:func:`~distill.losses.parts.pooling.to_common_size`).
 
     The paper sums over channels and positions; here, as in published code, it is the mean, see
     :func:`~distill.losses.vid_loss`. The authors' convolutions have batch normalisation; without it, as here, a sample
@@ -67,7 +68,7 @@ class VID(DistillationModule):
         parts = zip(self.regressors, self.variances, feature_pairs(self, student, teacher), strict=True)
         values = []
         for regressor, variance, pair in parts:
-            of_student, of_teacher = to_common_size(*map(as_map, pair))
+            of_student, of_teacher = to_common_size(*pair)
             predicted_mean = regressor(of_student, of_teacher.shape[1])
             values.append(vid_loss(predicted_mean, of_teacher, variance(of_teacher), reduction="none"))
         return {"vid": self.weight * torch.stack(values).sum(0)}

@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from distill.errors import UserError, UserImportError, UserOSError
 from distill.models.duplex import upsampled
 from distill.models.monocular import check_depths, check_image
+from distill.weight_files.hub import hub_name
+from distill.weight_files.reading import is_of_hub
 
 Channels = tuple[float, float, float]
 
@@ -42,8 +44,9 @@ class HuggingFaceDepth(nn.Module):
     network's with ``network.`` before them.
 
     Args:
-        name_or_config: A model of the hub or a local folder, whose weights are loaded; or a configuration for random
-            weights, with its ``model_type``: what ``to_dict()`` of a ``PretrainedConfig`` returns.
+        name_or_config: A model of the hub (``owner/name``) or a local folder, whose weights are loaded; or a
+            configuration for random weights, with its ``model_type``: what ``to_dict()`` of a ``PretrainedConfig``
+            returns.
         mean: The channels' means with which the network was trained, by default those of the model's image processor,
             or ImageNet's if there is none.
         std: The same for the standard deviations.
@@ -52,18 +55,20 @@ class HuggingFaceDepth(nn.Module):
         shift: This number is then added.
         min_depth: The smallest depth, in metres; smaller depths are set to it.
         max_depth: The largest depth, in metres; larger depths are set to it.
+        pretrained: Whether to load the weights of the model that ``name_or_config`` names. Or the model itself instead
+            of ``name_or_config``: a name of the hub or a local folder.
 
     Raises:
         ImportError: transformers is not installed.
-        ValueError: A network of relative depth is used without ``inverse``, one of ``mean`` and ``std`` is given
-            without the other, a configuration has no ``model_type``, or the range of depths is empty. From ``forward``:
-            the image is not ``(N, 3, H, W)``.
+        ValueError: There is no model, or there are two. A network of relative depth is used without ``inverse``, one
+            of ``mean`` and ``std`` is given without the other, a configuration has no ``model_type``, or the range of
+            depths is empty. From ``forward``: the image is not ``(N, 3, H, W)``.
         OSError: There is no such model, or it has no safetensors.
     """
 
     def __init__(
         self,
-        name_or_config: str | dict[str, Any],
+        name_or_config: str | dict[str, Any] | None = None,
         mean: Channels | None = None,
         std: Channels | None = None,
         inverse: bool = False,
@@ -71,12 +76,14 @@ class HuggingFaceDepth(nn.Module):
         shift: float = 0.0,
         min_depth: float = 1e-3,
         max_depth: float = 80.0,
+        pretrained: bool | str = True,
     ) -> None:
         super().__init__()
         check_depths(min_depth, max_depth)
         if (mean is None) != (std is None):
             raise UserError(f"mean and std must be given together, got {mean} and {std}")
-        self.network = _network(name_or_config)
+        name_or_config = _model(name_or_config, pretrained)
+        self.network = _network(name_or_config if pretrained else _configuration(name_or_config))
         config = self.network.config
         if getattr(config, "depth_estimation_type", "metric") == "relative" and not inverse:
             raise UserError(
@@ -115,16 +122,51 @@ class HuggingFaceDepth(nn.Module):
         return upsampled(value, image).clamp(self.min_depth, self.max_depth)
 
 
-def _network(name_or_config: str | dict[str, Any]) -> Any:
-    """The network with its weights, in eval mode; or with random ones, in training mode."""
+def _model(name_or_config: str | dict[str, Any] | None, pretrained: bool | str) -> str | dict[str, Any]:
+    """The name, the folder or the configuration of a network."""
+    if isinstance(pretrained, str):
+        name_or_config, other = pretrained, name_or_config
+        if other is not None:
+            raise UserError(f"pretrained {pretrained!r} is a model of its own: leave out name_or_config")
+    if name_or_config is None:
+        raise UserError("HuggingFaceDepth has no model: give pretrained, a name of the hub or a local folder")
+    return name_or_config
+
+
+def _configuration(name_or_config: str | dict[str, Any]) -> dict[str, Any]:
+    """The configuration of a network, without its weights."""
+    if not isinstance(name_or_config, str):
+        return name_or_config
+    try:
+        config: dict[str, Any] = _transformers().AutoConfig.from_pretrained(**_place(name_or_config)).to_dict()
+    except OSError as error:
+        raise UserOSError(f"{name_or_config} has no configuration: {str(error).splitlines()[0]}") from None
+    return config
+
+
+def _transformers() -> Any:
     try:
         import transformers
     except ImportError:
         raise UserImportError("HuggingFaceDepth needs transformers: pip install 'crossdistill[hf]'") from None
-    models: Any = transformers.AutoModelForDepthEstimation
+    return transformers
+
+
+def _place(name: str) -> dict[str, Any]:
+    """Where a model lies, as arguments of transformers."""
+    if not is_of_hub(name):
+        return {"pretrained_model_name_or_path": name}
+    found = hub_name(name)
+    return {"pretrained_model_name_or_path": found.repository, "revision": found.revision or "main"}
+
+
+def _network(name_or_config: str | dict[str, Any]) -> Any:
+    """The network with its weights, in eval mode; or with random ones, in training mode."""
+    transformers = _transformers()
+    models = transformers.AutoModelForDepthEstimation
     if isinstance(name_or_config, str):
         try:
-            return models.from_pretrained(name_or_config, use_safetensors=True)
+            return models.from_pretrained(use_safetensors=True, **_place(name_or_config))
         except OSError as error:
             reason = str(error).splitlines()[0]
             raise UserOSError(f"{name_or_config} is no depth network with safetensors: {reason}") from None
@@ -135,11 +177,8 @@ def _network(name_or_config: str | dict[str, Any]) -> Any:
 
 def _normalization(name: str) -> tuple[Channels, Channels]:
     """The mean and standard deviation that a model's image processor takes."""
-    import transformers
-
-    processors: Any = transformers.AutoImageProcessor
     try:
-        processor = processors.from_pretrained(name)
+        processor = _transformers().AutoImageProcessor.from_pretrained(**_place(name))
     except OSError:  # a folder of weights alone
         return IMAGENET_MEAN, IMAGENET_STD
     if not getattr(processor, "do_normalize", False):

@@ -14,9 +14,11 @@ import torch
 from lightning.pytorch import LightningModule
 
 from distill.atomic import atomic_write
+from distill.batches import complete_samples
 from distill.checkpoint import load_network
 from distill.command.command_line import CLI
 from distill.errors import UserError, UserFileNotFoundError
+from distill.internals.lightning import as_in_a_step
 from distill.rank.bootstrap import Sums, joined, sums_of
 from distill.rank.table import Candidate, write_ranking
 from distill.study.lock import study_lock
@@ -247,8 +249,8 @@ def compare(pair: Pair) -> None:
     assert task is not None
     metrics = task.metrics().to(teacher.device)
     batches = []
-    for batch in _validation_batches(data, pair.max_samples):
-        batch = {name: values.to(teacher.device) for name, values in batch.items()}
+    for samples in _validation_batches(data, pair.max_samples):
+        batch = complete_samples(as_in_a_step(teacher, samples), student.inputs)
         of_teacher, of_student, target = teacher.predict(batch), student.predict(batch), batch["target"]
         if target.is_floating_point():
             raise UserError(f"only logits of classes can be ranked, and {type(task).__name__} has none")

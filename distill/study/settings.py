@@ -6,6 +6,7 @@ import ast
 import hashlib
 import importlib.util
 import json
+import re
 import sysconfig
 from collections.abc import Iterable, Iterator, Mapping
 from functools import cache
@@ -14,6 +15,7 @@ from pathlib import Path
 from typing import Any
 
 from distill.atomic import atomic_write
+from distill.weight_files.reading import files_of
 
 ROOT = Path(__file__).parents[2]
 
@@ -26,6 +28,9 @@ INSTALLED = ("site-packages", "dist-packages")
 """Folders of installed libraries."""
 
 STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib")).resolve()
+
+WEIGHTS = re.compile(r"(.*\.)?[a-z]+_checkpoint(\.path)?")
+"""Keys of arguments that name weights, which may be a folder or an index of several files."""
 
 FILE_HASHES = ".files.json"
 
@@ -91,7 +96,7 @@ def parts_that_matter(config: Mapping[str, Any]) -> dict[str, Any]:
 def named_files(config: Mapping[str, Any], outside: Path, known: dict[str, Any]) -> dict[str, str]:
     """The hash of the content of every file that a configuration names, by the key that names it.
 
-    Folders do not count: a data set has too many files to read them all for each study.
+    Folders do not count, apart from those of weights: a data set has too many files to read them all for each study.
 
     Args:
         config: What :func:`parts_that_matter` returns.
@@ -100,9 +105,11 @@ def named_files(config: Mapping[str, Any], outside: Path, known: dict[str, Any])
     """
     found: dict[str, str] = {}
     for key, text in _texts(config):
-        path = _file(text)
-        if path is not None and not path.is_relative_to(outside.resolve()):
-            found[key] = " ".join(filter(None, (found.get(key), _content_hash(path, known))))
+        file = _file(text)
+        named = files_of(text) if WEIGHTS.fullmatch(key) else [] if file is None else [file]
+        for path in (file.resolve() for file in named):
+            if not path.is_relative_to(outside.resolve()):
+                found[key] = " ".join(filter(None, (found.get(key), _content_hash(path, known))))
     return found
 
 

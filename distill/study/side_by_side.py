@@ -17,7 +17,7 @@ from torchmetrics import Metric
 from distill.base import DistillationModule
 from distill.command.command_line import CLI
 from distill.errors import UserError
-from distill.internals.lightning import attach_data
+from distill.internals.lightning import as_in_a_step, attach_data
 from distill.methods import Combined
 from distill.methods.parts.staged import StagedDistillation
 from distill.outputs import Batch
@@ -77,7 +77,8 @@ class SideBySide(LightningModule):
         self._stacked_buffers: dict[str, Tensor] = dict(buffers)
         self._names = list(parameters)
         self.stacked = nn.ParameterList(nn.Parameter(stack, stack.requires_grad) for stack in parameters.values())
-        self.batch = {name: torch.stack([batch[name] for batch in batches]) for name in batches[0]}
+        tensors = [name for name, value in batches[0].items() if isinstance(value, Tensor)]
+        self.batch = {name: torch.stack([batch[name] for batch in batches]) for name in tensors}
         self._first_strange = torch.full((len(copies),), -1)
         self._check_vmap()
 
@@ -186,7 +187,7 @@ def fit_side_by_side(clis: Sequence[CLI]) -> list[int | None]:
     first = clis[0]
     settings = dict(first.config_init["trainer"])
     _check_settings(first.trainer, settings["callbacks"])
-    batches = [_whole_split(cli.datamodule.train_dataloader()) for cli in clis]
+    batches = [as_in_a_step(cli.model, _whole_split(cli.datamodule.train_dataloader())) for cli in clis]
     together = SideBySide([cli.model for cli in clis], batches)
     silent = dict.fromkeys(("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary"), False)
     trainer = first.trainer_class(**{**settings, **silent, "callbacks": None})

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable, Sequence, Sized
+from collections.abc import Callable, Sized
 from contextlib import suppress
 from pathlib import Path
 from typing import Any, cast
@@ -18,9 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from distill.batches import Batch, check_named, chosen_samples, complete_samples, named_batch, samples_in
 from distill.errors import UserError
 from distill.internals.lightning import loader_of
-from distill.outputs import Batch, NetworkOutput
+from distill.outputs import NetworkOutput
 from distill.teacher.fingerprint import network_fingerprint, sample_checksums
 from distill.teacher.row_store import Column, Positions, RowStore
 
@@ -42,7 +43,7 @@ class TeacherCache(Callback):
     property (``fixed_modalities``). This is checked: each response is stored with the checksum of its inputs, and when
     a fit reads a response for the first time, the checksum is compared with that of the current inputs.
 
-    Only training uses the cache. Validation runs the teacher.
+    Only training uses the cache. Validation runs the teacher. Samples that lack a modality of the teacher have no row.
 
     Args:
         folder: A folder on a disk of this machine. A network file system does not work, because memory-mapped files
@@ -73,7 +74,7 @@ class TeacherCache(Callback):
         module = cast(Any, pl_module)
         self._trainer = trainer
         self._inputs = module.teacher_inputs
-        dataset, probes = _training_data(trainer, self._inputs)
+        dataset, probes = _training_data(trainer, module)
         output = _probe_output(trainer, module, probes)
         self._layers = tuple(output.features)
         columns = _columns(output)
@@ -154,9 +155,12 @@ class TeacherCache(Callback):
 
     def _rows(self, batch: Batch, mask: NDArray[np.bool_]) -> Batch:
         """The teacher's inputs for the chosen samples, in the memory format of the batch."""
-        chosen = torch.from_numpy(mask)
-        columns = {name: Column.like(name, batch[name]) for name in self._inputs}
-        return {name: column.unpacked(column.packed(batch[name])[chosen]) for name, column in columns.items()}
+        rows = torch.from_numpy(mask.nonzero()[0])
+        tensors = {name: batch[name] for name in self._inputs if isinstance(batch[name], Tensor)}
+        columns = {name: Column.like(name, values) for name, values in tensors.items()}
+        chosen = {name: column.unpacked(column.packed(tensors[name])[rows]) for name, column in columns.items()}
+        others = {name: batch[name] for name in self._inputs if name not in tensors}
+        return chosen | chosen_samples({"index": batch["index"], **others}, rows)
 
     def _run_and_store(
         self, store: RowStore, batch: Batch, positions: Positions, run_teacher: RunTeacher
@@ -208,12 +212,15 @@ def _columns(output: NetworkOutput) -> list[Column]:
 @torch.compiler.set_stance("force_eager")  # a batch of two is not worth a compilation
 def _probe_output(trainer: Trainer, module: Any, probes: Batch) -> NetworkOutput:
     """The teacher's output for two samples, in the precision of training."""
-    batch = trainer.precision_plugin.convert_input({name: values[:2] for name, values in probes.items()})
+    complete = complete_samples(probes, module.teacher_inputs)
+    usable = complete if samples_in(complete) else probes
+    two = chosen_samples(usable, range(min(2, samples_in(usable))))
+    batch = trainer.precision_plugin.convert_input({name: two[name] for name in module.teacher_inputs})
     with isolate_rng(), trainer.precision_plugin.forward_context():
         return cast(NetworkOutput, module.run_teacher(trainer.strategy.batch_to_device(batch)))
 
 
-def _training_data(trainer: Trainer, inputs: Sequence[str]) -> tuple[Sized, Batch]:
+def _training_data(trainer: Trainer, method: Any) -> tuple[Sized, Batch]:
     """The training set, and samples that represent it.
 
     Raises:
@@ -223,7 +230,7 @@ def _training_data(trainer: Trainer, inputs: Sequence[str]) -> tuple[Sized, Batc
     module = trainer.datamodule  # type: ignore[attr-defined]
     name = "a plain data loader" if module is None else type(module).__name__
     fixed = getattr(module, "fixed_modalities", ())
-    changing = [modality for modality in inputs if modality not in fixed]
+    changing = [modality for modality in method.teacher_inputs if modality not in fixed]
     if changing:
         raise UserError(
             f"cache_teacher needs inputs that are the same in every epoch, but {changing[0]!r} is not one of the "
@@ -235,7 +242,7 @@ def _training_data(trainer: Trainer, inputs: Sequence[str]) -> tuple[Sized, Batc
         raise UserError(f"cache_teacher needs one data set of samples with positions, but {name} has none")
     positions = np.linspace(0, len(dataset) - 1, min(len(dataset), PROBE_SAMPLES)).astype(np.int64).tolist()
     with isolate_rng():
-        probes = next(iter(_loader_of(loader, positions)))
+        probes = check_named(named_batch(next(iter(_loader_of(loader, positions))), method.batch_names))
     if "index" not in probes or probes["index"].tolist() != positions:
         raise UserError(f"cache_teacher needs the position of each sample as 'index' in the batches of {name}")
     return dataset, probes

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -12,6 +12,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
+
+from distill.batches import tensors_in
 
 
 def network_fingerprint(network: nn.Module) -> str:
@@ -31,7 +33,7 @@ def network_fingerprint(network: nn.Module) -> str:
     for name, values in sorted({**network.state_dict(), **dict(network.named_buffers())}.items()):
         if isinstance(values, Tensor) and not is_lazy(values):
             digest.update(f"{name} {values.dtype} {tuple(values.shape)} ".encode())
-            digest.update(values.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().data)
+            digest.update(_bytes(values).data)
     return digest.hexdigest()
 
 
@@ -43,18 +45,27 @@ def _is_plain(value: Any) -> bool:
     return value is None or isinstance(value, (bool, int, float, str, torch.dtype))
 
 
-def sample_checksums(inputs: Sequence[Tensor]) -> NDArray[np.int64]:
+def sample_checksums(inputs: Sequence[Any]) -> NDArray[np.int64]:
     """One checksum per sample, over the bytes of all its inputs.
 
     Args:
-        inputs: The inputs, each ``(N, *)``.
+        inputs: The inputs, each ``(N, *)``, or a list with tensors for each sample.
 
     Returns:
         The CRC-32 of each sample, ``(N,)``.
     """
-    count = len(inputs[0])
-    sums = [0] * count
+    sums = [0] * len(inputs[0])
     for values in inputs:
-        rows = values.detach().cpu().contiguous().reshape(count, -1).view(torch.uint8).numpy()
-        sums = [zlib.crc32(row.data, sum_) for row, sum_ in zip(rows, sums, strict=True)]
+        for at, row in enumerate(_bytes_of_rows(values)):
+            sums[at] = zlib.crc32(row.data, sums[at])
     return np.array(sums, np.int64)
+
+
+def _bytes_of_rows(values: Any) -> Iterable[NDArray[np.uint8]]:
+    if isinstance(values, Tensor):
+        return _bytes(values).reshape(len(values), -1)
+    return (np.concatenate([np.zeros(0, np.uint8), *map(_bytes, tensors_in(sample))]) for sample in values)
+
+
+def _bytes(values: Tensor) -> NDArray[np.uint8]:
+    return values.detach().cpu().contiguous().flatten().view(torch.uint8).numpy()

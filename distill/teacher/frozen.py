@@ -10,7 +10,8 @@ import torch
 from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 
-from distill.checkpoint import check_class_names, load_network, looks_untrained
+from distill.batches import tensors_in, with_floats
+from distill.checkpoint import Weights, check_class_names, load_network, looks_untrained
 from distill.checks import check_option
 from distill.distributed import SynchronizedBuffers
 from distill.errors import UserError
@@ -34,7 +35,7 @@ class FrozenTeacher:
         layers: The layers whose outputs are returned as features; see :class:`~distill.taps.FeatureTaps`.
         precision: The type of all weights and inputs, independent of the student and of autocast. ``None`` follows the
             student and autocast.
-        checkpoint: Weights for the network; see :func:`~distill.checkpoint.load_weights`.
+        checkpoint: Weights for the network; see :func:`~distill.checkpoint.load_network`.
         layout: The layout of the features; see :class:`~distill.taps.FeatureTaps`.
 
     Raises:
@@ -48,13 +49,15 @@ class FrozenTeacher:
         network: nn.Module,
         layers: Iterable[str],
         precision: Precision | None = None,
-        checkpoint: str | Path | None = None,
+        checkpoint: Weights | str | Path | None = None,
         layout: Layout | Mapping[str, Layout] | None = None,
     ) -> None:
         if precision is not None:
             check_option("teacher_precision", precision, DTYPES)
         self.untrained = checkpoint is None and looks_untrained(network)
-        self.class_names: Sequence[str] = () if checkpoint is None else _load(network, checkpoint)
+        self.class_names: Sequence[str] = ()
+        if checkpoint is not None:
+            self.class_names = load_network(network, checkpoint, "teacher_checkpoint")
         self.network = network.eval().requires_grad_(False)
         self.dtype = None if precision is None else DTYPES[precision]
         self.taps = FeatureTaps(network, layers, layout, option="teacher_layout")
@@ -62,13 +65,12 @@ class FrozenTeacher:
             network.to(self.dtype)
 
     @torch.no_grad()
-    def __call__(self, *inputs: Tensor) -> NetworkOutput:
+    def __call__(self, *inputs: Any) -> NetworkOutput:
         """The prediction, in the network's size, and the features."""
         if self.dtype is None:
             return network_output(*self.taps(*inputs))
-        cast = tuple(values.to(self.dtype) if values.is_floating_point() else values for values in inputs)
-        with autocast_off(inputs[0]):
-            return network_output(*self.taps(*cast))
+        with autocast_off(next(tensors_in(inputs))):
+            return network_output(*self.taps(*with_floats(inputs, self.dtype)))
 
     def check_trained(self, class_names: Sequence[str]) -> None:
         """Warns of random weights, and compares the network's classes with those of the data.
@@ -120,10 +122,3 @@ def check_separate(teacher: nn.Module, student: nn.Module) -> None:
     of_student = {id(parameter) for parameter in student.parameters()}
     if any(id(parameter) in of_student for parameter in teacher.parameters()):
         raise UserError("teacher and student share parameters: give the student a network of its own")
-
-
-def _load(network: nn.Module, checkpoint: str | Path) -> Sequence[str]:
-    try:
-        return load_network(network, checkpoint)
-    except ValueError as error:
-        raise UserError(f"the teacher_checkpoint {error}") from None

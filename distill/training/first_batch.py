@@ -10,6 +10,7 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, Protocol
 
@@ -22,13 +23,23 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
+from distill.batches import Batch, complete_rows, samples_in
+from distill.batches import described as shape_of
 from distill.errors import UserError, UserKeyError, UserTypeError
-from distill.internals.lightning import loader_of
+from distill.internals.lightning import as_in_a_step, loader_of
 from distill.internals.torch import buffers_kept
-from distill.outputs import Batch, NetworkOutput, shapes
+from distill.outputs import NetworkOutput, shapes
 from distill.tasks import Task
 from distill.training.arguments import described
+from distill.training.loaders import flat_loaders, loader_names
+from distill.training.presence import complete_pairs
 from distill.training.scores import StageScores
+
+SMALL_BATCHES = 16
+"""The number of batches among which one is looked for whose samples have all modalities."""
+
+PREFIXES = {"validate": "val", "test": "test"}
+"""The names of the stages in those of scores."""
 
 
 class Checked(Protocol):
@@ -75,13 +86,31 @@ def check_first_batch(module: Checked, trainer: Trainer, stage: str) -> None:
     module.eval()
     # isolate_rng restores the random state, so that this check does not change the fit
     with torch.no_grad(), isolate_rng():
-        batch = small_batch(loader_of(trainer, stage), stage)
-        batch = {name: value.to(module.device) for name, value in batch.items()}
-        module.check_batch(batch)
+        loaders = loader_of(trainer, stage)
+        for number, loader in enumerate(flat_loaders(loaders, stage)):
+            with of_loader(trainer, loaders, stage, number):
+                batch = complete_batch(module, loader, stage, number)
+                module.check_batch(batch)
         for part, mode in modes.items():
             part.training = mode
-        if stage == "fit" and len(next(iter(batch.values()))) > 1:  # OneSampleCheck tries one sample
+        if stage == "fit" and samples_in(batch) > 1:  # OneSampleCheck tries one sample
             check_training_mode(module, batch)
+
+
+def complete_batch(module: Any, loader: Any, stage: str, number: int = 0) -> Batch:
+    """A small batch as a step gets it: the first one in which no sample lacks a modality, or the first of a few.
+
+    Args:
+        module: The module that gets it.
+        loader: The loader.
+        stage: ``fit``, ``validate`` or ``test``.
+        number: The number of the loader, for the hooks of the transfer.
+    """
+    batches = (as_in_a_step(module, batch, number) for batch in small_batches(loader, stage))
+    first: Batch = next(batches)
+    names = (*module.inputs, *getattr(module, "teacher_inputs", ()))
+    whole = (batch for batch in chain([first], batches) if samples_in(batch) and complete_rows(batch, names) is None)
+    return next(whole, first)
 
 
 def check_training_mode(module: Checked, batch: Batch) -> None:
@@ -140,21 +169,38 @@ def _tell_what_learns(module: Checked, output: NetworkOutput, model: str) -> Non
         )
 
 
-def small_batch(loader: Any, stage: str) -> Batch:
-    """Two samples in the loader's format, read without its workers.
+def small_batches(loader: Any, stage: str) -> Iterator[Any]:
+    """A few batches of two samples in the loader's format, read without its workers.
 
     Raises:
         ValueError: The data set is empty.
     """
-    if isinstance(loader, (list, tuple)):
-        loader = loader[0]
     if isinstance(loader, DataLoader) and loader.batch_size is not None:
         loader = DataLoader(loader.dataset, batch_size=min(2, loader.batch_size), collate_fn=loader.collate_fn)
+    empty = True
+    for batch in islice(loader, SMALL_BATCHES):
+        empty = False
+        yield batch
+    if empty:
+        raise UserError(f"the data set to {TrainerFn(stage).value} on is empty")
+
+
+@contextmanager
+def of_loader(trainer: Trainer, loaders: Any, stage: str, number: int) -> Iterator[None]:
+    """Puts the name of the loader before an error, if it is not the first of several.
+
+    Raises:
+        KeyError: As the error within.
+        TypeError: As the error within.
+        ValueError: As the error within.
+    """
     try:
-        batch: Batch = next(iter(loader))
-    except StopIteration:
-        raise UserError(f"the data set to {TrainerFn(stage).value} on is empty") from None
-    return batch
+        yield
+    except (UserError, UserKeyError, UserTypeError) as error:
+        if number == 0:
+            raise
+        name = loader_names(trainer, PREFIXES[stage], loaders)[number]
+        raise type(error)(f"of the loader {name!r}: {error}") from None
 
 
 @contextmanager
@@ -170,7 +216,7 @@ def explained(network: object, argument: str, inputs: Sequence[str], batch: Batc
     except UserTypeError as error:
         raise UserTypeError(f"the {described(network, argument)} {mode}does not fit: {error}") from None
     except (RuntimeError, TypeError) as error:
-        given = ", ".join(f"{name} {tuple(batch[name].shape)}" for name in inputs)
+        given = ", ".join(f"{name} {shape_of(batch[name])}" for name in inputs)
         reason = str(error).splitlines()[0]
         raise UserError(f"the {described(network, argument)} {mode}cannot take {given}: {reason}") from error
 
@@ -216,8 +262,9 @@ def check_pair(method: Pair, batch: Batch) -> None:
     of_teacher, of_student = described(method.teacher, "teacher"), described(method.student, "student")
     if "target" in batch:
         assert method.task is not None
-        for model, output in ((of_teacher, teacher), (of_student, student)):
-            method.task.check(output.prediction, batch["target"], model=model, data="data")
+        compared = complete_pairs(teacher, student, batch, method.teacher_inputs)
+        method.task.check(compared.teacher.prediction, compared.batch["target"], model=of_teacher, data="data")
+        method.task.check(student.prediction, batch["target"], model=of_student, data="data")
     elif method.hard_weight:
         raise UserKeyError("the batch has no 'target': only a method with hard_weight=0 works without it")
     try:

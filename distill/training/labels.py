@@ -60,7 +60,8 @@ def labels_of(batch: Batch, model: object) -> Tensor:
     """
     if "target" not in batch:
         raise UserKeyError(f"the batch has no 'target' for {type(model).__name__} to learn from or be scored by")
-    return batch["target"]
+    target: Tensor = batch["target"]
+    return target
 
 
 def check_labels_on_cpu(batch: Batch | Tensor, task: Task | None, trainer: Trainer | None) -> None:

@@ -6,8 +6,9 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from lightning.pytorch import Trainer
+from lightning.pytorch.utilities.combined_loader import CombinedLoader
 
-from distill.errors import UserError
+from distill.errors import UserError, UserTypeError
 from distill.internals.lightning import evaluation_loaders
 
 STAGES = {"val": "validate", "test": "test", "predict": "predict"}
@@ -29,6 +30,11 @@ def loader_suffix(trainer: Trainer, stage: str, dataloader_idx: int) -> str:
     )
 
 
+def loader_count(trainer: Trainer, stage: str) -> int:
+    """The number of loaders of a running validation, test or prediction; see :func:`loader_suffix`."""
+    return len(list(_names(evaluation_loaders(trainer, stage))))
+
+
 def loader_names(trainer: Trainer, stage: str, loaders: Any) -> list[str]:
     """The names of all loaders, in the order in which the trainer takes them.
 
@@ -43,7 +49,7 @@ def loader_names(trainer: Trainer, stage: str, loaders: Any) -> list[str]:
     Raises:
         ValueError: The data module names another number of loaders than it returns.
     """
-    names = list(_names(loaders))
+    names = list(_names(loaders.iterables if isinstance(loaders, CombinedLoader) else loaders))
     given = getattr(trainer.datamodule, f"{stage}_names", None)  # type: ignore[attr-defined]
     if given is None or isinstance(loaders, Mapping):
         return names
@@ -54,6 +60,26 @@ def loader_names(trainer: Trainer, stage: str, loaders: Any) -> list[str]:
             f"got {given!r}"
         )
     return [str(name) for name in given]
+
+
+def flat_loaders(loaders: Any, stage: str) -> list[Any]:
+    """The loaders one after another, in the order of their names; a fit has one.
+
+    Args:
+        loaders: What the data module returned.
+        stage: ``fit``, ``validate`` or ``test``.
+
+    Raises:
+        TypeError: A fit has several loaders.
+    """
+    flat = list(CombinedLoader(loaders).flattened) if isinstance(loaders, (Mapping, list, tuple)) else [loaders]
+    flat = list(loaders.flattened) if isinstance(loaders, CombinedLoader) else flat
+    if stage == "fit" and len(flat) > 1:
+        raise UserTypeError(
+            f"a fit takes one loader of training data, got {len(flat)}: put their data sets into one, as by "
+            "torch.utils.data.ConcatDataset"
+        )
+    return flat
 
 
 def _names(loaders: Any) -> Iterator[str]:

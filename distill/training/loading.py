@@ -3,20 +3,26 @@
 from __future__ import annotations
 
 import inspect
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
 from jsonargparse import ArgumentError
 from lightning.pytorch import LightningModule
+from torch import nn
 
 from distill.allowed import Refusals
-from distill.checkpoint import check_fits, read_content
+from distill.checkpoint import Weights, check_fits, load_network, path_of, read_content, weights_exist
 from distill.errors import UserError, UserFileNotFoundError
 from distill.internals.jsonargparse import imports_checked
 from distill.internals.lightning import attached
 
 MAKER = "lightning.pytorch.cli.instantiate_module"
 """The function by which a checkpoint of the command line is rebuilt; another one could be any function."""
+
+_starts: ContextVar[bool] = ContextVar("starts", default=True)
 
 
 class LoadsCheckpoints(LightningModule):
@@ -43,7 +49,7 @@ class LoadsCheckpoints(LightningModule):
             _check_loadable(cls, checkpoint_path, saved, kwargs)
         refusals = Refusals()
         try:
-            with imports_checked(refusals):
+            with imports_checked(refusals), without_starts():
                 return super().load_from_checkpoint(checkpoint_path, *args, **{"weights_only": True} | kwargs)
         except ArgumentError:
             if not refusals.sentences:
@@ -60,6 +66,32 @@ class LoadsCheckpoints(LightningModule):
         whole = trainer is not None and not trainer.strategy.restore_checkpoint_after_setup  # else it is sharded
         if whole and self.strict_loading:
             check_fits(checkpoint["state_dict"], self.state_dict(), "the checkpoint", type(self).__name__)
+
+
+@contextmanager
+def without_starts() -> Iterator[None]:
+    """Within it, networks load no weights to start from, because those of a checkpoint replace them."""
+    token = _starts.set(False)
+    try:
+        yield
+    finally:
+        _starts.reset(token)
+
+
+def load_start(network: nn.Module | None, source: Weights | str | Path | None, option: str) -> Sequence[str]:
+    """Loads the weights from which a network starts, unless a checkpoint replaces them.
+
+    Args:
+        network: Changed in place.
+        source: As in :func:`~distill.checkpoint.load_network`, if there is one.
+        option: The argument that gave it, for messages.
+
+    Returns:
+        The names of the classes that the network was trained on, as far as they are known.
+    """
+    if network is None or source is None or not _starts.get():
+        return ()
+    return load_network(network, source, option)
 
 
 def _check_loadable(kind: type, path: str | Path, saved: dict[str, Any], given: dict[str, Any]) -> None:
@@ -79,8 +111,8 @@ def _check_loadable(kind: type, path: str | Path, saved: dict[str, Any], given: 
         if unknown:
             raise UserError(f"{path} is of another method than {kind.__name__}, which takes no {unknown[0]!r}")
     teacher = (saved | given).get("teacher_checkpoint")
-    if teacher and not Path(teacher).is_file():
+    if teacher and not weights_exist(teacher):
         raise UserFileNotFoundError(
-            f"the teacher_checkpoint {teacher} of {path} does not exist: give teacher_checkpoint=..., or "
+            f"the teacher_checkpoint {path_of(teacher)} of {path} does not exist: give teacher_checkpoint=..., or "
             "teacher=None, teacher_checkpoint=None for the student alone"
         )

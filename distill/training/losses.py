@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -10,12 +10,12 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
+from distill.batches import Batch, complete_samples, samples_in
 from distill.distributed import all_gather_objects, rank_part
 from distill.errors import UserError
-from distill.outputs import Batch
 from distill.training.gradients import GradientWatch, copied_to_cpu
 from distill.training.means import LossSums, add_batch
-from distill.training.named_samples import named_samples, not_finite_rows
+from distill.training.named_samples import named_samples, not_finite_samples
 from distill.training.teacher_fault import no_fault, teacher_fault
 
 
@@ -38,18 +38,17 @@ class TrainingLosses(Callback):
         """The name in checkpoints: the class's earlier name, so that old checkpoints still load."""
         return "EpochLosses"
 
-    def record(self, module: LightningModule, loss: Tensor, terms: Mapping[str, Tensor], batch: Batch) -> None:
+    def record(self, module: Any, loss: Tensor, terms: Mapping[str, Tensor], batch: Batch) -> None:
         """Watches the losses of a step, shows the sum in the progress bar, and adds all losses to those of the epoch.
 
         Args:
-            module: The module that logs the losses.
+            module: The module that logs the losses, with the names of its ``inputs``.
             loss: The loss of the step, a scalar.
             terms: The terms of that sum, by name.
             batch: The batch of the step.
         """
-        self._watch.watch(loss, terms, batch)
-        samples = len(next(iter(batch.values())))
-        module.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=samples)
+        self._watch.watch(loss, terms, batch, inputs=[*module.inputs, *getattr(module, "teacher_inputs", ())])
+        module.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=samples_in(batch))
         # a call of log() costs half a millisecond, and there may be many terms: the means are logged once per epoch
         add_batch(self._sums, {"loss": loss, **terms}, batch)
 
@@ -101,6 +100,7 @@ class _Watched(NamedTuple):
     loss: Tensor
     terms: Mapping[str, Tensor]
     batch: Batch
+    inputs: Sequence[str]
 
 
 class LossWatch:
@@ -114,16 +114,17 @@ class LossWatch:
     def __init__(self) -> None:
         self._watched: _Watched | None = None
 
-    def watch(self, loss: Tensor, terms: Mapping[str, Tensor], batch: Batch) -> None:
+    def watch(self, loss: Tensor, terms: Mapping[str, Tensor], batch: Batch, inputs: Sequence[str] = ()) -> None:
         """Keeps the losses of a step until :meth:`check`.
 
         Args:
             loss: The loss of the step, a scalar.
             terms: The terms of that sum, by name.
             batch: The batch of the step.
+            inputs: The names of the modalities that a network sees; other values of the batch are no cause.
         """
         detached = {name: value.detach() for name, value in terms.items()}
-        self._watched = _Watched(*copied_to_cpu(loss.detach().isfinite()), loss.detach(), detached, batch)
+        self._watched = _Watched(*copied_to_cpu(loss.detach().isfinite()), loss.detach(), detached, batch, inputs)
 
     def check(self, network: nn.Module, *, when: str, of_teacher: Callable[[Batch], str | None] = no_fault) -> None:
         """Checks the loss of the last step, and forgets the step.
@@ -147,12 +148,11 @@ class LossWatch:
 
 
 def _cause(watched: _Watched, network: nn.Module, of_teacher: Callable[[Batch], str | None]) -> str:
-    for name, values in watched.batch.items():
-        if name == "target" or not values.is_floating_point():
-            continue
-        rows = not_finite_rows(values)
+    for name in watched.inputs:
+        batch = complete_samples(watched.batch, [name])
+        rows = not_finite_samples(batch[name])
         if len(rows):
-            return f"{name!r} is not finite in {named_samples(rows, watched.batch.get('index'))}"
+            return f"{name!r} is not finite in {named_samples(rows, batch.get('index'))}"
     for name, parameter in network.named_parameters():
         if not parameter.isfinite().all():
             return f"the network's weight {name!r} is not finite, but all inputs are"

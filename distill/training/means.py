@@ -7,9 +7,10 @@ from collections.abc import Mapping
 import torch
 from torch import Tensor
 
+from distill.batches import Batch, samples_in
 from distill.distributed import mean
 from distill.errors import UserError, UserTypeError
-from distill.outputs import Batch, full_precision
+from distill.outputs import full_precision
 from distill.tasks import Task
 
 LossSums = dict[str, tuple[Tensor, int]]
@@ -24,14 +25,14 @@ def add_batch(sums: LossSums, losses: Mapping[str, Tensor], batch: Batch) -> Non
         losses: Scalars by name.
         batch: The batch.
     """
-    samples = len(next(iter(batch.values())))
+    samples = samples_in(batch)
     for name, value in losses.items():
         total, count = sums.get(name, (torch.zeros(()), 0))
         sums[name] = total + samples * value.detach(), count + samples
 
 
 def counted_means(terms: Mapping[str, Tensor], batch: Batch, task: Task | None, method: str) -> dict[str, Tensor]:
-    """The terms of a method's step by name, each a float32 mean over the counted positions.
+    """The terms of a method's step by name, each a float32 mean over the counted positions; 0 without samples.
 
     Args:
         terms: As :func:`counted_mean` takes them.
@@ -48,10 +49,14 @@ def counted_means(terms: Mapping[str, Tensor], batch: Batch, task: Task | None, 
         )
     if not terms:
         raise UserError(f"{method}.distillation_step returns no term to train on")
-    return {
+    means = {
         name: counted_mean(full_precision(term), batch, task, f"the term {name!r} of {method}")
         for name, term in terms.items()
     }
+    if samples_in(batch):
+        return means
+    # a mean over no samples is NaN; the graph stays, as DDP waits for the gradients of all parameters
+    return {name: value.where(value.isfinite(), 0) for name, value in means.items()}
 
 
 def counted_mean(values: Tensor, batch: Batch, task: Task | None, what: str = "the loss") -> Tensor:

@@ -9,15 +9,14 @@ from typing import Any
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
-from torch import Tensor
 from torch.utils.data import DataLoader
 
+from distill.batches import Batch, chosen_samples, samples_in
 from distill.errors import UserError
 from distill.internals.messages import needs_more_values
 from distill.internals.torch import buffers_kept
-from distill.outputs import Batch
 from distill.training.arguments import described
-from distill.training.first_batch import small_batch
+from distill.training.first_batch import complete_batch
 
 
 @contextmanager
@@ -30,8 +29,7 @@ def explained_for_one_sample(batch: Batch) -> Iterator[None]:
     try:
         yield
     except ValueError as error:
-        sizes = {len(values) for values in batch.values() if isinstance(values, Tensor) and values.ndim}
-        if not needs_more_values(error) or sizes != {1}:
+        if not needs_more_values(error) or samples_in(batch) != 1:
             raise
         raise UserError(
             f"a batch has one sample, on which a layer cannot train ({str(error).splitlines()[0]}): leave such batches "
@@ -60,8 +58,8 @@ class OneSampleCheck(Callback):
         precision = trainer.precision_plugin
         try:
             with buffers_kept(module.network), torch.no_grad(), isolate_rng(), precision.forward_context():
-                batch = {name: values[:1].to(module.device) for name, values in small_batch(loader, "fit").items()}
-                module.predict(precision.convert_input(batch))
+                batch = complete_batch(module, loader, "fit")
+                module.predict(precision.convert_input(chosen_samples(batch, range(min(1, samples_in(batch))))))
         except ValueError as error:
             if not needs_more_values(error):
                 raise

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping
+from typing import cast
 
 import torch
 from lightning.pytorch import LightningModule
@@ -10,9 +12,11 @@ from lightning_utilities.core.rank_zero import rank_zero_warn
 from torch import Tensor, nn
 from torchmetrics import MeanMetric
 
+from distill.batches import Batch, samples_in
 from distill.distributed import all_gather_objects
-from distill.outputs import Batch, autocast_off
+from distill.outputs import autocast_off
 from distill.tasks import Task
+from distill.training.loaders import loader_count, loader_suffix
 from distill.training.means import LossSums, add_batch, counts_of
 
 STAGES = {"val": "validation", "test": "test"}
@@ -21,8 +25,9 @@ STAGES = {"val": "validation", "test": "test"}
 class StageScores(nn.Module):
     """The metrics of a validation or a test, logged as ``<stage>/<name>``, and ``<stage>/hard``.
 
-    Samples without labels have no scores. Losses that are recorded are logged in the same way, as means over the
-    batches weighted by their numbers of samples.
+    Each loader has scores of its own: :meth:`of_loader` returns those of the loaders after the first, which are logged
+    as ``<stage>/<name>/<loader>``. Samples without labels have no scores. Losses that are recorded are logged in the
+    same way, as means over the batches weighted by their numbers of samples.
 
     Args:
         task: The task, which makes the metrics and computes the hard loss.
@@ -40,10 +45,20 @@ class StageScores(nn.Module):
     def make_metrics(self, task: Task) -> None:
         """Makes the metrics of the task, also after its classes have got other names."""
         self.metrics = task.metrics().clone(prefix=f"{self.stage}/")
+        self._others = nn.ModuleList()
+
+    def of_loader(self, number: int) -> StageScores:
+        """The scores of a loader, by its number from 0."""
+        while len(self._others) < number:
+            scores = copy.deepcopy(self)
+            scores._others = nn.ModuleList()
+            scores.reset()
+            self._others.append(scores)
+        return cast(StageScores, self._others[number - 1]) if number else self
 
     def update(self, prediction: Tensor, batch: Batch, task: Task) -> None:
         """Adds a batch, if it has labels; the prediction must have one value for each position of the target."""
-        if "target" not in batch:
+        if "target" not in batch or not samples_in(batch):
             return
         target = batch["target"]
         self.metrics.update(prediction, target)
@@ -53,7 +68,8 @@ class StageScores(nn.Module):
 
     def record(self, losses: Mapping[str, Tensor], batch: Batch) -> None:
         """Adds the losses of a batch by name, each a scalar."""
-        add_batch(self._losses, losses, batch)
+        if samples_in(batch):
+            add_batch(self._losses, losses, batch)
 
     def take(self) -> dict[str, Tensor]:
         """The scores by name, over all batches of all processes since the last call; resets them."""
@@ -74,13 +90,15 @@ class StageScores(nn.Module):
         return scores
 
     def log(self, module: LightningModule) -> None:
-        """Logs what :meth:`take` returns; the task's monitor is also shown in the progress bar."""
-        for name, value in self.take().items():
-            # all processes already have the same value; without sync_dist Lightning would warn that they may differ
-            module.log(name, value.float(), prog_bar=name == self.monitor, sync_dist=True)
+        """Logs what :meth:`take` returns for each loader; the task's monitor is also shown in the progress bar."""
+        for number in range(loader_count(module.trainer, self.stage)):  # the same in all processes, which take together
+            suffix = loader_suffix(module.trainer, self.stage, number)
+            for name, value in self.of_loader(number).take().items():
+                # all processes already have the same value; without sync_dist Lightning would warn that they may differ
+                module.log(f"{name}{suffix}", value.float(), prog_bar=name + suffix == self.monitor, sync_dist=True)
 
     def reset(self) -> None:
-        """Forgets all batches."""
+        """Forgets all batches of this loader."""
         self.metrics.reset()
         self.hard.reset()
         self._losses = {}

@@ -8,8 +8,9 @@ from typing import Any
 import torch
 from torch import nn
 
+from distill.batches import Batch, complete_samples, samples_in
 from distill.internals.lightning import attached
-from distill.outputs import Batch, NetworkOutput
+from distill.outputs import NetworkOutput
 from distill.training.named_samples import named_samples, not_finite_rows
 
 
@@ -37,6 +38,9 @@ def teacher_fault(module: Any, batch: Batch) -> str | None:
         if not values.isfinite().all():
             return f"the teacher's weight {name!r} is not finite, but all inputs and the student's weights are"
     if not hasattr(module, "run_teacher"):
+        return None
+    batch = complete_samples(batch, module.teacher_inputs)
+    if not samples_in(batch):
         return None
     trainer = attached(module)
     precision = nullcontext() if trainer is None else trainer.precision_plugin.forward_context()

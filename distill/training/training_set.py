@@ -5,34 +5,31 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-import torch
 from lightning.pytorch import Trainer
 from lightning.pytorch.utilities.seed import isolate_rng
 from rich.progress import track
 from torch.utils.data import DataLoader, Subset
 
+from distill.batches import Batch, chosen_samples
 from distill.errors import UserError
-from distill.internals.lightning import loader_of
-from distill.outputs import Batch
+from distill.internals.lightning import as_in_a_step, loader_of
 
 
-def training_set(
-    trainer: Trainer, device: torch.device, description: str, max_samples: int | None = None
-) -> Iterator[Batch]:
-    """Each sample of the training set once, in order, in batches of the training's batch size.
+def training_set(module: Any, description: str, max_samples: int | None = None) -> Iterator[Batch]:
+    """Each sample of the training set once, in order, in batches of the training's batch size, as its steps get them.
 
     With n processes, process r reads the samples r, r + n, r + 2n and so on. Random augmentation stays random; the
     random state is restored at the end.
 
     Args:
-        trainer: The trainer of a fit, which has the data.
-        device: The device of the batches.
+        module: The module in a fit, with its trainer.
         description: The text beside the progress bar, if the trainer shows one.
         max_samples: The number of samples to read, evenly spread over the training set; all by default.
 
     Raises:
         ValueError: The training data are not a :class:`~torch.utils.data.DataLoader` over numbered samples.
     """
+    trainer: Trainer = module.trainer
     loader = _loader(trainer, description)
     size = len(loader.dataset)
     count = min(size, max_samples or size)
@@ -46,15 +43,15 @@ def training_set(
     shown = trainer.is_global_zero and trainer.progress_bar_callback is not None
     with isolate_rng():
         for batch in track(batches, description, disable=not shown, transient=True):
-            yield {name: values.to(device) for name, values in batch.items()}
+            yield as_in_a_step(module, batch)
 
 
-def empty_batch(trainer: Trainer, device: torch.device, description: str) -> Batch:
+def empty_batch(module: Any, description: str) -> Batch:
     """A batch in the format of :func:`training_set` with 0 samples."""
-    loader = _loader(trainer, description)
+    loader = _loader(module.trainer, description)
     with isolate_rng():
-        batch: Batch = loader.collate_fn([loader.dataset[0]])
-    return {name: values[:0].to(device) for name, values in batch.items()}
+        batch: Batch = as_in_a_step(module, loader.collate_fn([loader.dataset[0]]))
+    return chosen_samples(batch, [])
 
 
 def _loader(trainer: Trainer, description: str) -> Any:

@@ -21,6 +21,10 @@ class FittedMethod(Protocol):
         """The trainer of the fit."""
 
     @property
+    def teacher_inputs(self) -> tuple[str, ...]:
+        """The names of the modalities that the teacher sees."""
+
+    @property
     def device(self) -> torch.device:
         """The device of the batches."""
 

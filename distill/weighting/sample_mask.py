@@ -10,6 +10,7 @@ from typing import Literal, cast, get_args
 import torch
 from torch import Tensor, nn
 
+from distill.batches import Batch, complete_samples, with_floats
 from distill.checks import check_option, check_share
 from distill.distributed import gather, is_held_out, own_rows, world_size
 from distill.errors import UserError, UserKeyError
@@ -17,7 +18,6 @@ from distill.internals.torch import FollowedModule, apply_to
 from distill.losses.parts.logits import check_logits
 from distill.losses.parts.precision import at_least_float32
 from distill.metrics.jsd import nontarget_jsd
-from distill.outputs import Batch
 from distill.training.training_set import training_set
 from distill.weighting.base import FittedMethod, ReferenceStudent, SampleWeighting
 
@@ -145,7 +145,8 @@ class NontargetSampleMask(FollowedModule, SampleWeighting):
         self._score_by_index = self._rank_by_index = None
         device = method.device
         indices, scores = [torch.empty(0, dtype=torch.int64, device=device)], [torch.empty(0, device=device)]
-        for batch in training_set(method.trainer, device, "ranking the training set"):
+        for samples in training_set(method, "ranking the training set"):
+            batch = complete_samples(samples, method.teacher_inputs)
             if batch["target"].ndim > 1:
                 return
             if "index" not in batch:
@@ -185,7 +186,7 @@ class NontargetSampleMask(FollowedModule, SampleWeighting):
         assert self._reference is not None
         # with precision bf16-true the batch has another type than the losses and this student
         dtype = self._reference.dtype
-        return self._reference.predict({n: x.to(dtype) if x.is_floating_point() else x for n, x in batch.items()})
+        return self._reference.predict(with_floats(batch, dtype))
 
     def _scores(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
         """The ranking scores: the highest are left out first; minus infinity at ignored positions."""

@@ -259,7 +259,7 @@ def test_every_parameter_of_jobs_that_a_study_may_set_is_one_of_submitit() -> No
 
 def test_every_argument_of_lightning_and_of_this_project_that_takes_a_path_to_write_to_is_known() -> None:
     reads = {"root", "raw_dir", "depth_dir", "disparity_dir", "data_dir", "patches_dir", "train_list", "test_list"}
-    reads |= {"responses", "salience", "teacher_checkpoint", "config"}
+    reads |= {"responses", "salience", "teacher_checkpoint", "student_checkpoint", "config"}
     packages = (datamodules, callbacks, pl.callbacks, pl.loggers, pl.profilers, pl.strategies)
     named = [pair for package in packages for pair in vars(package).items()]
     kinds: list[type] = [kind for name, kind in named if inspect.isclass(kind) and name[0] != "_"]

@@ -164,11 +164,13 @@ def test_batches_are_seen_on_both_sides_of_the_transfer_though_the_data_module_h
     seen: list[tuple[str, float]] = []
 
     class Watched(Model, internals.TransferHooks):
-        def before_transfer(self, batch: Any) -> None:
+        def before_transfer(self, batch: Any) -> Any:
             seen.append(("before", batch.item()))
+            return batch + 1
 
-        def after_transfer(self, batch: Any, moved: Any) -> None:
+        def after_transfer(self, batch: Any, moved: Any) -> Any:
             seen.append(("after", moved.item() - batch.item()))
+            return moved
 
     class Changing(Data):
         def on_before_batch_transfer(self, batch: Any, dataloader_idx: int) -> Any:
@@ -182,7 +184,32 @@ def test_batches_are_seen_on_both_sides_of_the_transfer_though_the_data_module_h
     getattr(trainer, stage)(Watched(), datamodule=Changing())
     first = {"fit": 0, "validate": 100, "test": 200}[stage]
     numbers = range(first, first + SAMPLES)
-    assert seen == [event for n in numbers for event in (("before", n), ("during", n), ("after", 0.5))]
+    assert seen == [event for n in numbers for event in (("before", n), ("during", n), ("after", -0.5))]
+
+
+def test_a_step_and_its_callbacks_get_what_the_second_hook_of_the_transfer_returns(tmp_path: Path) -> None:
+    steps: list[Any] = []
+    callbacks: list[Any] = []
+
+    class Renaming(Model, internals.TransferHooks):
+        def after_transfer(self, batch: Any, moved: Any) -> Any:
+            return {"named": moved}
+
+        def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+            steps.append(batch)
+            return super().training_step(batch["named"], batch_idx)
+
+    class Watching(Callback):
+        def on_train_batch_end(self, trainer: Any, pl_module: Any, outputs: Any, batch: Any, batch_idx: int) -> None:
+            callbacks.append(batch)
+
+    trainer = quiet(tmp_path, limit_val_batches=0, limit_train_batches=1, callbacks=[Watching()])
+    trainer.fit(Renaming(), datamodule=Data())
+    assert list(steps[0]) == ["named"]
+    assert callbacks[0] is steps[0]
+    example = torch.zeros(1, 1)  # as exports move it
+    assert torch.equal(Renaming()._apply_batch_transfer_handler(example), example)
+    assert list(internals.as_in_a_step(Renaming(), example)) == ["named"]
 
 
 def test_epoch_results_are_what_is_averaged_over_the_epoch(tmp_path: Path) -> None:

@@ -61,6 +61,7 @@ class Call(NamedTuple):
             "teacher": teacher,
             "target": target,
             "beta": weights.view(1, -1, *[1] * (student.ndim - 2)).expand_as(student),
+            "known": torch.ones_like(student, dtype=torch.bool),
             "student_z": student.flatten(1),
             "teacher_z": teacher.flatten(1),
             "positive": student.flatten(1)[:, 0],

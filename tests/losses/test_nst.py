@@ -27,7 +27,7 @@ def equation(student: Tensor, teacher: Tensor) -> Tensor:
 
 
 # few positions: their Gram matrix is the smaller one; many: that of the channels
-sizes = pytest.mark.parametrize("size", [(1,), (3,), (2, 2), (3, 4), (5, 6)])
+sizes = pytest.mark.parametrize("size", [(2,), (3,), (2, 2), (3, 4), (5, 6)])
 
 
 @sizes

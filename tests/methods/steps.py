@@ -36,7 +36,7 @@ class Fixed(SampleWeighting):
         self.asked: Case | None = None
 
     def forward(self, student: Tensor, teacher: Tensor, batch: Batch) -> Tensor:
-        target = batch["target"]
+        target: Tensor = batch["target"]
         self.asked = Case(student, teacher, target)
         return torch.arange(target.numel(), dtype=student.dtype).view(target.shape) / target.numel()
 

@@ -167,9 +167,27 @@ def test_a_part_with_networks_a_task_or_an_optimiser_of_its_own_is_refused(own: 
         "cache_teacher": "cache",
         "teacher_layout": "tokens",
         "student_layout": {"first": "channels_last"},
+        "batch_names": ["x_a", "x_b", "target"],
     }
     with pytest.raises(ValueError, match=f"method 'kd' has its own {own}: give it to Combined alone"):
         combined({"dkd": DKD(), "kd": KD(**{own: given[own]})})
+
+
+@pytest.mark.parametrize(
+    ("option", "value"),
+    [
+        ("teacher_checkpoint", "teacher.ckpt"),
+        ("student_checkpoint", "student.ckpt"),
+        ("teacher_precision", "bf16"),
+        ("compile", True),
+    ],
+)
+def test_a_part_cannot_change_the_networks_which_are_those_of_the_whole(option: str, value: Any) -> None:
+    with pytest.raises(ValueError, match=f"method 'kd' has its own {option}: give it to Combined alone"):
+        combined({"dkd": DKD(), "kd": KD(**{option: value})})
+    inner = Combined(methods={"kd": KD()}, **{option: value})
+    with pytest.raises(ValueError, match=f"method 'inner' has its own {option}: give it to Combined alone"):
+        combined({"inner": inner})
 
 
 def test_a_part_with_a_weight_of_auxiliary_predictions_is_refused() -> None:

@@ -23,7 +23,9 @@ def test_with_layers_they_are_features_brought_to_the_teachers_shape() -> None:
     terms = terms_of(method, random_case(samples=3), teacher, student)
     expected = torch.zeros(3, dtype=torch.float64)
     for adaptor, name in zip(method.adaptors, "xy", strict=True):
-        adapted = F.interpolate(adaptor(student[name]), teacher[name].shape[2:], mode="bilinear")
+        adapted = F.interpolate(
+            adaptor(student[name], teacher[name].shape[1]), teacher[name].shape[2:], mode="bilinear"
+        )
         expected += cwd_loss(adapted, teacher[name], temperature=4.0, reduction="none")
     assert_near(terms["cwd"], 50 * expected)
     assert method.adaptors[0].weight.shape == (6, 5, 1, 1)

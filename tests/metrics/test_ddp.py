@@ -6,7 +6,15 @@ import pytest
 import torch
 from torch import Tensor
 
-from distill.metrics import CentralMomentDiscrepancy, DepthScores, NontargetJSD, TargetJSD
+from distill.metrics import (
+    CentralMomentDiscrepancy,
+    ClassificationScores,
+    DepthScores,
+    MultiLabelScores,
+    NontargetJSD,
+    RegressionScores,
+    TargetJSD,
+)
 from tests.losses.cases import assert_near, random_case
 from tests.processes import run_in_processes
 
@@ -17,14 +25,23 @@ def compute_all(student: Tensor, teacher: Tensor, target: Tensor) -> list[Tensor
     """The metrics of this process's rows; they are not updated where it has none."""
     cmd, target_jsd, nontarget_jsd = CentralMomentDiscrepancy(), TargetJSD(), NontargetJSD()
     depth_scores = [DepthScores(average="image"), DepthScores(average="pixel")]
+    classes = ClassificationScores(student.shape[1])
+    labels = [MultiLabelScores(student.shape[1]), MultiLabelScores(student.shape[1], thresholds=20)]
+    regression = RegressionScores(student.shape[1])
     if len(student):
+        classes.update(student, target)
+        for of_labels in labels:
+            of_labels.update(student, teacher > 0)
+        regression.update(student, teacher)
         cmd.update(student, teacher)
         target_jsd.update(student, teacher, target)
         nontarget_jsd.update(student, teacher, target)
         for scores in depth_scores:  # a logit below 0 is no depth, so that samples have unequal numbers of them
             scores.update(student[:, None, None], teacher[:, None, None])
     values = [metric.compute() for metric in (cmd, target_jsd, nontarget_jsd)]
-    return values + [value for scores in depth_scores for value in scores.compute().values()]
+    return values + [
+        value for scores in [*depth_scores, classes, *labels, regression] for value in scores.compute().values()
+    ]
 
 
 def compute_of_shards(rank: int, world_size: int) -> list[list[Tensor]]:

@@ -11,8 +11,10 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional as F
 
-from distill.checkpoint import looks_untrained
+from distill.checkpoint import load_network, looks_untrained
 from distill.models import HuggingFaceDepth
+from tests.test_checkpoint import assert_equal_weights
+from tests.weight_files.hub_cache import REVISION, cached, empty_cache
 
 pytest.importorskip("transformers")
 
@@ -124,6 +126,37 @@ def test_weights_of_a_folder_are_loaded_and_known_as_such(tmp_path: Path) -> Non
     assert not looks_untrained(loaded)
     image = torch.randn(1, 3, 64, 64)
     assert torch.equal(loaded(image), original.eval()(image))
+
+
+def test_a_network_of_hugging_face_takes_its_weights_by_name_or_starts_from_those_of_its_own_repository(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    hub = empty_cache(tmp_path, monkeypatch)
+    original = HuggingFaceDepth(GLPN)
+    original.network.save_pretrained(tmp_path / "saved")
+    cached(hub, {name: (tmp_path / "saved" / name).rename for name in ("config.json", "model.safetensors")})
+    for name in ("org/name", "hf://org/name", f"hf://org/name@{REVISION}"):
+        assert_equal_weights(HuggingFaceDepth(pretrained=name), original)
+    untrained = HuggingFaceDepth("org/name", pretrained=False)
+    assert looks_untrained(untrained)
+    load_network(untrained, "hf://org/name")
+    assert_equal_weights(untrained, original)
+    with pytest.raises(OSError, match=r"^org/other is no depth network with safetensors: "):
+        HuggingFaceDepth(pretrained="org/other")
+    with pytest.raises(OSError, match=r"^org/other has no configuration: "):
+        HuggingFaceDepth("org/other", pretrained=False)
+    with pytest.raises(ValueError, match="pretrained 'org/name' is a model of its own: leave out name_or_config"):
+        HuggingFaceDepth(GLPN, pretrained="org/name")
+    with pytest.raises(ValueError, match="has no model: give pretrained, a name of the hub or a local folder"):
+        HuggingFaceDepth()
+
+
+def test_a_base_model_takes_its_weights_from_the_file_of_a_model_with_a_head(tmp_path: Path) -> None:
+    whole = HuggingFaceDepth(GLPN).network
+    whole.save_pretrained(tmp_path)
+    base = type(whole.glpn)(whole.config)
+    load_network(base, tmp_path)
+    assert_equal_weights(base, whole.glpn)
 
 
 def test_pickled_weights_are_not_read(tmp_path: Path) -> None:

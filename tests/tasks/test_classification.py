@@ -136,3 +136,78 @@ def test_labels_that_are_no_class_are_refused(label: int) -> None:
     message = rf"Digits: target holds label {label}, but the task has the classes 0 to 3 \(and 255 for ignored"
     with pytest.raises(ValueError, match=message):
         check(torch.zeros(3, 4), torch.tensor([0, label, IGNORED]))
+
+
+def soft_labels() -> tuple[Tensor, Tensor]:
+    """Logits, and distributions: two that are no label, one whose class is certain, and mixtures."""
+    logits, _ = random_logits()
+    share = torch.rand(7, 4, generator=torch.Generator().manual_seed(1))
+    share = share / share.sum(1, keepdim=True)
+    share[0], share[1], share[2] = torch.nan, 0, torch.tensor([0.0, 1.0, 0.0, 0.0])
+    return logits, share
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.1])
+def test_a_soft_label_costs_its_cross_entropy_and_no_label_costs_0(smoothing: float) -> None:
+    logits, share = soft_labels()
+    weights = torch.tensor([1.0, 2.0, 0.5, 0.0])
+    task = Classification(4, smoothing, class_weights=weights.tolist())
+    task.check(logits, share, model="net", data="Data")
+    q = (1 - smoothing) * share.double() + smoothing / 4
+    expected = -(weights * q * logits.double().softmax(1).log()).sum(1)
+    loss = task.loss(logits, share)
+    torch.testing.assert_close(loss[2:].double(), expected[2:], rtol=1e-5, atol=1e-6)
+    assert loss[:2].eq(0).all()
+    assert task.counts(share).tolist() == [0, 0, 1, 1, 1, 1, 1]
+    torch.testing.assert_close(loss[2:3], task.loss(logits[2:3], torch.tensor([1])))
+
+
+def test_a_soft_label_has_finite_slopes_at_masked_classes_and_at_samples_without_label() -> None:
+    logits = torch.tensor([[0.0, 1.0, -torch.inf], [torch.nan, 0.0, 0.0]], requires_grad=True)
+    loss = Classification(3).loss(logits, torch.tensor([[0.5, 0.5, 0.0], [0.0, 0.0, 0.0]]))
+    (slope,) = torch.autograd.grad(loss.sum(), logits)
+    assert slope.isfinite().all()
+    assert slope[1].eq(0).all()
+
+
+def test_soft_labels_are_scored_by_their_highest_share() -> None:
+    metrics = Classification(3).metrics()
+    metrics.update(torch.eye(3), torch.tensor([[0.5, 0.3, 0.2], [0.6, 0.4, 0.0], [0.0, 0.0, 0.0]]))
+    assert metrics.compute()["accuracy"] == 0.5
+
+
+@pytest.mark.parametrize(
+    ("row", "got"), [([0.5, 0.6], r"\[0.5, 0.6"), ([-0.5, 1.5], r"\[-0.5, 1.5"), ([torch.nan, 1.0], r"\[nan, 1.0")]
+)
+def test_rows_that_are_no_distribution_are_refused_with_their_sample(row: list[float], got: str) -> None:
+    target = torch.tensor([[0.25, 0.75], row])
+    with pytest.raises(ValueError, match=rf"data: each row of soft labels must .* sum to 1.* got {got}.* index 41"):
+        Classification(2).check_labels(target, data="data", index=torch.tensor([40, 41]))
+
+
+def test_the_loss_of_a_sample_is_multiplied_by_the_weight_of_its_class() -> None:
+    logits, target = random_logits()
+    weights = [1.0, 0.0, 2.5, 3.0]
+    loss = Classification(4, class_weights=weights).loss(logits, target)
+    plain = Classification(4).loss(logits, target)
+    factors = [0.0 if label == IGNORED else weights[label] for label in target.tolist()]
+    torch.testing.assert_close(loss, plain * torch.tensor(factors))
+    with pytest.raises(ValueError, match="class_weights must be 4 numbers of 0 or more"):
+        Classification(4, class_weights=[1.0])
+
+
+def scores_by_class(task: Classification) -> list[str]:
+    metrics = task.metrics()
+    metrics.update(torch.eye(task.num_classes), torch.arange(task.num_classes))
+    return [name for name in metrics.compute() if name.startswith("accuracy_")]
+
+
+def test_each_class_has_an_accuracy_if_there_are_few_with_names_or_if_asked_for() -> None:
+    names = [f"n{i}" for i in range(21)]
+    assert scores_by_class(Classification(2)) == scores_by_class(Classification(21, class_names=names)) == []
+    assert scores_by_class(Classification(2, class_names=["cat", "dog"])) == ["accuracy_cat", "accuracy_dog"]
+    assert scores_by_class(Classification(2, per_class=True)) == ["accuracy_0", "accuracy_1"]
+    assert scores_by_class(Classification(2, class_names=["cat", "dog"], per_class=False)) == []
+    assert len(scores_by_class(Classification(21, class_names=names, per_class=True))) == 21
+    with pytest.raises(ValueError, match="class_names must be 3 different names, got a, b"):
+        Classification(3, class_names=["a", "b"])

@@ -11,17 +11,19 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 
 from distill import Supervised
-from distill.training.first_batch import explained, small_batch
+from distill.training.first_batch import explained, small_batches
 from distill.training.one_sample import OneSampleCheck
 from tests.toys import Net, Samples, ToyData, make, make_batch, pair_arguments, quiet_trainer
 
 
 def test_the_small_batch_has_two_samples_in_the_loaders_format() -> None:
     loader = DataLoader(Samples(make_batch(5)), batch_size=4)
-    assert torch.equal(small_batch(loader, "fit")["x_a"], make_batch(5)["x_a"][:2])
-    assert len(small_batch(iter([make_batch(3)]), "fit")["x_a"]) == 3  # a loader of another kind gives what it gives
+    assert torch.equal(next(small_batches(loader, "fit"))["x_a"], make_batch(5)["x_a"][:2])
+    assert (
+        len(next(small_batches(iter([make_batch(3)]), "fit"))["x_a"]) == 3
+    )  # a loader of another kind gives what it gives
     with pytest.raises(ValueError, match="the data set to test on is empty"):
-        small_batch(iter([]), "test")
+        next(small_batches(iter([]), "test"))
 
 
 def test_a_network_that_cannot_take_its_inputs_is_named_with_their_shapes() -> None:

@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 import torch
 
-from distill import Classification
-from distill.training.labels import check_labels_on_cpu, check_num_classes, class_names
+from distill import Classification, MultiLabelClassification, SemanticSegmentation, Task
+from distill.training.labels import check_labels_on_cpu, check_num_classes, class_names, name_classes
+from distill.training.scores import StageScores
 from tests.toys import make
 
 
@@ -26,6 +27,29 @@ def trainer(data: Any, predicting: bool = False) -> Any:
 def test_class_names_are_those_of_the_data_module_if_there_is_one_with_names() -> None:
     assert class_names(trainer(Data())) == ("road", "car")
     assert class_names(trainer(None)) == class_names(None) == ()
+
+
+def scored(task: Task, names: list[str]) -> set[str]:
+    """The names of the scores of a validation on data with these names of classes."""
+    scores = StageScores(task, "val")
+    name_classes(trainer(SimpleNamespace(class_names=names)), task, scores, None)
+    logits = torch.eye(2).view(2, 2, *[1] * isinstance(task, SemanticSegmentation))
+    scores.update(logits, {"target": TWO[type(task)]}, task)
+    return set(scores.take())
+
+
+TWO = {
+    Classification: torch.tensor([0, 1]),
+    MultiLabelClassification: torch.eye(2),
+    SemanticSegmentation: torch.tensor([[0], [1]]),
+}
+
+
+@pytest.mark.parametrize(("make_task", "name"), list(zip(TWO, ["accuracy", "ap", "iou"], strict=True)))
+def test_the_classes_have_the_names_of_the_data_unless_the_task_has_names(make_task: Any, name: str) -> None:
+    assert {f"val/{name}_road", f"val/{name}_car"} < scored(make_task(2), ["road", "car"])
+    assert {f"val/{name}_a", f"val/{name}_b"} < scored(make_task(2, class_names=["a", "b"]), ["road", "car"])
+    assert not any("road" in score for score in scored(make_task(2), ["road", "road"]))  # these are no names of two
 
 
 def test_another_number_of_classes_is_one_sentence() -> None:

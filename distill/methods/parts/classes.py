@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from torch import Tensor
 
-from distill.base import Batch, DistillationModule, NetworkOutput
+from distill.base import Batch, DistillationModule
 from distill.errors import UserError
-from distill.tasks import MultiLabelClassification
+from distill.tasks import Classification, MultiLabelClassification
 
 
-def target_classes(method: DistillationModule, student: NetworkOutput, batch: Batch) -> Tensor:
+def target_classes(method: DistillationModule, batch: Batch) -> Tensor:
     """The one class of each position, ``(N, *)``, for methods that compare it with the other classes.
 
     Raises:
@@ -25,7 +25,7 @@ def target_classes(method: DistillationModule, student: NetworkOutput, batch: Ba
         )
     if not target.is_floating_point():
         return target
-    if target.ndim == 2 and target.shape == student.prediction.shape:
+    if isinstance(method.task, Classification):
         raise UserError(
             f"{name} needs one class index for each sample, but the targets are soft labels of shape "
             f"{tuple(target.shape)}: KD takes soft labels"

@@ -161,7 +161,7 @@ class MemoryBank(EmbeddingMemory):
     def _index(self, batch: Batch) -> Tensor:
         if "index" not in batch:
             raise UserKeyError("the batch has no 'index', which CRD's bank needs; memory='queue' needs none")
-        index = batch["index"]
+        index: Tensor = batch["index"]
         # worth a wait for the GPU: an index outside the bank is an error there from which no process recovers
         outside = index[(index < 0) | (index >= len(self))]
         if len(outside):

@@ -7,7 +7,7 @@ from torch.nn.modules.lazy import LazyModuleMixin
 from torch.nn.parameter import UninitializedParameter
 
 from distill.distributed import gather
-from distill.methods.parts.adaptors import convolve_to
+from distill.methods.parts.adaptors import Pointwise
 
 
 class Regressor(nn.Module):
@@ -21,12 +21,12 @@ class Regressor(nn.Module):
 
     def __init__(self) -> None:
         super().__init__()
-        self.convolution = nn.LazyConv2d(1, kernel_size=1, bias=False)
+        self.convolution = Pointwise(bias=False)
         self.normalisation = _GlobalBatchNorm()
 
     def forward(self, feature: Tensor, channels: int) -> Tensor:
-        """``(N, C, H, W)`` to ``(N, channels, H, W)``; ``channels`` must be the same in every call."""
-        regressed: Tensor = self.normalisation(convolve_to(channels, self.convolution, feature))
+        """``(N, C, *)`` to ``(N, channels, *)``; ``channels`` must be the same in every call."""
+        regressed: Tensor = self.normalisation(self.convolution(feature, channels))
         return regressed
 
 
@@ -46,14 +46,17 @@ class _GlobalBatchNorm(LazyModuleMixin, nn.Module):
                 nn.init.constant_(parameter, value)
 
     def forward(self, feature: Tensor) -> Tensor:
-        """The feature ``(N, C, H, W)``, normalised over all dims but the channels."""
+        """The feature ``(N, C, *)``, normalised over all dims but the channels."""
         centred = feature - _mean_of_channels(feature)
         deviation = (_mean_of_channels(centred.square()) + 1e-5).sqrt()
-        return self.weight / deviation * centred + self.bias
+        weight, bias = (parameter.view(deviation.shape) for parameter in (self.weight, self.bias))
+        return weight / deviation * centred + bias
 
 
 def _mean_of_channels(feature: Tensor) -> Tensor:
-    """``(C, 1, 1)``, over all samples of all processes and over positions."""
+    """``(C, 1, ...)``, over all samples of all processes and over positions."""
+    dims = tuple(range(2, feature.ndim))
     # computed as a sum, whose gradient is a view; the gradient of a mean is a tensor of the feature's size
-    of_samples = feature.sum((2, 3)) / (feature.shape[2] * feature.shape[3])
-    return gather(of_samples).mean(0)[:, None, None]
+    of_samples = feature.sum(dims) / feature.shape[2:].numel() if dims else feature
+    of_all = gather(of_samples)
+    return (of_all.sum(0) / max(1, len(of_all))).view(-1, *[1] * len(dims))  # there may be no sample

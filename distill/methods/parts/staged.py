@@ -62,9 +62,10 @@ class StagedDistillation(DistillationModule, ABC):
             return
         name, epochs = type(self).__name__, self.trainer.max_epochs
         if epochs is not None and 0 <= epochs <= self.stage_one_epochs:
+            fewer = f", or stage_one_epochs={epochs - 1} or less" if epochs > 1 else ""
             raise UserError(
                 f"{name} has stage_one_epochs={self.stage_one_epochs}, which leaves none of max_epochs={epochs} for "
-                "its second stage"
+                f"its second stage: give max_epochs={self.stage_one_epochs + 1} or more{fewer}"
             )
         for callback in self.trainer.callbacks:  # type: ignore[attr-defined]
             if getattr(callback, "monitor", None) == "val/loss":

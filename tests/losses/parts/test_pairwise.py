@@ -7,7 +7,6 @@ from torch import Tensor
 from distill.losses.parts import pairwise
 from distill.losses.parts.normalization import unit_vectors
 from distill.losses.parts.pairwise import distances, rows, squared_distances, squared_distances_of_pairs
-from distill.losses.parts.pooling import to_common_size
 from tests.losses.cases import assert_near
 from tests.losses.features import features, gradients
 
@@ -104,19 +103,3 @@ def test_unit_vectors_have_length_1_and_zeros_stay_zeros_with_their_gradient() -
     torch.testing.assert_close(unit_vectors(vectors), torch.tensor([[0.6, 0.8], [0.0, 0.0]]))
     (slope,) = gradients(lambda v: unit_vectors(v)[1], vectors)
     assert slope.tolist() == [[0.0, 0.0], [1.0, 1.0]]
-
-
-@pytest.mark.parametrize(("size", "other"), [((6,), (3,)), ((4, 2), (2, 6)), ((2, 4, 2), (2, 2, 4)), ((), ())])
-def test_maps_are_pooled_to_the_smaller_size_along_each_axis(size: tuple[int, ...], other: tuple[int, ...]) -> None:
-    first, second = to_common_size(features(2, 3, *size), features(2, 5, *other, seed=1))
-    expected = tuple(map(min, size, other))
-    assert first.shape == (2, 3, *expected)
-    assert second.shape == (2, 5, *expected)
-    assert_near(first.reshape(2, 3, -1).mean(2), features(2, 3, *size).reshape(2, 3, -1).mean(2))
-
-
-def test_maps_that_cannot_be_brought_together_are_refused() -> None:
-    with pytest.raises(ValueError, match=r"the same number of samples and of dims.*\(2, 3, 4, 4\) and \(2, 3, 4\)"):
-        to_common_size(torch.zeros(2, 3, 4, 4), torch.zeros(2, 3, 4))
-    with pytest.raises(ValueError, match=r"up to 3 spatial dims, got \(1, 1, 2, 2, 2, 2\)"):
-        to_common_size(torch.zeros(1, 1, 2, 2, 2, 2), torch.zeros(1, 1, 2, 2, 2, 1))

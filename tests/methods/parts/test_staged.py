@@ -90,10 +90,14 @@ def test_there_is_a_first_stage() -> None:
 
 
 @pytest.mark.parametrize("combined", [False, True])
-def test_a_first_stage_that_leaves_no_second_one_is_refused(combined: bool, tmp_path: Path) -> None:
+def test_a_first_stage_that_leaves_no_second_one_is_refused_with_values_that_work(
+    combined: bool, tmp_path: Path
+) -> None:
     module = alone_or_in_a_combination(combined, stage_one_epochs=2)
-    with pytest.raises(ValueError, match="FT has stage_one_epochs=2, which leaves none of max_epochs=2 for its second"):
-        quiet_trainer(tmp_path).fit(module, ToyData())
+    sentence = "FT has stage_one_epochs=2, which leaves none of max_epochs={} for its second stage: give max_epochs=3"
+    for epochs, rest in ((2, " or more, or stage_one_epochs=1 or less$"), (1, " or more$")):
+        with pytest.raises(ValueError, match=sentence.format(epochs) + rest):
+            quiet_trainer(tmp_path, max_epochs=epochs).fit(module, ToyData())
 
 
 @pytest.mark.parametrize("combined", [False, True])
