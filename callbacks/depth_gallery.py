@@ -129,7 +129,7 @@ class DepthGallery(Gallery[DepthViews]):
             for n in range(len(views["target"]))
         ]
 
-    def draw(self, samples: list[DepthViews], trainer: Trainer) -> Figure:
+    def draw(self, samples: list[DepthViews], trainer: Trainer | None) -> Figure:
         """The gallery."""
         return depth_figure(samples, (self.min_depth, self.max_depth), self.row)
 

@@ -220,7 +220,7 @@ class PredictionWriter(Callback):
         self, stored: ResumableFolder, pl_module: LightningModule, data: Any, suffixes: Sequence[str]
     ) -> None:
         network = network_fingerprint(getattr(pl_module, "network", pl_module))
-        description = {"network": network, "files": list(suffixes), "ids": self.ids}
+        description: dict[str, Any] = {"network": network, "files": list(suffixes), "ids": self.ids}
         if not len(names_of_data(data)):  # the same numbers are other samples of another split
             description["split"] = getattr(data, "predict_on", None)
         stored.describe(description)

@@ -217,8 +217,10 @@ class ScanFrames:
         files = self.files[index]
         image, scan = read_color(files.image), read_scan(files.scan)
         height, width = image.shape[:2]
-        hidden = files.labels is None
-        classes = np.full(len(scan), IGNORED, np.uint8) if hidden else read_classes(files.labels, len(scan))
+        if files.labels is None:
+            classes = np.full(len(scan), IGNORED, np.uint8)
+        else:
+            classes = read_classes(files.labels, len(scan))
         view = view_scan(scan, classes, files.projection, (height, width))
         return Frame(image, view.depth, view.target, files.camera, view.lidar)
 

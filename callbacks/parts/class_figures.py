@@ -105,8 +105,7 @@ def _draw_probabilities(axes: Axes, views: ClassViews, class_names: Sequence[str
         predicted = int(probability.argmax())
         colour = NEITHER if views.target is None else RIGHT if predicted == views.target else WRONG
         title = f"{model}: {class_names[predicted] if class_names else predicted} ({probability[predicted]:.0%})"
-        where = "left" if number == 0 else "right"
-        axes.set_title(title, loc=where, fontsize="small", color=colour)
+        axes.set_title(title, loc="left" if number == 0 else "right", fontsize="small", color=colour)
     axes.set(xlim=(0, 1), yticks=np.arange(len(shown)), yticklabels=names)
     axes.set_ylim(max(len(shown), TOP_CLASSES) - 0.5, -0.5)
     axes.xaxis.set_major_formatter(PercentFormatter(1))

@@ -109,7 +109,7 @@ def test_the_best_student_of_any_module_is_exported_for_any_height_and_width(
     module, export = Foreign(), StudentExport(inputs=[1])
     trainer(tmp_path, export, best, enable_checkpointing=True).fit(module, loader(samples))
     state = torch.load(tmp_path / "best.ckpt", weights_only=True)["state_dict"]
-    assert not torch.equal(state["model.3.weight"], module.model[3].weight)
+    assert not torch.equal(state["model.3.weight"], module.state_dict()["model.3.weight"])
     module.load_state_dict(state)
     session = onnxruntime.InferenceSession(tmp_path / "run" / "student.onnx", providers=["CPUExecutionProvider"])
     (given,) = session.get_inputs()
@@ -185,7 +185,7 @@ def test_samples_without_a_teacher_are_left_out(tmp_path: Path, samples: list[Te
 def test_each_loader_has_its_own_values_and_pictures(tmp_path: Path, samples: list[Tensor]) -> None:
     module, run = Foreign(), trainer(tmp_path, DivergenceTracker(), FeatureStructure(), PredictionGallery(samples=1))
     parts = [[part[rows] for part in samples] for rows in (slice(0, 4), slice(4, 8))]
-    run.test(module, {"day": loader(parts[0]), "night": loader(parts[1])}, verbose=False)  # type: ignore[arg-type]
+    run.test(module, {"day": loader(parts[0]), "night": loader(parts[1])}, verbose=False)
     for suffix, (depth, image, target) in zip(("", "/night"), parts, strict=True):
         with torch.no_grad():
             expected = divergences(module.model(image), module.teacher(depth), target)

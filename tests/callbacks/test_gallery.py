@@ -109,6 +109,7 @@ def test_the_heat_map_is_ncjsd_at_every_pixel_and_empty_where_ignored() -> None:
 def test_the_share_of_the_highest_divergences_is_marked_on_the_image() -> None:
     _, outputs, batch = views_of_batch()
     (views,) = PredictionGallery(left_out=0.25).keep(read(outputs, batch), 1)  # 8 of its 12 pixels have a label
+    assert isinstance(views, dict)
     assert list(views) == ["x_a", "x_b", "target", "teacher", "student", "NCJSD", "left out"]
     marked = (views["left out"] == torch.tensor(MARK_COLOUR, dtype=torch.float64).view(3, 1, 1)).all(0)
     assert marked.sum() == 2

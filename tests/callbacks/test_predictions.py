@@ -74,7 +74,7 @@ def table_of(folder: Path, task: Task, student: torch.Tensor, target: torch.Tens
         {"student": values, "target": label, "name": f"clip_{n}"}
         for n, (values, label) in enumerate(zip(student, target, strict=True))
     ]
-    data = DataLoader(samples, batch_size=3)  # type: ignore[arg-type]
+    data: DataLoader[Any] = DataLoader(samples, batch_size=3)  # type: ignore[arg-type]
     trainer(folder, PredictionWriter(**options)).predict(Telling(task), data)
     return pd.read_csv(folder / "run" / "predictions.csv")
 
