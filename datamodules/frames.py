@@ -56,10 +56,10 @@ class FrameDataModule(SeededDataModule):
         FileNotFoundError: From ``setup``: a response is missing.
     """
 
-    class_names: tuple[str, ...] = ()
-    palette: tuple[tuple[int, int, int], ...] = ()
     flat_response_unit: float | None = None
     """The metres per unit of responses with flat names, if their folder does not say it."""
+    class_names: tuple[str, ...] = ()
+    palette: tuple[tuple[int, int, int], ...] = ()
 
     def __init__(
         self,
