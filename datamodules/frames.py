@@ -56,14 +56,14 @@ class FrameDataModule(SeededDataModule):
         FileNotFoundError: From ``setup``: a response is missing.
     """
 
+    flat_response_unit: float | None = None
+    """The metres per unit of responses with flat names, if their folder does not say it."""
     class_names: tuple[str, ...] = ()
     palette: tuple[tuple[int, int, int], ...] = ()
     label_ids: tuple[int, ...] = ()
     """The numbers of the classes in the data set's own label files; empty if it has none."""
     normalization = {"image": (IMAGENET_MEAN, IMAGENET_STD)}
     """Mean and standard deviation of the channels by which images from 0 to 1 are normalised."""
-    flat_response_unit: float | None = None
-    """The metres per unit of responses with flat names, if their folder does not say it."""
 
     def __init__(
         self,

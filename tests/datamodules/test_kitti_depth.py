@@ -273,7 +273,7 @@ def test_lists_without_a_focal_length_and_those_of_monodepth2_are_read(tmp_path:
         drives = [(image.rsplit("/", 3)[0], int(Path(image).stem)) for image, _, _ in lines]
         write(root / f"{name}_m.txt", "".join(f"{drive} {number:{digits}} l\n" for drive, number in drives))
     for kind in "2m":
-        lists = {f"{name}_list": root / f"{name}_{kind}.txt" for name in ("train", "test")}
+        lists: dict[str, Any] = {f"{name}_list": root / f"{name}_{kind}.txt" for name in ("train", "test")}
         assert names(ready(root, **lists)) == expected
         assert len(ready(root, **lists, train_without_depth=True).splits.train) == 6  # type: ignore[arg-type]
     write(root / "right.txt", f"2011_09_26/{KITTI_TEST_DRIVE} 0 r\n{IMAGE}.png None\n")

@@ -75,7 +75,7 @@ def test_a_weighting_without_effect_is_said_once_and_one_that_should_have_none_i
     trainer = quiet_trainer(tmp_path, max_epochs=2)
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
-        trainer.fit(Combined(**arguments, methods=methods), ToyData(batch, batch_size=4))  # type: ignore[arg-type]
+        trainer.fit(Combined(**arguments, methods=methods), ToyData(batch, batch_size=4))
     said = [str(warning.message) for warning in caught if "has no effect" in str(warning.message)]
     assert said == [
         (
