@@ -81,7 +81,7 @@ def shuffled(feature: Tensor) -> Tensor:
 
 def averaged(feature: Tensor) -> Tensor:
     """The feature with its mean at all positions."""
-    return feature.flatten(2).mean(2)[(..., *(None,) * (feature.ndim - 2))].expand_as(feature)
+    return feature.flatten(2).mean(2).view(*feature.shape[:2], *[1] * (feature.ndim - 2)).expand_as(feature)
 
 
 def keep_central_taps(method: nn.Module) -> None:
@@ -89,9 +89,9 @@ def keep_central_taps(method: nn.Module) -> None:
     for module in method.modules():
         if isinstance(module, Convolution):
             weight = module.weight.data
-            center = (..., *(1,) * (weight.ndim - 2))
-            module.weight.data = torch.zeros_like(weight)
-            module.weight.data[center] = 3 ** (weight.ndim - 2) * weight[center]
+            taps = torch.zeros_like(weight).flatten(2)
+            taps[..., taps.shape[2] // 2] = taps.shape[2] * weight.flatten(2)[..., taps.shape[2] // 2]
+            module.weight.data = taps.view_as(weight)
 
 
 @pytest.mark.parametrize(("column", "pairs"), PAIRS.items(), ids=PAIRS)
@@ -254,4 +254,4 @@ def test_the_classifiers_of_2dpass_predict_at_points_and_voxels() -> None:
     for kinds in (("vector", "vector"), ("map", "map"), ("vector", "sequence")):
         fresh = TwoDPASS(teacher_layers=["a"], student_layers=["a"]).double()
         with pytest.raises(UserError, match=r"TwoDPASS predicts classes at the positions of \(4, 4, 7\), but its pair"):
-            terms_of(fresh, points, *pair_of(kinds))  # type: ignore[arg-type]
+            terms_of(fresh, points, *pair_of(kinds))

@@ -59,4 +59,4 @@ def _mean_of_channels(feature: Tensor) -> Tensor:
     # computed as a sum, whose gradient is a view; the gradient of a mean is a tensor of the feature's size
     of_samples = feature.sum(dims) / feature.shape[2:].numel() if dims else feature
     of_all = gather(of_samples)
-    return (of_all.sum(0) / max(1, len(of_all)))[(..., *(None,) * len(dims))]  # there may be no sample
+    return (of_all.sum(0) / max(1, len(of_all))).view(-1, *[1] * len(dims))  # there may be no sample
