@@ -106,7 +106,8 @@ def _tumour(grid: Coordinates, brain: NDArray[np.bool_], rng: Generator) -> NDAr
 def _distance(grid: Coordinates, centre: NDArray[np.float64], radii: NDArray[np.float64]) -> Coordinates:
     """The distance of each voxel from a centre in units of an ellipsoid's radii: 1 on its surface."""
     offset = (grid - centre[:, None, None, None]) / radii[:, None, None, None]
-    return np.sqrt((offset**2).sum(0))
+    distance: Coordinates = np.sqrt((offset**2).sum(0))
+    return distance
 
 
 def _smooth_field(size: int, knots: int, rng: Generator) -> Coordinates:

@@ -37,4 +37,4 @@ def write_brats(
 
 def write_volume(path: Path, values: NDArray[np.generic], affine: NDArray[np.float64] = AFFINE) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
-    nibabel.save(nibabel.Nifti1Image(values, affine), path)
+    nibabel.save(nibabel.Nifti1Image(values, affine), path)  # type: ignore[no-untyped-call]
