@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -196,7 +195,7 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         In training it is from the cache, if there is one. It is NaN for samples that lack a modality of the teacher.
         """
         cache, run = self.teacher_cache, self.run_teacher
-        cached = run if cache is None else partial(cache.output, run_teacher=run)
+        cached = run if cache is None else lambda samples: cache.output(samples, run)
         output = on_complete_samples(cached, run, batch, self.teacher_inputs)
         if self.class_map is not None:
             output = output._replace(prediction=self.class_map(output.prediction, self.known_task))
