@@ -21,7 +21,7 @@ def scores(path: Path) -> dict[str, float]:
 @pytest.mark.filterwarnings("ignore")
 def test_rgb_and_thermal_images_in_folders_with_a_csv(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     run_example(section(PAGE, "RGB and thermal images"), tmp_path, monkeypatch)
-    table = (tmp_path / "logs" / "thermal" / "table.md").read_text()
+    table = (tmp_path / "logs" / "studies" / "thermal" / "table.md").read_text()
     teacher, student = (float(re.search(rf"\| {row} \| ([\d.]+)", table)[1]) for row in ("teacher", "student"))  # type: ignore[index]
     assert teacher > student
     assert "| KD |" in table
