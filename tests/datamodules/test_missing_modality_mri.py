@@ -253,7 +253,7 @@ def test_a_prediction_is_a_file_with_the_affine_and_the_labels_of_the_case(tmp_p
     original = nibabel.load(source)
     np.testing.assert_array_equal(np.asarray(written.dataobj), np.asarray(original.dataobj))  # type: ignore[attr-defined]
     np.testing.assert_array_equal(written.affine, original.affine)  # type: ignore[attr-defined]
-    assert written.get_data_dtype() == np.uint8
+    assert np.asarray(written.dataobj).dtype == np.uint8
     module.write_prediction(path, np.full(target.shape, -1), 0)
     assert not np.asarray(nibabel.Nifti1Image.from_bytes(gzip.decompress(path.read_bytes())).dataobj).any()
     with pytest.raises(ValueError, match=f"the prediction for {CASE} has the shape .* less than the volume's"):
