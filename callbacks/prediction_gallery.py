@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import matplotlib
@@ -83,6 +84,12 @@ class PredictionGallery(Gallery[Views | ClassViews]):
 
     def keep(self, step: Step, count: int) -> list[Views | ClassViews]:
         """The pictures of each sample."""
+        if step.teacher_prediction is not None and step.teacher_prediction.shape != step.prediction.shape:
+            self._warn_once(
+                f"draws the student alone: its predictions have the shape {tuple(step.prediction.shape)} and the "
+                f"teacher's {tuple(step.teacher_prediction.shape)}"
+            )
+            step = replace(step, teacher_prediction=None)
         if step.prediction.ndim == 2:
             return list(_class_views(step, count))
         samples = _views(step, count)

@@ -2,23 +2,25 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from callbacks.parts.classes import Probabilities
+from datamodules.serving.frame_pairs import Extent
 from distill.atomic import atomic_write
 from distill.errors import UserError
+from distill.tasks.parts.resizing import resized
 
 Ids = Literal["classes", "official"]
 NOT_PREDICTED = -1
 """The class that a data module's own format gets for positions without a prediction."""
+NO_LABEL = 255
+"""In files of several labels, where there is no prediction."""
 UNLABELED = 0
 """The official id of pixels and points without a prediction, in all data sets here."""
 
@@ -31,7 +33,7 @@ class LabelFiles:
         data: The data module; it may have a ``palette``, the official ``label_ids`` of the classes,
             ``prediction_extent``, and a format of its own: ``prediction_path(position)`` returns the file below the
             folder, and ``write_prediction(path, classes, position)`` writes it, with -1 where there is no prediction.
-            With several labels a position it gets 0 or 1 of each class, ``(C, *)``.
+            With several labels a position it gets 0 or 1 of each class, ``(C, *)``, and -1 in the same places.
         ids: Which numbers the files hold.
         colours: Whether to write a second picture in the colours of the palette.
         probabilities: Whether to write the probabilities of all classes.
@@ -65,50 +67,68 @@ class LabelFiles:
         own = None if position is None else self._own_path(position)
         return [*([] if own is None else [self.folder / own]), *(self.folder / f"{name}{end}" for end in suffixes)]
 
-    def write(self, name: str, position: int | None, logits: Tensor, probabilities: Probabilities) -> None:
+    def write(
+        self,
+        name: str,
+        position: int | None,
+        logits: Tensor,
+        probabilities: Callable[[Tensor], Tensor],
+        *,
+        exclusive: bool,
+    ) -> None:
         """Writes the files of a sample that are not there.
 
         Args:
             name: The name of the sample.
             position: Its position in its data set, if that is known.
-            logits: ``(C, *)``; those of a frame are resized bilinearly to the part of the frame that they are of, and
-                the class with the highest one is taken.
-            probabilities: The same sample's probabilities, ``(1, C, *)``.
+            logits: ``(C, *)``; those of a frame are resized to the part of the frame that they are of, larger ones by
+                averages and smaller ones bilinearly, as tasks do it for their scores.
+            probabilities: Returns the probabilities of logits ``(N, C, *)``, in their shape.
+            exclusive: Whether a position has the class of the highest logit, or all classes above the probability 1/2.
         """
-        suffixes = self.suffixes(logits.ndim - 1, exclusive=probabilities.exclusive)
+        suffixes = self.suffixes(logits.ndim - 1, exclusive=exclusive)
         missing = [path for path in self.paths(name, position, suffixes) if not path.is_file()]
         if not missing:
             return
-        classes, predicted = self._classes(logits, position)
-        labels = None if probabilities.exclusive else (probabilities.values[0] > 0.5).byte().cpu().numpy()
+        shown = self._resized(logits, position)
+        found = shown.argmax(0) if exclusive else probabilities(shown[None])[0] > 0.5
+        classes, predicted = self._placed(found.cpu().numpy(), position, image=logits.ndim == 3)
         for path in missing:
             with atomic_write(path) as draft:
                 if path.name.endswith("_probabilities.npz"):
-                    np.savez_compressed(draft, probabilities=probabilities.values[0].half().cpu().numpy())
+                    np.savez_compressed(draft, probabilities=probabilities(logits[None])[0].half().cpu().numpy())
                 elif path.name.endswith("_color.png"):
                     Image.fromarray(self._painted(classes, predicted)).save(draft)
                 elif path.suffix == ".png":
                     Image.fromarray(self._as_ids(classes, predicted, len(logits))).save(draft)
                 elif path.suffix == ".npy":
-                    np.save(draft, self._as_ids(classes, predicted, len(logits)) if labels is None else labels)
+                    labels = np.where(predicted, classes, NO_LABEL).astype(np.uint8)
+                    np.save(draft, self._as_ids(classes, predicted, len(logits)) if exclusive else labels)
                 else:
-                    own = np.where(predicted, classes, NOT_PREDICTED) if labels is None else labels
-                    self.data.write_prediction(draft, own, position)
+                    self.data.write_prediction(draft, np.where(predicted, classes, NOT_PREDICTED), position)
 
-    def _classes(self, logits: Tensor, position: int | None) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """The class of each position, and whether there is a prediction for it, in the size of the whole sample."""
+    def _extent(self, position: int | None) -> Extent | None:
         find_extent = getattr(self.data, "prediction_extent", None)
-        if logits.ndim != 3 or position is None or find_extent is None:
-            classes = logits.argmax(0).cpu().numpy()
-            return classes, np.ones(classes.shape, bool)
-        extent = find_extent(position)
-        if logits.shape[1:] != extent.shown:
-            logits = F.interpolate(logits[None].float(), extent.shown, mode="bilinear", align_corners=False)[0]
+        return None if position is None or find_extent is None else find_extent(position)
+
+    def _resized(self, logits: Tensor, position: int | None) -> Tensor:
+        """The logits of an image in the size of the part of the frame that they are of; others stay as they are."""
+        extent = self._extent(position)
+        return logits if logits.ndim != 3 or extent is None else resized(logits[None].float(), extent.shown)[0]
+
+    def _placed(
+        self, classes: NDArray[np.integer | np.bool_], position: int | None, image: bool
+    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
+        """The classes in the size of the whole sample, and whether there is a prediction for each position."""
+        extent = self._extent(position)
+        if not image or extent is None:
+            return classes.astype(np.int64), np.ones(classes.shape, bool)
         (top, left), (height, width) = extent.corner, extent.shown
-        inside = slice(top, top + height), slice(left, left + width)
-        classes, predicted = np.zeros(extent.size, np.int64), np.zeros(extent.size, bool)
-        classes[inside], predicted[inside] = logits.argmax(0).cpu().numpy(), True
-        return classes, predicted
+        inside = ..., slice(top, top + height), slice(left, left + width)
+        size = *classes.shape[:-2], *extent.size
+        placed, predicted = np.zeros(size, np.int64), np.zeros(size, bool)
+        placed[inside], predicted[inside] = classes, True
+        return placed, predicted
 
     def _as_ids(self, classes: NDArray[np.int64], predicted: NDArray[np.bool_], count: int) -> NDArray[np.integer]:
         if self.ids == "official":

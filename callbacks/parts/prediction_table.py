@@ -32,18 +32,18 @@ class PredictionTable:
             world_size: The number of processes.
         """
         parts, self._parts = self._parts, []
+        gathered = [parts] * world_size
         if world_size > 1:
-            gathered: list[list[pd.DataFrame]] = [parts] * world_size
             dist.all_gather_object(gathered, parts)
-            parts = [part for rank_parts in gathered for part in rank_parts]
-        if path is None or not parts:
+        if path is None or not any(gathered):
             return
-        rows = pd.concat(parts, ignore_index=True)
-        # samplers of several processes may repeat samples
-        if "index" in rows:
-            rows = rows.drop_duplicates("index").sort_values("index")
-        elif "name" in rows:
-            rows = rows.drop_duplicates("name")
+        first, *others = (pd.concat(own, ignore_index=True) for own in gathered if own)
+        key = next((column for column in ("index", "name") if column in first), None)
+        for other in others:
+            # samplers may repeat a sample in another process; rows of one process are different samples
+            new = other if key is None else other[~other[key].isin(first[key])]
+            first = pd.concat([first, new], ignore_index=True)
+        rows = first.sort_values("index", kind="stable") if key == "index" else first
         with atomic_write(path) as draft:
             rows.to_csv(draft, index=False)
 

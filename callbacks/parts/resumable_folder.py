@@ -38,6 +38,10 @@ class ResumableFolder:
         """
         description = read_description(self.path, self.description)
         if description is None and self._holds_files():
+            # another process may have written it in between
+            description = read_description(self.path, self.description)
+            if description is not None:
+                return description
             raise UserError(
                 f"{self.path} holds files, but no {self.description} to say which network wrote them: give another "
                 "folder"

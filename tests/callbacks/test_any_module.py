@@ -21,6 +21,7 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import DivergenceTracker, FeatureStructure, PredictionGallery, StudentExport
 from callbacks.parts import onnx_file
+from callbacks.parts.step import read_step
 from callbacks.parts.student import Deployed
 from tests.callbacks.pairs import divergences, trainer
 from tests.callbacks.test_structure import uniformity
@@ -200,3 +201,62 @@ def test_a_fits_table_has_rows_for_each_loader(tmp_path: Path, samples: list[Ten
     loaders = {"day": loader(samples), "night": loader(samples)}
     trainer(tmp_path, DivergenceTracker(), max_epochs=1).fit(Foreign(), loader(samples), loaders)
     assert pd.read_csv(tmp_path / "run" / "divergence.csv")["stage"].tolist() == ["train", "val", "val/night"]
+
+
+class Clouds(LightningModule):
+    """A pair whose teacher and student see a list and a dictionary of tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Linear(2, CLASSES)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        outputs = self.validation_step(batch, batch_idx)
+        return {**outputs, "loss": outputs["prediction"].sum()}
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        logits = self.model(torch.stack([points.mean(0) for points in batch["points"]]))
+        seen = {"inputs": (batch["points"],), "teacher_inputs": (batch["sensors"], batch["image"])}
+        return {"prediction": logits, "teacher_prediction": logits.flip(0), "present": torch.ones(2).bool(), **seen}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.5)
+
+
+@pytest.mark.parametrize("onnx", [False, True])
+def test_inputs_that_are_no_tensors_end_no_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, onnx: bool) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("callbacks.parts.gallery.publish", lambda *_: drawn.append(_))
+    monkeypatch.setattr("callbacks.divergence.publish", lambda *_: None)
+    batch = {
+        "points": [torch.rand(3, 2), torch.rand(5, 2)],
+        "sensors": {"left": torch.rand(2, 4)},
+        "image": torch.rand(2, 1, 4, 4),
+        "target": torch.tensor([0, 1]),
+    }
+    data: DataLoader[Any] = DataLoader([batch], batch_size=None)  # type: ignore[arg-type]
+    own = DivergenceTracker(), PredictionGallery(every_n_epochs=1), StudentExport(onnx=onnx)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer(tmp_path, *own, max_epochs=1).fit(Clouds(), data, data)
+    assert (tmp_path / "run" / "student.safetensors").is_file()
+    assert len(drawn) == 1
+    told = [str(warning.message) for warning in caught if "student.onnx" in str(warning.message)]
+    reason = "the student's input 'points' is a list, and ONNX takes tensors only"
+    assert told == ([f"there is no student.onnx, because {reason}"] if onnx else [])
+
+
+def test_the_target_of_a_step_comes_before_that_of_its_batch() -> None:
+    prediction, target = torch.zeros(2, 3), torch.tensor([1, 2])
+    for batch in ({"target": 1 - target}, (prediction, 1 - target)):
+        step = read_step({"prediction": prediction, "target": target}, batch)
+        assert step is not None
+        assert step.target is target
+
+
+def test_a_teacher_with_other_classes_is_not_drawn(tmp_path: Path, samples: list[Tensor]) -> None:
+    module = Foreign()
+    module.teacher[-1] = nn.Linear(4, CLASSES + 1)
+    with pytest.warns(UserWarning, match="PredictionGallery draws the student alone: its predictions have the shape"):
+        trainer(tmp_path, PredictionGallery(samples=2)).test(module, loader(samples), verbose=False)
+    assert (tmp_path / "run" / "figures" / "predictions_test.png").is_file()

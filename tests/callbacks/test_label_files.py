@@ -16,10 +16,14 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from callbacks import PredictionWriter
+from callbacks.parts import resumable_folder
+from callbacks.parts.label_files import LabelFiles
+from callbacks.parts.resumable_folder import ResumableFolder
 from datamodules import Cityscapes, SemanticKITTI
 from datamodules.reading.cityscapes_classes import CLASS_NAMES, PALETTE
 from datamodules.reading.cityscapes_classes import LABEL_IDS as STREET_IDS
 from datamodules.reading.nyu_classes import LABEL_IDS as NYU_IDS
+from datamodules.serving.frame_pairs import Extent
 from tests.callbacks.pairs import trainer
 from tests.datamodules.trees import ODOMETRY_CALIBRATION, write_cityscapes, write_semantic_kitti
 
@@ -212,3 +216,74 @@ def test_ids_and_colours_that_the_data_do_not_have_are_refused_before_predicting
 
     with pytest.raises(ValueError, match=r"Unknown has no (label_ids|palette)"):
         trainer(tmp_path, PredictionWriter(**arguments)).predict(Replayed(), datamodule=Unknown())
+
+
+def test_a_folder_with_predictions_of_other_data_is_refused(tmp_path: Path) -> None:
+    roots = [write_cityscapes(tmp_path / name, cities=1, count=1, size=(32, 96)) for name in ("data", "more")]
+
+    def predict(root: Path, **changes: Any) -> None:
+        data = Cityscapes(root, val_cities=0, batch_size=1, **({"size": (8, 24)} | changes))
+        trainer(tmp_path, PredictionWriter(tmp_path / "out")).predict(
+            Striped(), datamodule=data, return_predictions=False
+        )
+
+    predict(roots[0])
+    before = (tmp_path / "out" / "predictions.json").read_bytes()
+    predict(roots[0])
+    for message, root, changes in (("root", roots[1], {}), ("size", roots[0], {"size": (16, 48)})):
+        with pytest.raises(ValueError, match=rf"predictions\.json says {message} .* but this run would write"):
+            predict(root, **changes)
+    assert (tmp_path / "out" / "predictions.json").read_bytes() == before
+
+
+def test_samples_without_names_are_not_added_to_predictions_of_an_earlier_run(tmp_path: Path) -> None:
+    run = trainer(tmp_path, PredictionWriter())
+    run.predict(Replayed(), batches(torch.zeros(2, 3, 2, 2)))
+    before = files(tmp_path / "run" / "predictions")
+    with pytest.raises(ValueError, match="holds predictions of an earlier run, and samples without names cannot be"):
+        run.predict(Replayed(), batches(torch.ones(4, 3, 2, 2)))
+    assert files(tmp_path / "run" / "predictions") == before
+
+
+class Several(Replayed):
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        return super().predict_step(batch, batch_idx)
+
+
+def test_the_samples_of_each_loader_are_numbered_from_0(tmp_path: Path) -> None:
+    loaders = {"day": batches(torch.zeros(2, 3, 4)), "night": batches(torch.zeros(3, 3, 4))}
+    trainer(tmp_path, PredictionWriter()).predict(Several(), loaders)
+    night = [f"night/00000{n}.npy" for n in range(3)]
+    assert files(tmp_path / "run" / "predictions") == ["000000.npy", "000001.npy", *night, "predictions.json"]
+
+
+class Cropped:
+    """Frames of 4 x 4 whose last two columns were predicted."""
+
+    def prediction_extent(self, position: int) -> Extent:
+        return Extent((4, 4), (0, 2), (4, 2))
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_larger_logits_are_averaged_and_several_labels_have_the_size_of_the_frame(
+    tmp_path: Path, exclusive: bool
+) -> None:
+    # the centre of each square of 4 x 4 says the second class, its mean the first
+    square = torch.full((4, 4), 3.0)
+    square[1:3, 1:3] = -5
+    logits = torch.stack([square, -square]).repeat(1, 4, 2)
+    writer = LabelFiles(tmp_path, Cropped(), "classes", colours=False, probabilities=False)
+    writer.write("a", 0, logits, torch.sigmoid, exclusive=exclusive)
+    if exclusive:
+        assert read(tmp_path / "a.png").tolist() == [[255, 255, 0, 0]] * 4
+    else:
+        assert np.load(tmp_path / "a.npy").tolist() == [[[255, 255, 1, 1]] * 4, [[255, 255, 0, 0]] * 4]
+
+
+def test_a_description_that_another_process_writes_just_now_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers = iter([None, {"files": []}])
+    monkeypatch.setattr(resumable_folder, "read_description", lambda *_: next(answers))
+    (tmp_path / "predictions.json").write_text("{}")
+    assert ResumableFolder(tmp_path, "predictions.json", "predictions").read() == {"files": []}
