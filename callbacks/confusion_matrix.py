@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from callbacks.parts.classes import class_names
+from callbacks.parts.classes import class_names, no_classes
 from callbacks.parts.confusion_figures import confusion_figure
 from callbacks.parts.evaluation import EvaluationCallback, Split
 from callbacks.parts.figures import publish
@@ -61,7 +61,7 @@ class ConfusionMatrix(EvaluationCallback):
 
     def add(self, split: Split, trainer: Trainer, pl_module: LightningModule, step: Step) -> None:
         """Counts a batch."""
-        obstacle = _obstacle(step)
+        obstacle = no_classes(pl_module) or _obstacle(step)
         if obstacle is not None:
             self._warn_once(f"{self.idle}: {obstacle}")
             return
@@ -92,8 +92,15 @@ class ConfusionMatrix(EvaluationCallback):
         assert step.target is not None
         target = step.target
         # a class that is the highest only because another logit is NaN is no prediction
-        counted = (target != step.ignore_index) & (prediction.amax(1) > -torch.inf)
         classes = prediction.shape[1]
+        is_class = (target >= 0) & (target < classes)
+        others = target[~is_class & (target != step.ignore_index)]
+        if len(others):
+            self._warn_once(
+                f"leaves out targets that are none of the {classes} classes, such as {int(others[0])}: return their "
+                "number as ignore_index"
+            )
+        counted = is_class & (target != step.ignore_index) & (prediction.amax(1) > -torch.inf)
         cells = classes * target[counted] + prediction.argmax(1)[counted]
         counts = torch.bincount(cells, minlength=classes**2).view(classes, classes)
         earlier = self._counts[split].get(network)

@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
+from callbacks.parts.classes import no_classes
 from callbacks.parts.comparison import InputDivergence, OutputDivergences, float64_device
 from callbacks.parts.evaluation import EvaluationCallback, Split, log_reduced
 from callbacks.parts.figures import divergence_figure, publish
@@ -120,7 +121,7 @@ class DivergenceTracker(EvaluationCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Compares the two predictions, and in the first epoch the inputs."""
-        step = None if batch_idx % self.every_n_batches else self._read(pl_module, outputs, batch)
+        step = None if batch_idx % self.every_n_batches else self._read(pl_module, outputs, batch, training=True)
         pairs = None if step is None else self._compare(TRAIN, pl_module, step)
         if pairs is None or self._inputs is None:
             return
@@ -157,7 +158,7 @@ class DivergenceTracker(EvaluationCallback):
 
     def _compare(self, split: Split, pl_module: LightningModule, step: Step) -> Step | None:
         """Adds a batch; returns its samples that have a teacher, ``None`` if there are none or they have no classes."""
-        obstacle = _obstacle(step)
+        obstacle = no_classes(pl_module) or _obstacle(step)
         if obstacle is not None:
             self._warn_once(f"{self.idle}: {obstacle}")
             return None

@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from callbacks.parts.onnx_file import DifferenceError, onnx_model, root_cause
 from callbacks.parts.run_folder import run_folder
-from callbacks.parts.step import named_inputs
+from callbacks.parts.step import inputs_of, named_inputs
 from callbacks.parts.student import Deployed, load_student, student_of
 from distill.atomic import atomic_write
 from distill.checkpoint import save_network
@@ -136,7 +136,7 @@ class StudentExport(Callback):
         if self.inputs:
             named = {f"input_{name}" if isinstance(name, int) else name: _item(batch, name) for name in self.inputs}
         else:
-            inputs = outputs.get("inputs") or () if isinstance(outputs, Mapping) else ()
+            inputs = inputs_of(outputs, "inputs")
             names = getattr(pl_module, "inputs", ())
             if len(names) != len(inputs):
                 by_name = {id(tensor): name.replace(" ", "_") for name, tensor in named_inputs(batch, inputs).items()}

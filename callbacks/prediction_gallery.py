@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from callbacks.parts.class_figures import ClassViews, classification_figure
-from callbacks.parts.classes import class_names
+from callbacks.parts.classes import class_names, name_of
 from callbacks.parts.figures import as_picture
 from callbacks.parts.gallery import PICTURE_WIDTH, Gallery, middle_slice
 from callbacks.parts.step import Step
@@ -142,7 +142,7 @@ def gallery_figure(
                 heat = axes.imshow(view.numpy(), cmap="magma", vmin=0, vmax=math.log(2), interpolation="nearest")
     if "NCJSD" in samples[0]:
         figure.colorbar(heat, ax=grid[:, list(samples[0]).index("NCJSD")], label="nats")
-    names = {label: class_names[label] if class_names else str(label) for label in classes}
+    names = {label: name_of(label, class_names or ()) for label in classes}
     patches = [
         Patch(facecolor=colours[label], edgecolor="#888888", linewidth=0.5, label=name) for label, name in names.items()
     ]
@@ -200,7 +200,7 @@ def _classes_in(view: Tensor) -> list[int]:
 
 
 def _colour(label: int, palette: Sequence[tuple[int, int, int]] | None) -> RGB:
-    if palette is None:
+    if palette is None or label >= len(palette):
         return matplotlib.colormaps["tab20"](label % 20)[:3]
     red, green, blue = palette[label]
     return red / 255, green / 255, blue / 255

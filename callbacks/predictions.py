@@ -87,9 +87,11 @@ class PredictionWriter(Callback):
         self._stored: ResumableFolder | None = None
         self._names = UniqueNames()
         self._numbered: Counter[str] = Counter()
+        self._owners: dict[Path, str] = {}
         self._described = False
         self._continued = False
         self._warned = False
+        self._warned_of_nan = False
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Skips the samples that have their files from an earlier run."""
@@ -118,7 +120,8 @@ class PredictionWriter(Callback):
 
     def on_predict_epoch_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Starts empty tables."""
-        self._tables, self._names, self._numbered, self._described = {}, UniqueNames(), Counter(), False
+        self._tables, self._names, self._numbered = {}, UniqueNames(), Counter()
+        self._owners, self._described = {}, False
 
     def on_predict_batch_end(
         self,
@@ -136,6 +139,9 @@ class PredictionWriter(Callback):
             return
         if not len(prediction):
             return  # no sample of the batch has the modality that the network sees
+        if not self._warned_of_nan and prediction.isnan().any():
+            rank_zero_warn("PredictionWriter: some predictions are NaN; where they are, the files hold no prediction")
+            self._warned_of_nan = True
         is_table = prediction.ndim <= 2
         probabilities = probabilities_of(pl_module, prediction if is_table else prediction[:1])
         suffix = loader_suffix(trainer, "predict", dataloader_idx)
@@ -235,13 +241,21 @@ class PredictionWriter(Callback):
 
         data = _data(trainer)
         files = self._files(data)
+        suffixes = files.suffixes(prediction.ndim - 2, exclusive=exclusive)
         if not self._described:
-            suffixes = files.suffixes(prediction.ndim - 2, exclusive=exclusive)
+            if exclusive:
+                files.check_classes(prediction.shape[1])
             self._describe(self._stored, pl_module, data, suffixes)
         for n, name in enumerate(names):
             position = None if positions is None or suffix else positions[n]
-            name = f"{suffix}/{check_inside(name)}".lstrip("/")
+            name = check_inside(f"{suffix[1:]}/{check_inside(name)}" if suffix else name)
             self._names.check(name, position)
+            for path in files.paths(name, position, suffixes):
+                owner = self._owners.setdefault(path, name)
+                if owner != name:
+                    raise UserError(
+                        f"the samples {owner!r} and {name!r} would both be written to {path}: rename one of them"
+                    )
             files.write(name, position, prediction[n], probabilities, exclusive=exclusive)
 
     def _describe(

@@ -13,6 +13,7 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
+from callbacks.parts.classes import name_of
 from callbacks.parts.figures import as_picture
 
 MODALITY_WIDTH = 2.4  # inches
@@ -97,14 +98,14 @@ def _draw_probabilities(axes: Axes, views: ClassViews, class_names: Sequence[str
     shown = np.argsort(-highest, kind="stable")[:TOP_CLASSES].tolist()
     if views.target is not None and views.target not in shown:
         shown.append(views.target)
-    names = [class_names[label] if class_names else str(label) for label in shown]
+    names = [name_of(label, class_names) for label in shown]
     height = 0.8 / len(models)
     for number, (model, probability) in enumerate(models.items()):
         places = np.arange(len(shown)) + (number - (len(models) - 1) / 2) * height
         axes.barh(places, probability[shown].numpy(), height, color=MODEL_COLOURS[model])
         predicted = int(probability.argmax())
         colour = NEITHER if views.target is None else RIGHT if predicted == views.target else WRONG
-        title = f"{model}: {class_names[predicted] if class_names else predicted} ({probability[predicted]:.0%})"
+        title = f"{model}: {name_of(predicted, class_names)} ({probability[predicted]:.0%})"
         axes.set_title(title, loc="left" if number == 0 else "right", fontsize="small", color=colour)
     axes.set(xlim=(0, 1), yticks=np.arange(len(shown)), yticklabels=names)
     axes.set_ylim(max(len(shown), TOP_CLASSES) - 0.5, -0.5)

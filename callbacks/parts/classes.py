@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 from lightning.pytorch import LightningModule, Trainer
@@ -20,6 +21,11 @@ def class_names(trainer: Trainer) -> tuple[str, ...]:
     task = getattr(trainer.lightning_module, "task", None)
     data = trainer.datamodule  # type: ignore[attr-defined]
     return tuple(getattr(task, "class_names", None) or getattr(data, "class_names", None) or ())
+
+
+def name_of(label: int, names: Sequence[str]) -> str:
+    """The name of a class; its index if it has none."""
+    return names[label] if label < len(names) else str(label)
 
 
 class Probabilities(NamedTuple):
@@ -66,3 +72,9 @@ def class_target(
         rows = target[is_labelled(target)]
         is_soft = len(rows) > 0 and bool((rows >= 0).all()) and bool(((rows.sum(1) - 1).abs() < SUM_TOLERANCE).all())
     return class_indices(target, ignore_index) if is_soft else target
+
+
+def no_classes(module: LightningModule | None) -> str | None:
+    """Why a module's positions have no single true class; ``None`` if its task does not say so, or it has no task."""
+    task = getattr(module, "task", None)
+    return f"{type(task).__name__} has no single true class" if isinstance(task, Task) and not task.exclusive else None

@@ -43,7 +43,8 @@ def confusion_figure(counts: Mapping[str, NDArray[Any]], class_names: Sequence[s
         shares = _shares(matrix)
         # the root, so that rare confusions can be seen beside the diagonal
         heat = axes.imshow(shares, cmap=colours, norm=PowerNorm(0.5, vmin=0, vmax=1), interpolation="nearest")
-        axes.set_title(f"{network}\n{_scores(matrix, shares)}", fontsize="medium")
+        of = f", n = {matrix.sum()}" if len({int(each.sum()) for each in counts.values()}) > 1 else ""
+        axes.set_title(f"{network}\n{_scores(matrix, shares)}{of}", fontsize="medium")
         axes.set(xlabel="predicted class", ylabel="true class")
         _name_classes(axes, names)
         if few:

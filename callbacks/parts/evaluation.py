@@ -124,13 +124,14 @@ class EvaluationCallback(Callback, ABC):
         for split in self._splits:
             self.close(split, trainer, pl_module)
 
-    def _read(self, pl_module: LightningModule, outputs: Any, batch: Any) -> Step | None:
+    def _read(self, pl_module: LightningModule, outputs: Any, batch: Any, *, training: bool = False) -> Step | None:
         """What a step returned; ``None``, and one warning, if that has no prediction."""
         returned = outputs is not None and not (isinstance(outputs, Mapping) and not outputs)
         self._any_returned = bool(self._any_returned) or returned
         step = read_step(outputs, batch, pl_module)
         if returned and step is None:
-            self._warn_once(f"{self.idle}: the steps return no prediction")
+            where, steps = (" in training", "training steps") if training else ("", "steps")
+            self._warn_once(f"{self.idle}{where}: the {steps} return no prediction")
         return step
 
     def _warn_once(self, message: str) -> None:

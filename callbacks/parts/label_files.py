@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -62,10 +63,20 @@ class LabelFiles:
             suffixes.append("_color.png")
         return [*suffixes, "_probabilities.npz"] if self.probabilities else suffixes
 
-    def paths(self, name: str, position: int | None, suffixes: Sequence[str]) -> list[Path]:
-        """The files of a sample."""
+    def paths(self, name: str, position: int | None, suffixes: Sequence[str]) -> dict[Path, str | None]:
+        """The files of a sample, each with its suffix; ``None`` for the file in the data module's own format."""
         own = None if position is None else self._own_path(position)
-        return [*([] if own is None else [self.folder / own]), *(self.folder / f"{name}{end}" for end in suffixes)]
+        files: dict[Path, str | None] = {self.folder / f"{name}{suffix}": suffix for suffix in suffixes}
+        return files if own is None else {self.folder / own: None, **files}
+
+    def check_classes(self, count: int) -> None:
+        """Raises a ValueError if the data module has no official id or no colour for some of the classes."""
+        for attribute, values in (("label_ids", self.label_ids), ("palette", self.palette)):
+            if values and len(values) < count:
+                raise UserError(
+                    f"{attribute} of {type(self.data).__name__} has {len(values)} entries, but the predictions have "
+                    f"{count} classes"
+                )
 
     def write(
         self,
@@ -87,25 +98,30 @@ class LabelFiles:
             exclusive: Whether a position has the class of the highest logit, or all classes above the probability 1/2.
         """
         suffixes = self.suffixes(logits.ndim - 1, exclusive=exclusive)
-        missing = [path for path in self.paths(name, position, suffixes) if not path.is_file()]
+        missing = {path: kind for path, kind in self.paths(name, position, suffixes).items() if not path.is_file()}
         if not missing:
             return
         shown = self._resized(logits, position)
-        found = shown.argmax(0) if exclusive else probabilities(shown[None])[0] > 0.5
-        classes, predicted = self._placed(found.cpu().numpy(), position, image=logits.ndim == 3)
-        for path in missing:
+        if exclusive:
+            found, valid = shown.argmax(0), shown.amax(0) > -math.inf  # false where a logit is NaN
+        else:
+            found, valid = probabilities(shown[None])[0] > 0.5, ~shown.isnan()
+        image = logits.ndim == 3
+        classes, predicted = (self._placed(x.cpu().numpy(), position, image=image) for x in (found, valid))
+        for path, kind in missing.items():
             with atomic_write(path) as draft:
-                if path.name.endswith("_probabilities.npz"):
+                if kind == "_probabilities.npz":
                     np.savez_compressed(draft, probabilities=probabilities(logits[None])[0].half().cpu().numpy())
-                elif path.name.endswith("_color.png"):
+                elif kind == "_color.png":
                     Image.fromarray(self._painted(classes, predicted)).save(draft)
-                elif path.suffix == ".png":
+                elif kind == ".png":
                     Image.fromarray(self._as_ids(classes, predicted, len(logits))).save(draft)
-                elif path.suffix == ".npy":
+                elif kind == ".npy":
                     labels = np.where(predicted, classes, NO_LABEL).astype(np.uint8)
                     np.save(draft, self._as_ids(classes, predicted, len(logits)) if exclusive else labels)
                 else:
-                    self.data.write_prediction(draft, np.where(predicted, classes, NOT_PREDICTED), position)
+                    own = np.where(predicted, classes.astype(np.int64), NOT_PREDICTED)
+                    self.data.write_prediction(draft, own, position)
 
     def _extent(self, position: int | None) -> Extent | None:
         find_extent = getattr(self.data, "prediction_extent", None)
@@ -116,19 +132,15 @@ class LabelFiles:
         extent = self._extent(position)
         return logits if logits.ndim != 3 or extent is None else resized(logits[None].float(), extent.shown)[0]
 
-    def _placed(
-        self, classes: NDArray[np.integer | np.bool_], position: int | None, image: bool
-    ) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """The classes in the size of the whole sample, and whether there is a prediction for each position."""
+    def _placed(self, values: NDArray[Any], position: int | None, *, image: bool) -> NDArray[Any]:
+        """The values of the predicted positions in the size of the whole sample; 0 or false for all others."""
         extent = self._extent(position)
         if not image or extent is None:
-            return classes.astype(np.int64), np.ones(classes.shape, bool)
+            return values
         (top, left), (height, width) = extent.corner, extent.shown
-        inside = ..., slice(top, top + height), slice(left, left + width)
-        size = *classes.shape[:-2], *extent.size
-        placed, predicted = np.zeros(size, np.int64), np.zeros(size, bool)
-        placed[inside], predicted[inside] = classes, True
-        return placed, predicted
+        placed = np.zeros((*values.shape[:-2], *extent.size), values.dtype)
+        placed[..., top : top + height, left : left + width] = values
+        return placed
 
     def _as_ids(self, classes: NDArray[np.int64], predicted: NDArray[np.bool_], count: int) -> NDArray[np.integer]:
         if self.ids == "official":

@@ -10,7 +10,7 @@ import pandas as pd
 import torch.distributed as dist
 from torch import Tensor
 
-from callbacks.parts.classes import Probabilities
+from callbacks.parts.classes import Probabilities, name_of
 from distill.atomic import atomic_write
 
 
@@ -67,7 +67,7 @@ def class_columns(
     """
     values = probabilities.values
     labels = range(values.shape[1])
-    names = [class_names[label] if class_names else str(label) for label in labels]
+    names = [name_of(label, class_names) for label in labels]
     of_all = {f"probability_{name}": values[:, label].cpu().numpy() for label, name in enumerate(names)}
     columns: dict[str, Any] = {}
     if not probabilities.exclusive:
@@ -75,11 +75,13 @@ def class_columns(
     if target is not None and target.ndim == 1:
         columns["target"] = targets = target.tolist()
         if class_names:
-            columns["target_name"] = [class_names[label] if label in labels else "" for label in targets]
+            columns["target_name"] = [names[label] if label in labels else "" for label in targets]
     confidence, prediction = (values.cpu() for values in values.max(dim=1))
-    columns["prediction"] = prediction.numpy()
+    defined = ~confidence.isnan()
+    columns["prediction"] = pd.Series(prediction.numpy(), dtype="Int64").where(pd.Series(defined.numpy()))
     if class_names:
-        columns["class_name"] = [class_names[label] for label in prediction.tolist()]
+        rows = zip(prediction.tolist(), defined.tolist(), strict=True)
+        columns["class_name"] = [names[label] if is_defined else "" for label, is_defined in rows]
     columns["confidence"] = confidence.numpy()
     return columns | of_all if all_classes else columns
 

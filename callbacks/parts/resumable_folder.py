@@ -94,7 +94,7 @@ class ResumableFolder:
 
 
 def check_inside(name: str) -> str:
-    """The name of a sample, if its files lie inside their folder.
+    """The name of a sample in its shortest form, ``a/b`` for ``a//./b``, if its files lie inside their folder.
 
     Raises:
         ValueError: The name is empty, or leads out of the folder.
@@ -102,4 +102,4 @@ def check_inside(name: str) -> str:
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts:
         raise UserError(f"the name {name!r} of a sample should be a path inside a folder, such as 'drive_1/000012'")
-    return name
+    return str(path)

@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
+import torch
 from lightning.pytorch import LightningModule
 from torch import Tensor
 
@@ -79,8 +80,9 @@ def read_step(outputs: Any, batch: Any, module: LightningModule | None = None) -
     """
     if not isinstance(outputs, Mapping) or not isinstance(outputs.get("prediction"), Tensor):
         return None
-    inputs, teacher_inputs = (tuple(outputs.get(key) or ()) for key in ("inputs", "teacher_inputs"))
+    inputs, teacher_inputs = (inputs_of(outputs, key) for key in ("inputs", "teacher_inputs"))
     prediction, ignore_index = outputs["prediction"], outputs.get("ignore_index", IGNORE_INDEX)
+    present = outputs.get("present")
     return Step(
         prediction=prediction,
         teacher_prediction=_tensor(outputs.get("teacher_prediction")),
@@ -88,12 +90,20 @@ def read_step(outputs: Any, batch: Any, module: LightningModule | None = None) -
         inputs=_if_tensors(inputs),
         teacher_inputs=_if_tensors(teacher_inputs),
         modalities=_tensors(named_inputs(batch, [*teacher_inputs, *inputs])),
-        features=_tensors(outputs.get("features") or {}),
-        teacher_features=_tensors(outputs.get("teacher_features") or {}),
+        features=_features(outputs.get("features")),
+        teacher_features=_features(outputs.get("teacher_features")),
         ignore_index=ignore_index,
-        present=_tensor(outputs.get("present")),
+        present=None if present is None else torch.as_tensor(present, dtype=torch.bool),
         image=_tensor(batch.get("image")) if isinstance(batch, Mapping) else None,
     )
+
+
+def inputs_of(outputs: Any, key: str) -> tuple[Any, ...]:
+    """What a network sees, by a step: one tensor, several in a tuple or a list, or the values of a dictionary."""
+    inputs = outputs.get(key) if isinstance(outputs, Mapping) else None
+    if isinstance(inputs, Mapping):
+        return tuple(inputs.values())
+    return (inputs,) if isinstance(inputs, Tensor) else tuple(inputs or ())
 
 
 def named_inputs(batch: Any, inputs: Sequence[Any]) -> dict[str, Any]:
@@ -128,6 +138,13 @@ def _tensor(value: Any) -> Tensor | None:
 
 def _tensors(values: Mapping[str, Any]) -> dict[str, Tensor]:
     return {name: value for name, value in values.items() if isinstance(value, Tensor)}
+
+
+def _features(values: Any) -> dict[str, Tensor]:
+    """The features ``(N, C, *)`` by layer; those of a list by their numbers."""
+    named = dict(enumerate(values)) if isinstance(values, (tuple, list)) else values
+    named = {str(layer): value for layer, value in named.items()} if isinstance(named, Mapping) else {}
+    return {layer: value for layer, value in _tensors(named).items() if value.ndim > 1}
 
 
 def _if_tensors(values: tuple[Any, ...]) -> tuple[Tensor, ...]:

@@ -21,8 +21,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import DivergenceTracker, FeatureStructure, PredictionGallery, StudentExport
 from callbacks.parts import onnx_file
+from callbacks.parts.class_figures import classification_figure
 from callbacks.parts.step import read_step
 from callbacks.parts.student import Deployed
+from callbacks.prediction_gallery import gallery_figure
 from tests.callbacks.pairs import divergences, trainer
 from tests.callbacks.test_structure import uniformity
 
@@ -144,7 +146,7 @@ def test_steps_that_return_a_loss_only_get_one_sentence_each(tmp_path: Path, sam
         trainer(tmp_path, *callbacks).fit(LossOnly(), loader(samples), loader(samples))
     messages = [str(warning.message) for warning in caught]
     assert [text for text in messages if "DivergenceTracker" in text] == [
-        "DivergenceTracker measures nothing: the steps return no prediction"
+        "DivergenceTracker measures nothing in training: the training steps return no prediction"
     ]
     for name, verb in (("FeatureStructure", "measures"), ("PredictionGallery", "draws")):
         assert [text for text in messages if name in text] == [
@@ -260,3 +262,33 @@ def test_a_teacher_with_other_classes_is_not_drawn(tmp_path: Path, samples: list
     with pytest.warns(UserWarning, match="PredictionGallery draws the student alone: its predictions have the shape"):
         trainer(tmp_path, PredictionGallery(samples=2)).test(module, loader(samples), verbose=False)
     assert (tmp_path / "run" / "figures" / "predictions_test.png").is_file()
+
+
+def test_steps_may_return_one_input_a_list_of_features_and_a_list_of_presence() -> None:
+    image, depth = torch.zeros(2, 1), torch.ones(2, 1)
+    outputs = {
+        "prediction": torch.zeros(2, 3),
+        "inputs": image,
+        "teacher_inputs": {"depth": depth},
+        "features": [image, torch.zeros(2)],
+        "teacher_features": {"out": depth, "scale": torch.zeros(())},
+        "present": [True, False],
+    }
+    step = read_step(outputs, {})
+    assert step is not None
+    assert step.inputs == (image,)
+    assert step.teacher_inputs == (depth,)
+    assert list(step.features) == ["0"]
+    assert list(step.teacher_features) == ["out"]
+    assert len(step.with_teacher().prediction) == 1
+
+
+@pytest.mark.parametrize("spatial", [(), (2, 2)])
+def test_classes_without_a_name_or_a_colour_are_drawn_by_their_number(spatial: tuple[int, ...]) -> None:
+    step = read_step({"prediction": torch.zeros(1, 3, *spatial), "target": torch.full((1, *spatial), 2)}, {})
+    assert step is not None
+    samples = PredictionGallery().keep(step, 1)
+    if spatial:
+        gallery_figure([views for views in samples if isinstance(views, dict)], ["cat"], [(0, 0, 0)])
+    else:
+        classification_figure([views for views in samples if not isinstance(views, dict)], ["cat"])

@@ -187,6 +187,18 @@ def test_an_attribute_of_the_data_that_could_name_loaders_is_not_read_for_one_lo
     assert (tmp_path / "run" / "confusion_test.csv").is_file()
 
 
+def test_targets_that_are_no_class_are_left_out_and_told() -> None:
+    step = {"prediction": torch.eye(2).repeat(3, 1), "target": torch.tensor([0, 1, -100, -1, 2, 255])}
+    with pytest.warns(UserWarning, match="leaves out targets that are none of the 2 classes, such as -100: return"):
+        assert counted(step).tolist() == [[1, 0], [0, 1]]
+
+
+def test_several_labels_have_no_single_true_class(tmp_path: Path) -> None:
+    of = samples() | {"target": torch.ones(8, 3)}
+    with pytest.warns(UserWarning, match="draws nothing: MultiLabelClassification has no single true class"):
+        trainer(tmp_path, ConfusionMatrix()).test(Tasked(MultiLabelClassification(3)), batches_of(**of), verbose=False)
+
+
 def matrix(classes: int) -> Any:
     return np.eye(classes, dtype=np.int64) * 90 + 10
 

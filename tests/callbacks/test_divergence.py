@@ -422,3 +422,13 @@ def test_the_table_has_the_rows_of_validation_if_training_cannot_be_compared(tmp
     of = {stage: batches_of(student=student, teacher=teacher, target=target) for stage, target in labels.items()}
     trainer(tmp_path, DivergenceTracker(), max_epochs=1).fit(Replay(), of["train"], of["val"])
     assert table(tmp_path)["stage"].tolist() == ["val"]
+
+
+def test_targets_that_are_no_class_do_not_count() -> None:
+    student, teacher = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0)).unbind()
+    target = torch.tensor([0, -100, 4, 3, 255])
+    divergence = comparison.OutputDivergences(1.0, 5, None, torch.device("cpu"))
+    divergence.add(student, teacher, target, 255)
+    counted = [0, 3]
+    expected = divergences(student[counted], teacher[counted], target[counted])
+    assert divergence.compute() == pytest.approx(expected, abs=1e-6)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -199,6 +200,7 @@ def test_points_without_names_are_numbered_in_order(tmp_path: Path) -> None:
         (["a", "b", "a"], "two samples have the name 'a', so one would replace the other's prediction"),
         (["a", "../b", "c"], r"the name '\.\./b' of a sample should be a path inside a folder"),
         (["/a", "b", "c"], r"the name '/a' of a sample should be a path inside a folder"),
+        (["a/b", "a//./b", "c"], "two samples have the name 'a/b'"),
     ],
 )
 def test_names_that_would_lose_a_file_are_refused(tmp_path: Path, names: list[str], message: str) -> None:
@@ -283,7 +285,57 @@ def test_larger_logits_are_averaged_and_several_labels_have_the_size_of_the_fram
 def test_a_description_that_another_process_writes_just_now_is_read(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    answers = iter([None, {"files": []}])
+    answers: Iterator[dict[str, Any] | None] = iter([None, {"files": []}])
     monkeypatch.setattr(resumable_folder, "read_description", lambda *_: next(answers))
     (tmp_path / "predictions.json").write_text("{}")
     assert ResumableFolder(tmp_path, "predictions.json", "predictions").read() == {"files": []}
+
+
+class Painted(LightningDataModule):
+    """Data of the user's with colours."""
+
+    def __init__(self, names: list[str], palette: list[tuple[int, int, int]]) -> None:
+        super().__init__()
+        self.names = names
+        self.palette = palette
+
+    def predict_dataloader(self) -> Any:
+        return batches(torch.tensor([1.0, 0.0]).view(2, 1, 1).expand(len(self.names), 2, 1, 1), self.names)
+
+
+def test_a_name_that_ends_like_another_file_is_a_name(tmp_path: Path) -> None:
+    data = Painted(["a_color", "b_probabilities.npz"], [(1, 2, 3), (4, 5, 6)])
+    trainer(tmp_path, PredictionWriter(tmp_path / "out", colours=True)).predict(Replayed(), datamodule=data)
+    assert read(tmp_path / "out" / "a_color.png").tolist() == [[0]]
+    assert read(tmp_path / "out" / "a_color_color.png").tolist() == [[[1, 2, 3]]]
+    assert read(tmp_path / "out" / "b_probabilities.npz.png").tolist() == [[0]]
+
+
+@pytest.mark.parametrize(
+    ("names", "colours", "message"),
+    [
+        (["a", "a_color"], 2, r"the samples 'a' and 'a_color' would both be written to .*a_color\.png"),
+        (["a"], 1, "palette of Painted has 1 entries, but the predictions have 2 classes"),
+    ],
+)
+def test_files_of_two_samples_and_classes_without_a_colour_are_refused(
+    tmp_path: Path, names: list[str], colours: int, message: str
+) -> None:
+    data = Painted(names, [(1, 2, 3)] * colours)
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path, PredictionWriter(colours=True)).predict(Replayed(), datamodule=data)
+
+
+def test_a_loader_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:
+    loaders = {"day": batches(torch.zeros(2, 3, 4)), "..": batches(torch.zeros(2, 3, 4))}
+    with pytest.raises(ValueError, match=r"the name '\.\./000000' of a sample should be a path inside a folder"):
+        trainer(tmp_path, PredictionWriter()).predict(Several(), loaders)
+
+
+def test_predictions_of_nan_are_no_predictions_and_told(tmp_path: Path) -> None:
+    pixels = torch.tensor([[1.0, torch.nan], [0.0, 1.0]]).view(1, 2, 1, 2)
+    for folder, logits in (("files", pixels), ("table", torch.tensor([[0.0, 1.0], [torch.nan, 1.0]]))):
+        with pytest.warns(UserWarning, match="some predictions are NaN"):
+            trainer(tmp_path / folder, PredictionWriter()).predict(Replayed(), batches(logits))
+    assert read(tmp_path / "files/run/predictions/000000.png").tolist() == [[0, 255]]
+    assert (tmp_path / "table/run/predictions.csv").read_text().splitlines()[2] == ","
