@@ -34,27 +34,29 @@ class PredictionWriter(Callback):
     ``python train.py predict`` has this callback unless the configuration gives another one.
 
     **A class or a few numbers for each sample** become ``predictions.csv`` in the run's folder, at the end. Each sample
-    has a line: ``index`` and ``name`` if the data have them, ``target`` if the step returns it, the predicted class as
-    ``prediction`` and its probability as ``confidence``, and ``target_name`` and ``class_name`` if the classes have
-    names. Several labels a sample have a column for each class, ``probability_<class>``. Regression has its values as
-    ``prediction``, or as ``prediction_<output>`` if there are several. Several processes write one table together.
+    has a line: ``index``, ``name`` and ``target`` of the step or of the batch, the predicted class as ``prediction``,
+    its probability as ``confidence``, and ``target_name`` and ``class_name`` if the classes have names. Several labels a
+    sample have a column for each class, ``probability_<class>``. Regression has its values as ``prediction``, or as
+    ``prediction_<output>`` if there are several. Several processes write one table together.
 
     **A class for each pixel, voxel or point** becomes a file for each sample as soon as it is predicted:
 
     - ``<folder>/<name>.png`` for pixels: class indices, 8 bits, or 16 bits above 255 classes. It has the size of the
-      frame on disk, if the data module knows that: the logits are resized bilinearly, then the highest is taken. Pixels
+      frame on disk, if the data module knows that: the logits are resized, then the highest is taken. Pixels
       outside the data module's crop hold 255 (65535 with 16 bits);
     - ``<folder>/<name>.npy`` for voxels ``(D, H, W)``, points ``(P,)``, and several labels a position ``(C, *)``;
     - a file in the data module's own format instead, if it has one: SemanticKITTI has
       ``<folder>/sequences/08/predictions/000012.label``, a number for each point of the scan;
     - ``<folder>/<name>_color.png`` with ``colours``, and ``<folder>/<name>_probabilities.npz`` with ``probabilities``.
 
-    The name of a sample is ``name`` of the batch, a list of strings; or else the data module's ``sample_names`` at
-    ``index``, such as the path of an image; or else the ``index``, as ``000012``; or else its number in order.
+    The name of a sample is ``name`` of the step or the batch, a list of strings; or else the data module's
+    ``sample_names`` at ``index``, such as the path of an image; or else the ``index``, as ``000012``; or else its number
+    in order.
 
     A stopped run leaves only whole files. If it is started again with the same folder, it skips the samples that have
-    their files. ``<folder>/predictions.json`` describes the network and the files; a folder of another network or of
-    other files is refused. Each of several processes writes its own files.
+    their files. ``<folder>/predictions.json`` describes the network, the data and the files; a folder of other ones is
+    refused, and so is one that has predictions, if the samples have no names and there is no data module of this
+    library. Each of several processes writes its own files.
 
     Args:
         folder: The folder of the files; ``None`` takes ``predictions`` in the run's folder.

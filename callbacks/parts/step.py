@@ -142,9 +142,10 @@ def _tensors(values: Mapping[str, Any]) -> dict[str, Tensor]:
 
 def _features(values: Any) -> dict[str, Tensor]:
     """The features ``(N, C, *)`` by layer; those of a list by their numbers."""
-    named = dict(enumerate(values)) if isinstance(values, (tuple, list)) else values
-    named = {str(layer): value for layer, value in named.items()} if isinstance(named, Mapping) else {}
-    return {layer: value for layer, value in _tensors(named).items() if value.ndim > 1}
+    if isinstance(values, (tuple, list)):
+        values = {str(number): value for number, value in enumerate(values)}
+    tensors = _tensors(values) if isinstance(values, Mapping) else {}
+    return {layer: value for layer, value in tensors.items() if value.ndim > 1}
 
 
 def _if_tensors(values: tuple[Any, ...]) -> tuple[Tensor, ...]:
