@@ -34,7 +34,7 @@ class StudentExport(Callback):
     modalities by name, in any batch size, and returns ``prediction`` as the network does in eval mode. It takes any
     height and width (and any length or depth) as well, if the network does: a convolutional one mostly does, a Vision
     Transformer does not. If it does not, an information says why, and the size is that of the training images. Before
-    the file is kept, ONNX Runtime and PyTorch are compared on samples of a real batch, and at a second size. If a
+    the file is kept, ONNX Runtime and PyTorch are compared on samples of a real batch, and at other sizes. If a
     network cannot be exported, a warning says so and there is no ``student.onnx``.
 
     It exports the student of any LightningModule (``docs/callbacks.md``).

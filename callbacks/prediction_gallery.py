@@ -27,6 +27,7 @@ from distill.metrics import nontarget_jsd
 from distill.weighting import left_out
 
 NO_CLASS = -1
+TALLEST = 1.5  # height of a row by the width of a picture; taller pictures become narrower
 MARK_COLOUR = (1.0, 0.4, 0.0)  # orange, RGB from 0 to 1
 
 RGB = tuple[float, float, float]
@@ -123,7 +124,7 @@ def gallery_figure(
     height, width = samples[0]["target"].shape
     rows, columns = len(samples), len(samples[0])
     figure = Figure(
-        figsize=(PICTURE_WIDTH * columns + 0.6, (PICTURE_WIDTH * height / width + 0.05) * rows + 0.9),
+        figsize=(PICTURE_WIDTH * columns + 0.6, (PICTURE_WIDTH * min(height / width, TALLEST) + 0.05) * rows + 0.9),
         layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01),
     )
     grid = figure.subplots(rows, columns, squeeze=False)

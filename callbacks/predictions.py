@@ -35,8 +35,8 @@ class PredictionWriter(Callback):
 
     **A class or a few numbers for each sample** become ``predictions.csv`` in the run's folder, at the end. Each sample
     has a line: ``index``, ``name`` and ``target`` of the step or of the batch, the predicted class as ``prediction``,
-    its probability as ``confidence``, and ``target_name`` and ``class_name`` if the classes have names. Several labels a
-    sample have a column for each class, ``probability_<class>``. Regression has its values as ``prediction``, or as
+    its probability as ``confidence``, and ``target_name`` and ``class_name`` if the classes have names. Several labels
+    have a column for each class, ``probability_<class>``. Regression has its values as ``prediction``, or as
     ``prediction_<output>`` if there are several. Several processes write one table together.
 
     **A class for each pixel, voxel or point** becomes a file for each sample as soon as it is predicted:
@@ -50,8 +50,8 @@ class PredictionWriter(Callback):
     - ``<folder>/<name>_color.png`` with ``colours``, and ``<folder>/<name>_probabilities.npz`` with ``probabilities``.
 
     The name of a sample is ``name`` of the step or the batch, a list of strings; or else the data module's
-    ``sample_names`` at ``index``, such as the path of an image; or else the ``index``, as ``000012``; or else its number
-    in order.
+    ``sample_names`` at ``index``, such as the path of an image; or else the ``index``, as ``000012``; or else its
+    number in order.
 
     A stopped run leaves only whole files. If it is started again with the same folder, it skips the samples that have
     their files. ``<folder>/predictions.json`` describes the network, the data and the files; a folder of other ones is

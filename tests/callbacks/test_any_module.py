@@ -292,3 +292,44 @@ def test_classes_without_a_name_or_a_colour_are_drawn_by_their_number(spatial: t
         gallery_figure([views for views in samples if isinstance(views, dict)], ["cat"], [(0, 0, 0)])
     else:
         classification_figure([views for views in samples if not isinstance(views, dict)], ["cat"])
+
+
+@pytest.mark.parametrize(
+    ("shape", "fixed_dim", "dynamic"),
+    [
+        ((2, 1, 6, 8), None, {0, 2, 3}),
+        ((2, 1, 6, 8), 2, {0}),  # only long inputs differ: a height of 24, but not of 6 + 16
+        ((2, 6, 8), None, {0, 2}),
+        ((2, 6, 8), 2, {0, 1}),  # sequences (N, T, C)
+    ],
+)
+def test_an_export_is_compared_at_long_sizes_and_along_either_dim_of_a_sequence(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], fixed_dim: int | None, dynamic: set[int]
+) -> None:
+    exported: list[Any] = []
+
+    def export(_: Any, samples: Any, dynamic_shapes: Any) -> bytes:
+        exported.append(dynamic_shapes[0])
+        return b""
+
+    def difference(_: Any, inputs: tuple[Tensor, ...], model: bytes) -> float:
+        differs = fixed_dim is not None and inputs[0].shape[fixed_dim] > shape[fixed_dim] + 16
+        return math.nan if differs else 0.0
+
+    monkeypatch.setattr(onnx_file, "LARGER", 16)
+    monkeypatch.setattr(onnx_file, "_export", export)
+    monkeypatch.setattr(onnx_file, "_difference", difference)
+    onnx_file.onnx_model(Deployed(nn.Flatten(), ("x",)), (torch.rand(shape),), 1e-4)
+    assert set(exported[-1]) == dynamic
+
+
+def test_long_names_and_tall_pictures_leave_the_figures_readable() -> None:
+    name = "a very long name of a class of the data set"
+    step = read_step({"prediction": torch.zeros(1, 2), "target": torch.zeros(1).long()}, {})
+    assert step is not None
+    views = [views for views in PredictionGallery().keep(step, 1) if not isinstance(views, dict)]
+    (axes,) = classification_figure(views, [name, name]).axes
+    assert len(axes.get_title("left")) < len("student: ") + 26
+    tall = {"target": torch.zeros(400, 20).long()}
+    width, height = gallery_figure([tall]).get_size_inches()
+    assert height < 2 * width
