@@ -200,6 +200,8 @@ def test_points_without_names_are_numbered_in_order(tmp_path: Path) -> None:
         (["a", "b", "a"], "two samples have the name 'a', so one would replace the other's prediction"),
         (["a", "../b", "c"], r"the name '\.\./b' of a sample should be a path inside a folder"),
         (["/a", "b", "c"], r"the name '/a' of a sample should be a path inside a folder"),
+        (["a\0b", "b", "c"], r"the name 'a\\x00b' of a sample cannot be the name of a file"),
+        (["a" * 230, "b", "c"], "of a sample cannot be the name of a file: use at most 220 bytes between slashes"),
         (["a/b", "a//./b", "c"], "two samples have the name 'a/b'"),
     ],
 )
@@ -339,3 +341,9 @@ def test_predictions_of_nan_are_no_predictions_and_told(tmp_path: Path) -> None:
             trainer(tmp_path / folder, PredictionWriter()).predict(Replayed(), batches(logits))
     assert read(tmp_path / "files/run/predictions/000000.png").tolist() == [[0, 255]]
     assert (tmp_path / "table/run/predictions.csv").read_text().splitlines()[2] == ","
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(ValueError, match="out is a file: give a folder for the predictions"):
+        trainer(tmp_path, PredictionWriter(tmp_path / "out")).predict(Replayed(), batches(torch.zeros(1, 3, 4)))
