@@ -12,7 +12,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from torch import Tensor
 
-from callbacks.parts.classes import class_names
+from callbacks.parts.classes import class_names, no_classes
 from callbacks.parts.confusion_figures import confusion_figure
 from callbacks.parts.evaluation import EvaluationCallback, Split
 from callbacks.parts.figures import publish
@@ -20,7 +20,6 @@ from callbacks.parts.run_folder import run_folder
 from callbacks.parts.step import Step
 from distill.atomic import atomic_write
 from distill.distributed import all_gather_objects, gather
-from distill.losses.parts.soft_labels import class_indices
 
 MOST_CLASSES = 2000
 """With more classes a matrix would have millions of cells, which nobody can read."""
@@ -34,8 +33,8 @@ class ConfusionMatrix(EvaluationCallback):
 
     Works with any module whose steps return ``prediction``, logits ``(N, C, *)``, and whose batches hold ``target``,
     class indices ``(N, *)`` or soft labels ``(N, C)``, whose highest share is the class. If the steps return
-    ``teacher_prediction`` as well, teacher and student stand side by side. Pixels, points and voxels count like
-    samples. Counts are whole numbers, summed over all processes, so they are exact.
+    ``teacher_prediction`` of the same shape as well, teacher and student stand side by side. Pixels, points and voxels
+    count like samples. Counts are whole numbers, summed over all processes, so they are exact.
 
     It writes ``figures/confusion_<stage>.png`` to the run's folder, with the share of each true class in its row, and
     the counts as ``confusion_<stage>.csv``, which has a line for each network and true class. The stage is ``val`` for
@@ -62,14 +61,21 @@ class ConfusionMatrix(EvaluationCallback):
 
     def add(self, split: Split, trainer: Trainer, pl_module: LightningModule, step: Step) -> None:
         """Counts a batch."""
-        obstacle = _obstacle(step)
+        obstacle = no_classes(pl_module) or _obstacle(step)
         if obstacle is not None:
             self._warn_once(f"{self.idle}: {obstacle}")
             return
         self._count(split, "network" if step.teacher_prediction is None else "student", step, step.prediction)
         paired = step.with_teacher()
-        if paired.teacher_prediction is not None:
+        if paired.teacher_prediction is None:
+            return
+        if paired.teacher_prediction.shape == paired.prediction.shape:
             self._count(split, "teacher", paired, paired.teacher_prediction)
+        else:
+            self._warn_once(
+                f"counts the student alone: its predictions have the shape {tuple(paired.prediction.shape)} and the "
+                f"teacher's {tuple(paired.teacher_prediction.shape)}"
+            )
 
     def close(self, split: Split, trainer: Trainer, pl_module: LightningModule) -> None:
         """Adds the counts of all processes; outside of a fit, draws them."""
@@ -84,10 +90,17 @@ class ConfusionMatrix(EvaluationCallback):
 
     def _count(self, split: Split, network: str, step: Step, prediction: Tensor) -> None:
         assert step.target is not None
-        target = class_indices(step.target, step.ignore_index)
+        target = step.target
         # a class that is the highest only because another logit is NaN is no prediction
-        counted = (target != step.ignore_index) & (prediction.amax(1) > -torch.inf)
         classes = prediction.shape[1]
+        is_class = (target >= 0) & (target < classes)
+        others = target[~is_class & (target != step.ignore_index)]
+        if len(others):
+            self._warn_once(
+                f"leaves out targets that are none of the {classes} classes, such as {int(others[0])}: return their "
+                "number as ignore_index"
+            )
+        counted = is_class & (target != step.ignore_index) & (prediction.amax(1) > -torch.inf)
         cells = classes * target[counted] + prediction.argmax(1)[counted]
         counts = torch.bincount(cells, minlength=classes**2).view(classes, classes)
         earlier = self._counts[split].get(network)
@@ -111,8 +124,7 @@ def _obstacle(step: Step) -> str | None:
         return "the batches have no target"
     if prediction.ndim < 2 or prediction.shape[1] < 2:
         return f"predictions of shape {tuple(prediction.shape)} are not the logits of two or more classes"
-    soft = target.is_floating_point() and prediction.ndim == 2 and target.shape == prediction.shape
-    if not soft and (target.is_floating_point() or target.shape != (len(prediction), *prediction.shape[2:])):
+    if target.is_floating_point() or target.shape != (len(prediction), *prediction.shape[2:]):
         return (
             f"the target must hold one class index for each position, but it is {target.dtype} of shape "
             f"{tuple(target.shape)} for predictions of shape {tuple(prediction.shape)}"

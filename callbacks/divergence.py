@@ -10,6 +10,7 @@ from lightning.pytorch import LightningModule, Trainer
 from lightning.pytorch.trainer.states import TrainerFn
 from lightning.pytorch.utilities import rank_zero_info
 
+from callbacks.parts.classes import no_classes
 from callbacks.parts.comparison import InputDivergence, OutputDivergences, float64_device
 from callbacks.parts.evaluation import EvaluationCallback, Split, log_reduced
 from callbacks.parts.figures import divergence_figure, publish
@@ -120,19 +121,19 @@ class DivergenceTracker(EvaluationCallback):
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         """Compares the two predictions, and in the first epoch the inputs."""
-        step = None if batch_idx % self.every_n_batches else self._read(outputs, batch)
-        if step is None or not self._compare(TRAIN, pl_module, step):
+        step = None if batch_idx % self.every_n_batches else self._read(pl_module, outputs, batch, training=True)
+        pairs = None if step is None else self._compare(TRAIN, pl_module, step)
+        if pairs is None or self._inputs is None:
             return
-        if self._inputs is not None and self._inputs.comparable and step.inputs and step.teacher_inputs:
-            self._add_inputs(self._inputs, step.with_teacher())
+        if self._inputs.comparable and pairs.inputs and pairs.teacher_inputs:
+            self._add_inputs(self._inputs, pairs)
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Logs the epoch and writes ``divergence.csv``."""
         values = self._log(TRAIN, trainer, pl_module)
-        if values is None:
-            return
-        self._keep(TRAIN, trainer, values, self._close_inputs(trainer, pl_module))
-        if trainer.is_global_zero and self._folder is not None:
+        if values is not None:
+            self._keep(TRAIN, trainer, values, self._close_inputs(trainer, pl_module))
+        if self._rows and trainer.is_global_zero and self._folder is not None:
             self._write(self._folder / "divergence.csv")
 
     def start(self, split: Split) -> None:
@@ -155,18 +156,21 @@ class DivergenceTracker(EvaluationCallback):
             return
         publish(divergence_figure(self._rows), "divergence", self._folder, trainer)
 
-    def _compare(self, split: Split, pl_module: LightningModule, step: Step) -> bool:
-        obstacle = _obstacle(step)
+    def _compare(self, split: Split, pl_module: LightningModule, step: Step) -> Step | None:
+        """Adds a batch; returns its samples that have a teacher, ``None`` if there are none or they have no classes."""
+        obstacle = no_classes(pl_module) or _obstacle(step)
         if obstacle is not None:
             self._warn_once(f"{self.idle}: {obstacle}")
-            return False
+            return None
         step = step.with_teacher()
+        if not len(step.prediction):
+            return None
         assert step.teacher_prediction is not None
         assert step.target is not None
         if split.label not in self._open:
             self._open[split.label] = self._new_divergences(pl_module)
         self._open[split.label].add(step.prediction, step.teacher_prediction, step.target, step.ignore_index)
-        return True
+        return step
 
     def _add_inputs(self, divergence: InputDivergence, step: Step) -> None:
         divergence.add(step.inputs, step.teacher_inputs)

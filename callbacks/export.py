@@ -16,7 +16,7 @@ from torch import Tensor, nn
 
 from callbacks.parts.onnx_file import DifferenceError, onnx_model, root_cause
 from callbacks.parts.run_folder import run_folder
-from callbacks.parts.step import named_inputs
+from callbacks.parts.step import inputs_of, named_inputs
 from callbacks.parts.student import Deployed, load_student, student_of
 from distill.atomic import atomic_write
 from distill.checkpoint import save_network
@@ -34,7 +34,7 @@ class StudentExport(Callback):
     modalities by name, in any batch size, and returns ``prediction`` as the network does in eval mode. It takes any
     height and width (and any length or depth) as well, if the network does: a convolutional one mostly does, a Vision
     Transformer does not. If it does not, an information says why, and the size is that of the training images. Before
-    the file is kept, ONNX Runtime and PyTorch are compared on samples of a real batch, and at a second size. If a
+    the file is kept, ONNX Runtime and PyTorch are compared on samples of a real batch, and at other sizes. If a
     network cannot be exported, a warning says so and there is no ``student.onnx``.
 
     It exports the student of any LightningModule (``docs/callbacks.md``).
@@ -67,6 +67,7 @@ class StudentExport(Callback):
         self.student = student
         self.inputs = tuple(inputs)
         self._samples: dict[str, Tensor] = {}
+        self._obstacle: str | None = None
         self._folder: Path | None = None
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
@@ -84,7 +85,7 @@ class StudentExport(Callback):
     def on_fit_start(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Finds the run's folder."""
         self._folder = run_folder(trainer)
-        self._samples = {}
+        self._samples, self._obstacle = {}, None
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, batch_idx: int
@@ -118,6 +119,9 @@ class StudentExport(Callback):
         if missing:
             rank_zero_info(f"there is no student.onnx, as {missing[0]} is missing: pip install 'crossdistill[onnx]'")
             return
+        if self._obstacle is not None:
+            rank_zero_warn(f"there is no student.onnx, because {self._obstacle}")
+            return
         if not self._samples:
             rank_zero_warn(
                 "there is no student.onnx, because no step returned inputs to export the student with: name them, as "
@@ -127,18 +131,23 @@ class StudentExport(Callback):
         self._export(Deployed(network, tuple(self._samples)).eval(), path)
 
     def _keep_samples(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any) -> None:
-        if self._samples or not trainer.is_global_zero:
+        if self._samples or self._obstacle is not None or not trainer.is_global_zero:
             return
         if self.inputs:
             named = {f"input_{name}" if isinstance(name, int) else name: _item(batch, name) for name in self.inputs}
         else:
-            inputs = outputs.get("inputs") or () if isinstance(outputs, Mapping) else ()
+            inputs = inputs_of(outputs, "inputs")
             names = getattr(pl_module, "inputs", ())
             if len(names) != len(inputs):
                 by_name = {id(tensor): name.replace(" ", "_") for name, tensor in named_inputs(batch, inputs).items()}
                 names = [by_name[id(tensor)] for tensor in inputs]
             named = dict(zip(names, inputs, strict=True))
-        self._samples = {name: tensor[:3].detach().clone().cpu() for name, tensor in named.items()}
+        others = [name for name, value in named.items() if not isinstance(value, Tensor)]
+        if others:
+            kind = type(named[others[0]]).__name__
+            self._obstacle = f"the student's input {others[0]!r} is a {kind}, and ONNX takes tensors only"
+        elif all(map(len, named.values())):  # a batch may have no sample with the student's modality
+            self._samples = {name: tensor[:3].detach().clone().cpu() for name, tensor in named.items()}
 
     def _best_student(self, trainer: Trainer, pl_module: LightningModule) -> nn.Module:
         """A copy of the student on the CPU, with the best weights by a monitored metric, or its current weights."""

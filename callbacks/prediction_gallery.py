@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import Any
 
 import matplotlib
@@ -17,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from callbacks.parts.class_figures import ClassViews, classification_figure
-from callbacks.parts.classes import class_names
+from callbacks.parts.classes import class_names, name_of
 from callbacks.parts.figures import as_picture
 from callbacks.parts.gallery import PICTURE_WIDTH, Gallery, middle_slice
 from callbacks.parts.step import Step
@@ -26,6 +27,7 @@ from distill.metrics import nontarget_jsd
 from distill.weighting import left_out
 
 NO_CLASS = -1
+TALLEST = 1.5  # height of a row by the width of a picture; taller pictures become narrower
 MARK_COLOUR = (1.0, 0.4, 0.0)  # orange, RGB from 0 to 1
 
 RGB = tuple[float, float, float]
@@ -83,6 +85,12 @@ class PredictionGallery(Gallery[Views | ClassViews]):
 
     def keep(self, step: Step, count: int) -> list[Views | ClassViews]:
         """The pictures of each sample."""
+        if step.teacher_prediction is not None and step.teacher_prediction.shape != step.prediction.shape:
+            self._warn_once(
+                f"draws the student alone: its predictions have the shape {tuple(step.prediction.shape)} and the "
+                f"teacher's {tuple(step.teacher_prediction.shape)}"
+            )
+            step = replace(step, teacher_prediction=None)
         if step.prediction.ndim == 2:
             return list(_class_views(step, count))
         samples = _views(step, count)
@@ -116,7 +124,7 @@ def gallery_figure(
     height, width = samples[0]["target"].shape
     rows, columns = len(samples), len(samples[0])
     figure = Figure(
-        figsize=(PICTURE_WIDTH * columns + 0.6, (PICTURE_WIDTH * height / width + 0.05) * rows + 0.9),
+        figsize=(PICTURE_WIDTH * columns + 0.6, (PICTURE_WIDTH * min(height / width, TALLEST) + 0.05) * rows + 0.9),
         layout=ConstrainedLayoutEngine(w_pad=0.02, h_pad=0.02, wspace=0.01, hspace=0.01),
     )
     grid = figure.subplots(rows, columns, squeeze=False)
@@ -135,7 +143,7 @@ def gallery_figure(
                 heat = axes.imshow(view.numpy(), cmap="magma", vmin=0, vmax=math.log(2), interpolation="nearest")
     if "NCJSD" in samples[0]:
         figure.colorbar(heat, ax=grid[:, list(samples[0]).index("NCJSD")], label="nats")
-    names = {label: class_names[label] if class_names else str(label) for label in classes}
+    names = {label: name_of(label, class_names or ()) for label in classes}
     patches = [
         Patch(facecolor=colours[label], edgecolor="#888888", linewidth=0.5, label=name) for label, name in names.items()
     ]
@@ -193,7 +201,7 @@ def _classes_in(view: Tensor) -> list[int]:
 
 
 def _colour(label: int, palette: Sequence[tuple[int, int, int]] | None) -> RGB:
-    if palette is None:
+    if palette is None or label >= len(palette):
         return matplotlib.colormaps["tab20"](label % 20)[:3]
     red, green, blue = palette[label]
     return red / 255, green / 255, blue / 255

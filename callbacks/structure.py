@@ -108,6 +108,8 @@ class FeatureStructure(DrawingCallback):
         pairs = self.pairs or _all_or_last(*map(list, features))
         _check_tapped(pairs, features)
         step = step.with_teacher()
+        if not len(step.prediction):
+            return
         features = [step.teacher_features, step.features]
         device = float64_device(pl_module.device)
         share = -(-self.max_samples // world_size())

@@ -47,7 +47,8 @@ class StepOutput(TypedDict, total=False):
         loss: The loss, from ``training_step`` only.
         prediction: The student's prediction: logits ``(N, C, *spatial)``, or depth in metres ``(N, 1, H, W)``.
         teacher_prediction: The teacher's, of the same kind and shape.
-        target: What is predicted. By default it is ``batch["target"]``, or the last item of a batch that is a tuple.
+        target: What is predicted. If the step returns none, it is ``batch["target"]``, or the last item of a batch
+            that is a tuple.
         inputs: What the student sees, ``(N, *)`` each; none by default.
         teacher_inputs: What the teacher sees; none by default.
         features: The outputs of the student's tapped layers by name, ``(N, C, *)`` each; none by default.

@@ -13,14 +13,17 @@ from matplotlib.patches import Patch
 from matplotlib.ticker import PercentFormatter
 from torch import Tensor
 
-from callbacks.parts.figures import as_picture
+from callbacks.parts.classes import name_of
+from callbacks.parts.figures import as_picture, shortened
 
 MODALITY_WIDTH = 2.4  # inches
 BARS_WIDTH = 4.6  # inches
 ROW_HEIGHT = 2.1  # inches
 TOP_CLASSES = 4  # the most probable classes that are drawn; the true class is added
 MAX_BARS = 48  # longer vectors are curves
-MAX_CURVES = 6  # channels of a signal
+CURVE_COLOURS = ("#6a3d9a", "#8c6d31", "#7f7f7f", "#c277b0", "#4d4d4d", "#b5a642")
+"""Colours of the channels of a signal, none of them one of a model or of a right or wrong prediction."""
+MAX_CURVES = len(CURVE_COLOURS)
 MODEL_COLOURS = {"teacher": "#0072b2", "student": "#e69f00"}
 RIGHT, WRONG, NEITHER = "#1a7f37", "#c0143c", "#444444"
 
@@ -82,6 +85,7 @@ def _draw_modality(axes: Axes, values: Tensor) -> None:
         axes.imshow(as_picture(values), interpolation="nearest", aspect="auto" if width > 2 * height else "equal")
         axes.set(xticks=[], yticks=[])
     elif values.ndim == 2:
+        axes.set_prop_cycle(color=CURVE_COLOURS)
         axes.plot(values[:MAX_CURVES].T.numpy(), linewidth=0.8)
     elif len(values) <= MAX_BARS:
         axes.bar(np.arange(len(values)), values.numpy(), color="#777777")
@@ -97,14 +101,14 @@ def _draw_probabilities(axes: Axes, views: ClassViews, class_names: Sequence[str
     shown = np.argsort(-highest, kind="stable")[:TOP_CLASSES].tolist()
     if views.target is not None and views.target not in shown:
         shown.append(views.target)
-    names = [class_names[label] if class_names else str(label) for label in shown]
+    names = [shortened(name_of(label, class_names)) for label in shown]
     height = 0.8 / len(models)
     for number, (model, probability) in enumerate(models.items()):
         places = np.arange(len(shown)) + (number - (len(models) - 1) / 2) * height
         axes.barh(places, probability[shown].numpy(), height, color=MODEL_COLOURS[model])
         predicted = int(probability.argmax())
         colour = NEITHER if views.target is None else RIGHT if predicted == views.target else WRONG
-        title = f"{model}: {class_names[predicted] if class_names else predicted} ({probability[predicted]:.0%})"
+        title = f"{model}: {shortened(name_of(predicted, class_names))} ({probability[predicted]:.0%})"
         axes.set_title(title, loc="left" if number == 0 else "right", fontsize="small", color=colour)
     axes.set(xlim=(0, 1), yticks=np.arange(len(shown)), yticklabels=names)
     axes.set_ylim(max(len(shown), TOP_CLASSES) - 0.5, -0.5)

@@ -52,12 +52,13 @@ class OutputDivergences:
             student: The student's logits, ``(N, C, *spatial)``, C at least 2.
             teacher: The teacher's, of the same shape.
             target: Class indices, ``(N, *spatial)``.
-            ignore_index: Positions with this target are ignored.
+            ignore_index: Positions with this target are ignored, and those whose target is none of the C classes.
         """
         grid = _grid(target.shape[1:], self.max_positions)
         rows = [logits.detach()[grid].movedim(1, -1).flatten(0, -2) for logits in (student, teacher)]
         target = target[grid].flatten()
-        self._buffer.add(*rows, target, target != ignore_index)
+        classes = student.shape[1]
+        self._buffer.add(*rows, target, (target != ignore_index) & (target >= 0) & (target < classes))
         if self._buffer.numel >= BUFFER_NUMEL:
             self._update()
 

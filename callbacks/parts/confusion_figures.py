@@ -13,9 +13,10 @@ from matplotlib.figure import Figure
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 from numpy.typing import NDArray
 
+from callbacks.parts.figures import shortened
+
 NUMBERED = 12  # up to this many classes each cell has its numbers
 NAMED = 60  # up to this many classes each row and column has its name
-LONGEST_NAME = 18  # letters
 
 
 def confusion_figure(counts: Mapping[str, NDArray[Any]], class_names: Sequence[str] = ()) -> Figure:
@@ -31,7 +32,7 @@ def confusion_figure(counts: Mapping[str, NDArray[Any]], class_names: Sequence[s
     classes = len(next(iter(counts.values())))
     names = [str(index) for index in range(classes)]
     if len(class_names) == classes:
-        names = [_shortened(name) for name in class_names]
+        names = [shortened(name) for name in class_names]
     few = classes <= NUMBERED
     side = float(np.clip(2.2 + 0.62 * classes, 4.0, 9.6) if few else np.clip(0.17 * classes, 6.5, 10.5))
     longest = 0.085 * max(map(len, names)) if classes <= NAMED else 0.0
@@ -43,7 +44,8 @@ def confusion_figure(counts: Mapping[str, NDArray[Any]], class_names: Sequence[s
         shares = _shares(matrix)
         # the root, so that rare confusions can be seen beside the diagonal
         heat = axes.imshow(shares, cmap=colours, norm=PowerNorm(0.5, vmin=0, vmax=1), interpolation="nearest")
-        axes.set_title(f"{network}\n{_scores(matrix, shares)}", fontsize="medium")
+        of = f", n = {matrix.sum()}" if len({int(each.sum()) for each in counts.values()}) > 1 else ""
+        axes.set_title(f"{network}\n{_scores(matrix, shares)}{of}", fontsize="medium")
         axes.set(xlabel="predicted class", ylabel="true class")
         _name_classes(axes, names)
         if few:
@@ -98,7 +100,3 @@ def _short_number(count: int) -> str:
         if count >= max(unit, 10_000):
             return f"{count / unit:.1f}{letter}"
     return str(count)
-
-
-def _shortened(name: str) -> str:
-    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"

@@ -14,8 +14,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from callbacks.parts.run_folder import run_folder
 from callbacks.parts.step import Step, read_step
 from distill.checks import check_at_least
-from distill.internals.lightning import evaluation_loaders
-from distill.training.loaders import loader_names, loader_suffix
+from distill.training.loaders import loader_count, loader_suffix
 
 
 class Split(NamedTuple):
@@ -108,14 +107,14 @@ class EvaluationCallback(Callback, ABC):
         self._close(trainer, pl_module)
 
     def _start(self, stage: str, trainer: Trainer) -> None:
-        loaders = loader_names(trainer, stage, evaluation_loaders(trainer, stage))
-        self._splits = tuple(Split(stage, loader_suffix(trainer, stage, index)) for index in range(len(loaders)))
+        count = loader_count(trainer, stage)
+        self._splits = tuple(Split(stage, loader_suffix(trainer, stage, index)) for index in range(count))
         self._any_returned = None
         for split in self._splits:
             self.start(split)
 
     def _add(self, trainer: Trainer, pl_module: LightningModule, outputs: Any, batch: Any, dataloader_idx: int) -> None:
-        step = self._read(outputs, batch)
+        step = self._read(pl_module, outputs, batch)
         if step is not None:
             self.add(self._splits[dataloader_idx], trainer, pl_module, step)
 
@@ -125,13 +124,14 @@ class EvaluationCallback(Callback, ABC):
         for split in self._splits:
             self.close(split, trainer, pl_module)
 
-    def _read(self, outputs: Any, batch: Any) -> Step | None:
+    def _read(self, pl_module: LightningModule, outputs: Any, batch: Any, *, training: bool = False) -> Step | None:
         """What a step returned; ``None``, and one warning, if that has no prediction."""
         returned = outputs is not None and not (isinstance(outputs, Mapping) and not outputs)
         self._any_returned = bool(self._any_returned) or returned
-        step = read_step(outputs, batch)
+        step = read_step(outputs, batch, pl_module)
         if returned and step is None:
-            self._warn_once(f"{self.idle}: the steps return no prediction")
+            where, steps = (" in training", "training steps") if training else ("", "steps")
+            self._warn_once(f"{self.idle}{where}: the {steps} return no prediction")
         return step
 
     def _warn_once(self, message: str) -> None:

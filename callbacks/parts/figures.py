@@ -22,6 +22,12 @@ from distill.atomic import atomic_write
 
 PART_COLOURS = {"all classes": "#333333", "target class": "#0072b2", "non-target classes": "#d55e00"}
 STAGE_STYLES = {"train": "-", "val": "--"}
+LONGEST_NAME = 18  # letters
+
+
+def shortened(name: str) -> str:
+    """The name of a class, cut off where it would run into others."""
+    return name if len(name) <= LONGEST_NAME else f"{name[: LONGEST_NAME - 1]}…"
 
 
 def publish(figure: Figure, name: str, folder: Path, trainer: Trainer, suffix: str = "") -> None:

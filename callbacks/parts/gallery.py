@@ -85,11 +85,13 @@ class Gallery(DrawingCallback, Generic[Sample]):
         if missing <= 0 or not trainer.is_global_zero or self._folder is None:
             return
         obstacle = self.obstacle(step)
-        if obstacle is None:
-            shown = _shown(step.with_teacher(), trainer.datamodule)  # type: ignore[attr-defined]
-            self._kept[split] += self.keep(shown, missing)
-        else:
+        if obstacle is not None:
             self._warn_once(f"{self.idle}: {obstacle}")
+            return
+        step = step.with_teacher()
+        if len(step.prediction):
+            shown = _shown(step, trainer.datamodule)  # type: ignore[attr-defined]
+            self._kept[split] += self.keep(shown, missing)
 
     def _publish(self, split: Split, trainer: Trainer, suffix: str) -> None:
         samples = self._kept.pop(split, [])

@@ -2,23 +2,26 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from PIL import Image
 from torch import Tensor
 
-from callbacks.parts.classes import Probabilities
+from datamodules.serving.frame_pairs import Extent
 from distill.atomic import atomic_write
 from distill.errors import UserError
+from distill.tasks.parts.resizing import resized
 
 Ids = Literal["classes", "official"]
 NOT_PREDICTED = -1
 """The class that a data module's own format gets for positions without a prediction."""
+NO_LABEL = 255
+"""In files of several labels, where there is no prediction."""
 UNLABELED = 0
 """The official id of pixels and points without a prediction, in all data sets here."""
 
@@ -31,7 +34,7 @@ class LabelFiles:
         data: The data module; it may have a ``palette``, the official ``label_ids`` of the classes,
             ``prediction_extent``, and a format of its own: ``prediction_path(position)`` returns the file below the
             folder, and ``write_prediction(path, classes, position)`` writes it, with -1 where there is no prediction.
-            With several labels a position it gets 0 or 1 of each class, ``(C, *)``.
+            With several labels a position it gets 0 or 1 of each class, ``(C, *)``, and -1 in the same places.
         ids: Which numbers the files hold.
         colours: Whether to write a second picture in the colours of the palette.
         probabilities: Whether to write the probabilities of all classes.
@@ -60,55 +63,84 @@ class LabelFiles:
             suffixes.append("_color.png")
         return [*suffixes, "_probabilities.npz"] if self.probabilities else suffixes
 
-    def paths(self, name: str, position: int | None, suffixes: Sequence[str]) -> list[Path]:
-        """The files of a sample."""
+    def paths(self, name: str, position: int | None, suffixes: Sequence[str]) -> dict[Path, str | None]:
+        """The files of a sample, each with its suffix; ``None`` for the file in the data module's own format."""
         own = None if position is None else self._own_path(position)
-        return [*([] if own is None else [self.folder / own]), *(self.folder / f"{name}{end}" for end in suffixes)]
+        files: dict[Path, str | None] = {self.folder / f"{name}{suffix}": suffix for suffix in suffixes}
+        return files if own is None else {self.folder / own: None, **files}
 
-    def write(self, name: str, position: int | None, logits: Tensor, probabilities: Probabilities) -> None:
+    def check_classes(self, count: int) -> None:
+        """Raises a ValueError if the data module has no official id or no colour for some of the classes."""
+        for attribute, values in (("label_ids", self.label_ids), ("palette", self.palette)):
+            if values and len(values) < count:
+                raise UserError(
+                    f"{attribute} of {type(self.data).__name__} has {len(values)} entries, but the predictions have "
+                    f"{count} classes"
+                )
+
+    def write(
+        self,
+        name: str,
+        position: int | None,
+        logits: Tensor,
+        probabilities: Callable[[Tensor], Tensor],
+        *,
+        exclusive: bool,
+    ) -> None:
         """Writes the files of a sample that are not there.
 
         Args:
             name: The name of the sample.
             position: Its position in its data set, if that is known.
-            logits: ``(C, *)``; those of a frame are resized bilinearly to the part of the frame that they are of, and
-                the class with the highest one is taken.
-            probabilities: The same sample's probabilities, ``(1, C, *)``.
+            logits: ``(C, *)``; those of a frame are resized to the part of the frame that they are of, larger ones by
+                averages and smaller ones bilinearly, as tasks do it for their scores.
+            probabilities: Returns the probabilities of logits ``(N, C, *)``, in their shape.
+            exclusive: Whether a position has the class of the highest logit, or all classes above the probability 1/2.
         """
-        suffixes = self.suffixes(logits.ndim - 1, exclusive=probabilities.exclusive)
-        missing = [path for path in self.paths(name, position, suffixes) if not path.is_file()]
+        suffixes = self.suffixes(logits.ndim - 1, exclusive=exclusive)
+        missing = {path: kind for path, kind in self.paths(name, position, suffixes).items() if not path.is_file()}
         if not missing:
             return
-        classes, predicted = self._classes(logits, position)
-        labels = None if probabilities.exclusive else (probabilities.values[0] > 0.5).byte().cpu().numpy()
-        for path in missing:
+        shown = self._resized(logits, position)
+        if exclusive:
+            found, valid = shown.argmax(0), shown.amax(0) > -math.inf  # false where a logit is NaN
+        else:
+            found, valid = probabilities(shown[None])[0] > 0.5, ~shown.isnan()
+        image = logits.ndim == 3
+        classes, predicted = (self._placed(x.cpu().numpy(), position, image=image) for x in (found, valid))
+        for path, kind in missing.items():
             with atomic_write(path) as draft:
-                if path.name.endswith("_probabilities.npz"):
-                    np.savez_compressed(draft, probabilities=probabilities.values[0].half().cpu().numpy())
-                elif path.name.endswith("_color.png"):
+                if kind == "_probabilities.npz":
+                    np.savez_compressed(draft, probabilities=probabilities(logits[None])[0].half().cpu().numpy())
+                elif kind == "_color.png":
                     Image.fromarray(self._painted(classes, predicted)).save(draft)
-                elif path.suffix == ".png":
+                elif kind == ".png":
                     Image.fromarray(self._as_ids(classes, predicted, len(logits))).save(draft)
-                elif path.suffix == ".npy":
-                    np.save(draft, self._as_ids(classes, predicted, len(logits)) if labels is None else labels)
+                elif kind == ".npy":
+                    labels = np.where(predicted, classes, NO_LABEL).astype(np.uint8)
+                    np.save(draft, self._as_ids(classes, predicted, len(logits)) if exclusive else labels)
                 else:
-                    own = np.where(predicted, classes, NOT_PREDICTED) if labels is None else labels
+                    own = np.where(predicted, classes.astype(np.int64), NOT_PREDICTED)
                     self.data.write_prediction(draft, own, position)
 
-    def _classes(self, logits: Tensor, position: int | None) -> tuple[NDArray[np.int64], NDArray[np.bool_]]:
-        """The class of each position, and whether there is a prediction for it, in the size of the whole sample."""
+    def _extent(self, position: int | None) -> Extent | None:
         find_extent = getattr(self.data, "prediction_extent", None)
-        if logits.ndim != 3 or position is None or find_extent is None:
-            classes = logits.argmax(0).cpu().numpy()
-            return classes, np.ones(classes.shape, bool)
-        extent = find_extent(position)
-        if logits.shape[1:] != extent.shown:
-            logits = F.interpolate(logits[None].float(), extent.shown, mode="bilinear", align_corners=False)[0]
+        return None if position is None or find_extent is None else find_extent(position)
+
+    def _resized(self, logits: Tensor, position: int | None) -> Tensor:
+        """The logits of an image in the size of the part of the frame that they are of; others stay as they are."""
+        extent = self._extent(position)
+        return logits if logits.ndim != 3 or extent is None else resized(logits[None].float(), extent.shown)[0]
+
+    def _placed(self, values: NDArray[Any], position: int | None, *, image: bool) -> NDArray[Any]:
+        """The values of the predicted positions in the size of the whole sample; 0 or false for all others."""
+        extent = self._extent(position)
+        if not image or extent is None:
+            return values
         (top, left), (height, width) = extent.corner, extent.shown
-        inside = slice(top, top + height), slice(left, left + width)
-        classes, predicted = np.zeros(extent.size, np.int64), np.zeros(extent.size, bool)
-        classes[inside], predicted[inside] = logits.argmax(0).cpu().numpy(), True
-        return classes, predicted
+        placed = np.zeros((*values.shape[:-2], *extent.size), values.dtype)
+        placed[..., top : top + height, left : left + width] = values
+        return placed
 
     def _as_ids(self, classes: NDArray[np.int64], predicted: NDArray[np.bool_], count: int) -> NDArray[np.integer]:
         if self.ids == "official":

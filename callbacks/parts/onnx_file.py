@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from io import StringIO
 from typing import Any
@@ -18,8 +18,13 @@ from distill.errors import UserError
 
 SPATIAL_NAMES = {1: ("length",), 2: ("height", "width"), 3: ("depth", "height", "width")}
 """The names of the spatial dims of an input, by their number."""
+LENGTH_DIMS = (2, 1)
+"""The dims that may be the length of sequences, in the order in which they are tried."""
 LARGER = 32
 """By how much a second size is larger, at which a dynamic export is compared: encoders halve sizes up to five times."""
+LONGER = 4
+"""How many times longer each spatial dim alone is in further comparisons: some networks treat large or long inputs
+differently."""
 
 Inputs = tuple[Tensor, ...]
 
@@ -31,9 +36,10 @@ class DifferenceError(UserError):
 def onnx_model(student: Deployed, samples: Inputs, tolerance: float) -> bytes:
     """The network as an ONNX file for any batch size, and any spatial size where the network allows that.
 
-    ONNX Runtime and PyTorch are compared on the samples, on the first one alone, and on larger samples if the spatial
-    size is dynamic. If a network cannot be exported with dynamic sizes, or differs at another size, the sizes are those
-    of the samples, and an information says why.
+    ONNX Runtime and PyTorch are compared on the samples, on the first one alone, and on larger and longer samples if
+    the spatial size is dynamic. The length of sequences is dim 2, ``(N, C, T)``, or else dim 1, ``(N, T, C)``. If a
+    network cannot be exported with dynamic sizes, or differs at another size, the sizes are those of the samples, and
+    an information says why.
 
     Args:
         student: In eval mode.
@@ -45,16 +51,23 @@ def onnx_model(student: Deployed, samples: Inputs, tolerance: float) -> bytes:
         DifferenceError: The predictions differ on the samples.
         Exception: The network cannot be exported. The exporter and ONNX Runtime have errors of many classes.
     """
-    model, reason = None, None
-    if any(tensor.ndim - 2 in SPATIAL_NAMES for tensor in samples):
+    model, reasons = None, list[str]()
+    for length in LENGTH_DIMS if any(tensor.ndim == 3 for tensor in samples) else LENGTH_DIMS[:1]:
+        dims = [_spatial_dims(tensor, length) for tensor in samples]
+        if model is not None or not any(dims):
+            break
         try:
-            model = _export(student, samples, _dynamic_shapes(student.inputs, samples))
-            difference = _difference(student, tuple(map(_enlarged, samples)), model)
-            if not difference <= tolerance:  # a NaN is no agreement
-                reason = f"at another size it differs from PyTorch by {difference:.3g}"
+            dynamic = _export(student, samples, _dynamic_shapes(student.inputs, samples, dims))
+            differences = (_difference(student, larger, dynamic) for larger in _larger(samples, dims))
+            wrong = next((value for value in differences if not value <= tolerance), None)  # a NaN is no agreement
+            if wrong is None:
+                model = dynamic
+            else:
+                reasons.append(f"at another size it differs from PyTorch by {wrong:.3g}")
         except Exception as error:  # the errors of the exporter and of ONNX Runtime share no other class
-            reason = root_cause(error)
-    if model is None or reason is not None:
+            reasons.append(root_cause(error))
+    fixed = model is None
+    if model is None:
         model = _export(student, samples, tuple({0: torch.export.Dim("batch")} for _ in samples))
     for size in (None, 1):
         difference = _difference(student, tuple(x[:size] for x in samples), model)
@@ -63,21 +76,28 @@ def onnx_model(student: Deployed, samples: Inputs, tolerance: float) -> bytes:
                 f"student.onnx is not written: on a real batch it differs from PyTorch by {difference:.3g}, where "
                 f"the tolerance is {tolerance:.3g}"
             )
-    if reason is not None:
-        rank_zero_info(f"student.onnx takes inputs of the size {_sizes(samples)} only: {reason}")
+    if fixed and reasons:
+        rank_zero_info(f"student.onnx takes inputs of the size {_sizes(samples)} only: {reasons[0]}")
     return model
 
 
-def _dynamic_shapes(names: tuple[str, ...], samples: Inputs) -> tuple[dict[int, Any], ...]:
+def _spatial_dims(tensor: Tensor, length: int) -> dict[int, str]:
+    """The names of the spatial dims of an input; ``length`` is the dim that a sequence ``(N, *, *)`` runs along."""
+    names = SPATIAL_NAMES.get(tensor.ndim - 2, ())
+    dims = dict(enumerate(names, length if tensor.ndim == 3 else 2))
+    return {dim: name for dim, name in dims.items() if tensor.shape[dim] > 1}  # the exporter takes 1 for a constant
+
+
+def _dynamic_shapes(
+    names: tuple[str, ...], samples: Inputs, dims: Sequence[Mapping[int, str]]
+) -> tuple[dict[int, Any], ...]:
     """The dynamic dims of each input: the batch, and spatial dims. Inputs of one size share its dims."""
     batch, shared = torch.export.Dim("batch"), dict[tuple[str, int], Any]()
     shapes = []
-    for name, tensor in zip(names, samples, strict=True):
+    for name, tensor, spatial in zip(names, samples, dims, strict=True):
         shape: dict[int, Any] = {0: batch}
-        for dim, of_dim in enumerate(SPATIAL_NAMES.get(tensor.ndim - 2, ()), 2):
+        for dim, of_dim in spatial.items():
             size = tensor.shape[dim]
-            if size == 1:  # the exporter takes it for a constant
-                continue
             taken = any(other == of_dim for other, _ in shared)
             if (of_dim, size) not in shared:
                 shared[of_dim, size] = torch.export.Dim(f"{of_dim}_{name}" if taken else of_dim)
@@ -119,12 +139,18 @@ def _difference(student: Deployed, inputs: Inputs, model: bytes) -> float:
     return float(difference)
 
 
-def _enlarged(tensor: Tensor) -> Tensor:
-    """An input with larger spatial dims, which repeat its values from the start."""
-    for dim in range(2, tensor.ndim if tensor.ndim - 2 in SPATIAL_NAMES else 0):
+def _larger(samples: Inputs, dims: Sequence[Mapping[int, str]]) -> Iterator[Inputs]:
+    """The inputs with all spatial dims larger, and with one of them much longer; they repeat their values."""
+    names = dict.fromkeys(name for of_input in dims for name in of_input.values())
+    for longer in (None, *names):
+        yield tuple(_repeated(tensor, of_input, longer) for tensor, of_input in zip(samples, dims, strict=True))
+
+
+def _repeated(tensor: Tensor, dims: Mapping[int, str], longer: str | None) -> Tensor:
+    for dim, name in dims.items():
         size = tensor.shape[dim]
-        if size > 1:
-            tensor = tensor.index_select(dim, torch.arange(size + LARGER) % size)
+        new_size = size + LARGER if longer is None else size * LONGER if name == longer else size
+        tensor = tensor.index_select(dim, torch.arange(new_size) % size)
     return tensor
 
 

@@ -10,7 +10,7 @@ import pandas as pd
 import torch.distributed as dist
 from torch import Tensor
 
-from callbacks.parts.classes import Probabilities
+from callbacks.parts.classes import Probabilities, name_of
 from distill.atomic import atomic_write
 
 
@@ -32,18 +32,18 @@ class PredictionTable:
             world_size: The number of processes.
         """
         parts, self._parts = self._parts, []
+        gathered = [parts] * world_size
         if world_size > 1:
-            gathered: list[list[pd.DataFrame]] = [parts] * world_size
             dist.all_gather_object(gathered, parts)
-            parts = [part for rank_parts in gathered for part in rank_parts]
-        if path is None or not parts:
+        if path is None or not any(gathered):
             return
-        rows = pd.concat(parts, ignore_index=True)
-        # samplers of several processes may repeat samples
-        if "index" in rows:
-            rows = rows.drop_duplicates("index").sort_values("index")
-        elif "name" in rows:
-            rows = rows.drop_duplicates("name")
+        first, *others = (pd.concat(own, ignore_index=True) for own in gathered if own)
+        key = next((column for column in ("index", "name") if column in first), None)
+        for other in others:
+            # samplers may repeat a sample in another process; rows of one process are different samples
+            new = other if key is None else other[~other[key].isin(first[key])]
+            first = pd.concat([first, new], ignore_index=True)
+        rows = first.sort_values("index", kind="stable") if key == "index" else first
         with atomic_write(path) as draft:
             rows.to_csv(draft, index=False)
 
@@ -67,7 +67,7 @@ def class_columns(
     """
     values = probabilities.values
     labels = range(values.shape[1])
-    names = [class_names[label] if class_names else str(label) for label in labels]
+    names = [name_of(label, class_names) for label in labels]
     of_all = {f"probability_{name}": values[:, label].cpu().numpy() for label, name in enumerate(names)}
     columns: dict[str, Any] = {}
     if not probabilities.exclusive:
@@ -75,11 +75,13 @@ def class_columns(
     if target is not None and target.ndim == 1:
         columns["target"] = targets = target.tolist()
         if class_names:
-            columns["target_name"] = [class_names[label] if label in labels else "" for label in targets]
+            columns["target_name"] = [names[label] if label in labels else "" for label in targets]
     confidence, prediction = (values.cpu() for values in values.max(dim=1))
-    columns["prediction"] = prediction.numpy()
+    defined = ~confidence.isnan()
+    columns["prediction"] = pd.Series(prediction.numpy(), dtype="Int64").where(pd.Series(defined.numpy()))
     if class_names:
-        columns["class_name"] = [class_names[label] for label in prediction.tolist()]
+        rows = zip(prediction.tolist(), defined.tolist(), strict=True)
+        columns["class_name"] = [names[label] if is_defined else "" for label, is_defined in rows]
     columns["confidence"] = confidence.numpy()
     return columns | of_all if all_classes else columns
 

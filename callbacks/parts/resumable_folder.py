@@ -14,6 +14,9 @@ from datamodules.reading.responses import read_description
 from distill.atomic import atomic_write
 from distill.errors import UserError
 
+LONGEST_PART = 220
+"""Bytes of a name of a file; file systems take 255, and a suffix and the mark of a draft come behind it."""
+
 
 class ResumableFolder:
     """A folder with files for each sample, and a JSON file that describes the network and the form of the files.
@@ -34,10 +37,16 @@ class ResumableFolder:
         """The description; ``None`` if there is none.
 
         Raises:
-            ValueError: The folder holds files without a description, or the description is damaged.
+            ValueError: The folder is a file or holds files without a description, or the description is damaged.
         """
+        if self.path.exists() and not self.path.is_dir():
+            raise UserError(f"{self.path} is a file: give a folder for the {self.content}")
         description = read_description(self.path, self.description)
         if description is None and self._holds_files():
+            # another process may have written it in between
+            description = read_description(self.path, self.description)
+            if description is not None:
+                return description
             raise UserError(
                 f"{self.path} holds files, but no {self.description} to say which network wrote them: give another "
                 "folder"
@@ -90,12 +99,18 @@ class ResumableFolder:
 
 
 def check_inside(name: str) -> str:
-    """The name of a sample, if its files lie inside their folder.
+    """The name of a sample in its shortest form, ``a/b`` for ``a//./b``, if its files lie inside their folder.
 
     Raises:
-        ValueError: The name is empty, or leads out of the folder.
+        ValueError: The name is empty, leads out of the folder, or is none that a file can have.
     """
     path = PurePosixPath(name)
     if not path.parts or path.is_absolute() or ".." in path.parts:
         raise UserError(f"the name {name!r} of a sample should be a path inside a folder, such as 'drive_1/000012'")
-    return name
+    longest = max(path.parts, key=lambda part: len(part.encode()))
+    if "\0" in name or len(longest.encode()) > LONGEST_PART:
+        raise UserError(
+            f"the name {name[:60]!r} of a sample cannot be the name of a file: use at most {LONGEST_PART} bytes "
+            "between slashes, and no zero byte"
+        )
+    return str(path)

@@ -7,7 +7,6 @@ from typing import Any
 
 from torch import Tensor
 
-from callbacks.parts.resumable_folder import check_inside
 from distill.errors import UserError
 
 
@@ -23,29 +22,28 @@ def numbered(position: int) -> str:
 
 
 def positions_of(outputs: Any, batch: Any) -> list[int] | None:
-    """The positions of the samples in their data set, from ``index`` of the batch or of the step; ``None`` without."""
-    for source in (batch, outputs):
+    """The positions of the samples in their data set, from ``index`` of the step or of the batch; ``None`` without."""
+    for source in (outputs, batch):
         index = source.get("index") if isinstance(source, Mapping) else None
         if isinstance(index, Tensor):
             return [int(position) for position in index.flatten().tolist()]
     return None
 
 
-def given_names(batch: Any, positions: Sequence[int] | None, data: Any) -> list[str] | None:
-    """The names of the samples of a batch; ``None`` if neither the batch nor the data module names them.
+def given_names(outputs: Any, batch: Any, positions: Sequence[int] | None, data: Any) -> list[str] | None:
+    """The names of the samples of a batch; ``None`` if nothing names them.
 
-    ``name`` of the batch, a list of strings, comes first, then ``sample_names`` of the data module at the positions.
-
-    Raises:
-        ValueError: A name leads out of a folder.
+    ``name`` of the step or of the batch, a list of strings, comes first, then ``sample_names`` of the data module at
+    the positions.
     """
-    names = batch.get("name") if isinstance(batch, Mapping) else None
-    if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):
-        return [check_inside(name) for name in names]
+    for source in (outputs, batch):
+        names = source.get("name") if isinstance(source, Mapping) else None
+        if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names):
+            return list(names)
     of_data = names_of_data(data)
     if positions is None or not len(of_data):
         return None
-    return [check_inside(str(of_data[position])) for position in positions]
+    return [str(of_data[position]) for position in positions]
 
 
 class UniqueNames:
@@ -53,9 +51,6 @@ class UniqueNames:
 
     def __init__(self) -> None:
         self._positions: dict[str, int | None] = {}
-
-    def __len__(self) -> int:
-        return len(self._positions)
 
     def check(self, name: str, position: int | None) -> None:
         """Raises a ValueError if another sample has the name; a sample that is seen twice is right."""

@@ -43,6 +43,7 @@ class MultiLabelClassification(ChannelTask):
 
     monitor = "val/mAP"
     mode = "max"
+    exclusive = False
     pos_weight: Tensor | None
 
     def __init__(

@@ -21,7 +21,10 @@ from torch.utils.data import DataLoader, TensorDataset
 
 from callbacks import DivergenceTracker, FeatureStructure, PredictionGallery, StudentExport
 from callbacks.parts import onnx_file
+from callbacks.parts.class_figures import classification_figure
+from callbacks.parts.step import read_step
 from callbacks.parts.student import Deployed
+from callbacks.prediction_gallery import gallery_figure
 from tests.callbacks.pairs import divergences, trainer
 from tests.callbacks.test_structure import uniformity
 
@@ -143,7 +146,7 @@ def test_steps_that_return_a_loss_only_get_one_sentence_each(tmp_path: Path, sam
         trainer(tmp_path, *callbacks).fit(LossOnly(), loader(samples), loader(samples))
     messages = [str(warning.message) for warning in caught]
     assert [text for text in messages if "DivergenceTracker" in text] == [
-        "DivergenceTracker measures nothing: the steps return no prediction"
+        "DivergenceTracker measures nothing in training: the training steps return no prediction"
     ]
     for name, verb in (("FeatureStructure", "measures"), ("PredictionGallery", "draws")):
         assert [text for text in messages if name in text] == [
@@ -200,3 +203,133 @@ def test_a_fits_table_has_rows_for_each_loader(tmp_path: Path, samples: list[Ten
     loaders = {"day": loader(samples), "night": loader(samples)}
     trainer(tmp_path, DivergenceTracker(), max_epochs=1).fit(Foreign(), loader(samples), loaders)
     assert pd.read_csv(tmp_path / "run" / "divergence.csv")["stage"].tolist() == ["train", "val", "val/night"]
+
+
+class Clouds(LightningModule):
+    """A pair whose teacher and student see a list and a dictionary of tensors."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Linear(2, CLASSES)
+
+    def training_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        outputs = self.validation_step(batch, batch_idx)
+        return {**outputs, "loss": outputs["prediction"].sum()}
+
+    def validation_step(self, batch: dict[str, Any], batch_idx: int) -> dict[str, Any]:
+        logits = self.model(torch.stack([points.mean(0) for points in batch["points"]]))
+        seen = {"inputs": (batch["points"],), "teacher_inputs": (batch["sensors"], batch["image"])}
+        return {"prediction": logits, "teacher_prediction": logits.flip(0), "present": torch.ones(2).bool(), **seen}
+
+    def configure_optimizers(self) -> torch.optim.Optimizer:
+        return torch.optim.SGD(self.parameters(), lr=0.5)
+
+
+@pytest.mark.parametrize("onnx", [False, True])
+def test_inputs_that_are_no_tensors_end_no_fit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, onnx: bool) -> None:
+    drawn: list[Any] = []
+    monkeypatch.setattr("callbacks.parts.gallery.publish", lambda *_: drawn.append(_))
+    monkeypatch.setattr("callbacks.divergence.publish", lambda *_: None)
+    batch = {
+        "points": [torch.rand(3, 2), torch.rand(5, 2)],
+        "sensors": {"left": torch.rand(2, 4)},
+        "image": torch.rand(2, 1, 4, 4),
+        "target": torch.tensor([0, 1]),
+    }
+    data: DataLoader[Any] = DataLoader([batch], batch_size=None)  # type: ignore[arg-type]
+    own = DivergenceTracker(), PredictionGallery(every_n_epochs=1), StudentExport(onnx=onnx)
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        trainer(tmp_path, *own, max_epochs=1).fit(Clouds(), data, data)
+    assert (tmp_path / "run" / "student.safetensors").is_file()
+    assert len(drawn) == 1
+    told = [str(warning.message) for warning in caught if "student.onnx" in str(warning.message)]
+    reason = "the student's input 'points' is a list, and ONNX takes tensors only"
+    assert told == ([f"there is no student.onnx, because {reason}"] if onnx else [])
+
+
+def test_the_target_of_a_step_comes_before_that_of_its_batch() -> None:
+    prediction, target = torch.zeros(2, 3), torch.tensor([1, 2])
+    for batch in ({"target": 1 - target}, (prediction, 1 - target)):
+        step = read_step({"prediction": prediction, "target": target}, batch)
+        assert step is not None
+        assert step.target is target
+
+
+def test_a_teacher_with_other_classes_is_not_drawn(tmp_path: Path, samples: list[Tensor]) -> None:
+    module = Foreign()
+    module.teacher[-1] = nn.Linear(4, CLASSES + 1)
+    with pytest.warns(UserWarning, match="PredictionGallery draws the student alone: its predictions have the shape"):
+        trainer(tmp_path, PredictionGallery(samples=2)).test(module, loader(samples), verbose=False)
+    assert (tmp_path / "run" / "figures" / "predictions_test.png").is_file()
+
+
+def test_steps_may_return_one_input_a_list_of_features_and_a_list_of_presence() -> None:
+    image, depth = torch.zeros(2, 1), torch.ones(2, 1)
+    outputs = {
+        "prediction": torch.zeros(2, 3),
+        "inputs": image,
+        "teacher_inputs": {"depth": depth},
+        "features": [image, torch.zeros(2)],
+        "teacher_features": {"out": depth, "scale": torch.zeros(())},
+        "present": [True, False],
+    }
+    step = read_step(outputs, {})
+    assert step is not None
+    assert step.inputs == (image,)
+    assert step.teacher_inputs == (depth,)
+    assert list(step.features) == ["0"]
+    assert list(step.teacher_features) == ["out"]
+    assert len(step.with_teacher().prediction) == 1
+
+
+@pytest.mark.parametrize("spatial", [(), (2, 2)])
+def test_classes_without_a_name_or_a_colour_are_drawn_by_their_number(spatial: tuple[int, ...]) -> None:
+    step = read_step({"prediction": torch.zeros(1, 3, *spatial), "target": torch.full((1, *spatial), 2)}, {})
+    assert step is not None
+    samples = PredictionGallery().keep(step, 1)
+    if spatial:
+        gallery_figure([views for views in samples if isinstance(views, dict)], ["cat"], [(0, 0, 0)])
+    else:
+        classification_figure([views for views in samples if not isinstance(views, dict)], ["cat"])
+
+
+@pytest.mark.parametrize(
+    ("shape", "fixed_dim", "dynamic"),
+    [
+        ((2, 1, 6, 8), None, {0, 2, 3}),
+        ((2, 1, 6, 8), 2, {0}),  # only long inputs differ: a height of 24, but not of 6 + 16
+        ((2, 6, 8), None, {0, 2}),
+        ((2, 6, 8), 2, {0, 1}),  # sequences (N, T, C)
+    ],
+)
+def test_an_export_is_compared_at_long_sizes_and_along_either_dim_of_a_sequence(
+    monkeypatch: pytest.MonkeyPatch, shape: tuple[int, ...], fixed_dim: int | None, dynamic: set[int]
+) -> None:
+    exported: list[Any] = []
+
+    def export(_: Any, samples: Any, dynamic_shapes: Any) -> bytes:
+        exported.append(dynamic_shapes[0])
+        return b""
+
+    def difference(_: Any, inputs: tuple[Tensor, ...], model: bytes) -> float:
+        differs = fixed_dim is not None and inputs[0].shape[fixed_dim] > shape[fixed_dim] + 16
+        return math.nan if differs else 0.0
+
+    monkeypatch.setattr(onnx_file, "LARGER", 16)
+    monkeypatch.setattr(onnx_file, "_export", export)
+    monkeypatch.setattr(onnx_file, "_difference", difference)
+    onnx_file.onnx_model(Deployed(nn.Flatten(), ("x",)), (torch.rand(shape),), 1e-4)
+    assert set(exported[-1]) == dynamic
+
+
+def test_long_names_and_tall_pictures_leave_the_figures_readable() -> None:
+    name = "a very long name of a class of the data set"
+    step = read_step({"prediction": torch.zeros(1, 2), "target": torch.zeros(1).long()}, {})
+    assert step is not None
+    views = [views for views in PredictionGallery().keep(step, 1) if not isinstance(views, dict)]
+    (axes,) = classification_figure(views, [name, name]).axes
+    assert len(axes.get_title("left")) < len("student: ") + 26
+    tall = {"target": torch.zeros(400, 20).long()}
+    width, height = gallery_figure([tall]).get_size_inches()
+    assert height < 2 * width

@@ -17,6 +17,7 @@ from callbacks import ConfusionMatrix
 from callbacks.parts.confusion_figures import confusion_figure
 from callbacks.parts.evaluation import Split
 from callbacks.parts.step import read_step
+from distill import Classification, MultiLabelClassification, Regression, Task
 from tests.callbacks.pairs import Replay, batches_of, trainer
 
 NAMES = ["cat", "dog", "cow"]
@@ -138,6 +139,64 @@ def test_what_holds_no_classes_is_said_once_and_not_drawn(changes: dict[str, Any
     step = {"prediction": torch.zeros(2, 3), "target": torch.zeros(2).long()} | changes
     with pytest.warns(UserWarning, match=message), pytest.raises(KeyError):
         counted(step)
+
+
+class Tasked(Replay):
+    def __init__(self, task: Task | None) -> None:
+        super().__init__()
+        if task is not None:
+            self.task = task
+
+
+@pytest.mark.parametrize(
+    ("task", "target", "classes"),
+    [
+        (Classification(2), [[0.4, 0.7]], [1]),  # the task says so, whatever the sum
+        (MultiLabelClassification(2), [[0.0, 1.0]], None),
+        (Regression(2), [[0.0, 1.0]], None),
+        (None, [[0.4, 0.6]], [1]),
+        (None, [[0.0, 0.0], [1.0, 0.0]], [255, 0]),  # the first has no label
+        (None, [[1.0, 1.0]], None),
+        (None, [[2.0, -1.0]], None),
+    ],
+)
+def test_targets_of_floats_are_soft_labels_only_where_the_task_or_their_sums_say_so(
+    task: Task | None, target: list[list[float]], classes: list[int] | None
+) -> None:
+    given = torch.tensor(target)
+    step = read_step({"prediction": torch.zeros(len(target), 2), "target": given}, {}, Tasked(task))
+    assert step is not None
+    assert step.target is not None
+    assert step.target.tolist() == (given.tolist() if classes is None else classes)
+
+
+def test_a_teacher_with_other_classes_is_left_out_with_one_warning(tmp_path: Path) -> None:
+    of = samples()
+    of["teacher"] = of["teacher"][:, :2]
+    with pytest.warns(UserWarning, match="counts the student alone: its predictions have the shape") as caught:
+        trainer(tmp_path, ConfusionMatrix()).test(Two(), batches_of(**of), verbose=False)
+    assert len([warning for warning in caught if "ConfusionMatrix" in str(warning.message)]) == 1
+    assert set(pd.read_csv(tmp_path / "run" / "confusion_test.csv")["network"]) == {"student"}
+
+
+def test_an_attribute_of_the_data_that_could_name_loaders_is_not_read_for_one_loader(tmp_path: Path) -> None:
+    data = Named(batches_of(**samples()))
+    for name in ("test_names", "test_loader_names"):
+        setattr(data, name, ["file a", "file b"])
+    trainer(tmp_path, ConfusionMatrix()).test(Two(), data, verbose=False)
+    assert (tmp_path / "run" / "confusion_test.csv").is_file()
+
+
+def test_targets_that_are_no_class_are_left_out_and_told() -> None:
+    step = {"prediction": torch.eye(2).repeat(3, 1), "target": torch.tensor([0, 1, -100, -1, 2, 255])}
+    with pytest.warns(UserWarning, match="leaves out targets that are none of the 2 classes, such as -100: return"):
+        assert counted(step).tolist() == [[1, 0], [0, 1]]
+
+
+def test_several_labels_have_no_single_true_class(tmp_path: Path) -> None:
+    of = samples() | {"target": torch.ones(8, 3)}
+    with pytest.warns(UserWarning, match="draws nothing: MultiLabelClassification has no single true class"):
+        trainer(tmp_path, ConfusionMatrix()).test(Tasked(MultiLabelClassification(3)), batches_of(**of), verbose=False)
 
 
 def matrix(classes: int) -> Any:

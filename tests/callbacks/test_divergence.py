@@ -378,3 +378,57 @@ def test_a_gpu_measures_what_the_cpu_measures(tmp_path: Path) -> None:
     for epoch in (0, 1):
         for stage in ("train", "val"):
             assert row(tmp_path / "gpu", epoch, stage) == pytest.approx(row(tmp_path / "cpu", epoch, stage), abs=1e-3)
+
+
+@pytest.fixture
+def undrawn(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("callbacks.divergence.publish", lambda *_: None)
+
+
+class Partial(Replay):
+    """Has no teacher's modality for some samples."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> dict[str, Any]:
+        return super().validation_step(batch, batch_idx) | {"present": batch["present"]}
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_batches_without_any_pair_are_left_out_and_a_stage_without_any_has_no_row(tmp_path: Path) -> None:
+    student, teacher = torch.randn(2, 6, 4, generator=torch.Generator().manual_seed(0)).unbind()
+    target = torch.tensor([0, 1, 2, 3, 0, 1])
+    some, none = (torch.tensor([value] * 3 + [False] * 3) for value in (True, False))  # batches of 3
+    given = {"student": student, "teacher": teacher, "target": target, "x_a": student, "x_b": teacher}
+    run = trainer(tmp_path, DivergenceTracker(), max_epochs=1)
+    run.fit(Partial(), batches_of(**given, present=some), batches_of(**given, present=none))
+    assert table(tmp_path)["stage"].tolist() == ["train"]
+    assert row(tmp_path, 0, "train") == pytest.approx(divergences(student[:3], teacher[:3], target[:3]), abs=1e-6)
+    assert not any(name.startswith("val/") for name in run.callback_metrics)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_soft_labels_count_as_the_class_of_the_highest_share(tmp_path: Path) -> None:
+    student, teacher = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(0)).unbind()
+    target = torch.tensor([0, 1, 2, 3])
+    soft = 0.6 * torch.eye(4) + 0.1
+    run = trainer(tmp_path, DivergenceTracker(), max_epochs=1)
+    run.fit(Replay(), batches_of(student=student, teacher=teacher, target=soft))
+    assert row(tmp_path, 0, "train") == pytest.approx(divergences(student, teacher, target), abs=1e-6)
+
+
+@pytest.mark.usefixtures("undrawn")
+def test_the_table_has_the_rows_of_validation_if_training_cannot_be_compared(tmp_path: Path) -> None:
+    student, teacher = torch.randn(2, 4, 4, generator=torch.Generator().manual_seed(0)).unbind()
+    labels = {"train": torch.rand(4, 4), "val": torch.tensor([0, 1, 2, 3])}
+    of = {stage: batches_of(student=student, teacher=teacher, target=target) for stage, target in labels.items()}
+    trainer(tmp_path, DivergenceTracker(), max_epochs=1).fit(Replay(), of["train"], of["val"])
+    assert table(tmp_path)["stage"].tolist() == ["val"]
+
+
+def test_targets_that_are_no_class_do_not_count() -> None:
+    student, teacher = torch.randn(2, 5, 4, generator=torch.Generator().manual_seed(0)).unbind()
+    target = torch.tensor([0, -100, 4, 3, 255])
+    divergence = comparison.OutputDivergences(1.0, 5, None, torch.device("cpu"))
+    divergence.add(student, teacher, target, 255)
+    counted = [0, 3]
+    expected = divergences(student[counted], teacher[counted], target[counted])
+    assert divergence.compute() == pytest.approx(expected, abs=1e-6)

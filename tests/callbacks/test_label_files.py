@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,14 @@ from torch.nn import functional as F
 from torch.utils.data import DataLoader
 
 from callbacks import PredictionWriter
+from callbacks.parts import resumable_folder
+from callbacks.parts.label_files import LabelFiles
+from callbacks.parts.resumable_folder import ResumableFolder
 from datamodules import Cityscapes, SemanticKITTI
 from datamodules.reading.cityscapes_classes import CLASS_NAMES, PALETTE
 from datamodules.reading.cityscapes_classes import LABEL_IDS as STREET_IDS
 from datamodules.reading.nyu_classes import LABEL_IDS as NYU_IDS
+from datamodules.serving.frame_pairs import Extent
 from tests.callbacks.pairs import trainer
 from tests.datamodules.trees import ODOMETRY_CALIBRATION, write_cityscapes, write_semantic_kitti
 
@@ -195,6 +200,9 @@ def test_points_without_names_are_numbered_in_order(tmp_path: Path) -> None:
         (["a", "b", "a"], "two samples have the name 'a', so one would replace the other's prediction"),
         (["a", "../b", "c"], r"the name '\.\./b' of a sample should be a path inside a folder"),
         (["/a", "b", "c"], r"the name '/a' of a sample should be a path inside a folder"),
+        (["a\0b", "b", "c"], r"the name 'a\\x00b' of a sample cannot be the name of a file"),
+        (["a" * 230, "b", "c"], "of a sample cannot be the name of a file: use at most 220 bytes between slashes"),
+        (["a/b", "a//./b", "c"], "two samples have the name 'a/b'"),
     ],
 )
 def test_names_that_would_lose_a_file_are_refused(tmp_path: Path, names: list[str], message: str) -> None:
@@ -212,3 +220,130 @@ def test_ids_and_colours_that_the_data_do_not_have_are_refused_before_predicting
 
     with pytest.raises(ValueError, match=r"Unknown has no (label_ids|palette)"):
         trainer(tmp_path, PredictionWriter(**arguments)).predict(Replayed(), datamodule=Unknown())
+
+
+def test_a_folder_with_predictions_of_other_data_is_refused(tmp_path: Path) -> None:
+    roots = [write_cityscapes(tmp_path / name, cities=1, count=1, size=(32, 96)) for name in ("data", "more")]
+
+    def predict(root: Path, **changes: Any) -> None:
+        data = Cityscapes(root, val_cities=0, batch_size=1, **({"size": (8, 24)} | changes))
+        trainer(tmp_path, PredictionWriter(tmp_path / "out")).predict(
+            Striped(), datamodule=data, return_predictions=False
+        )
+
+    predict(roots[0])
+    before = (tmp_path / "out" / "predictions.json").read_bytes()
+    predict(roots[0])
+    for message, root, changes in (("root", roots[1], {}), ("size", roots[0], {"size": (16, 48)})):
+        with pytest.raises(ValueError, match=rf"predictions\.json says {message} .* but this run would write"):
+            predict(root, **changes)
+    assert (tmp_path / "out" / "predictions.json").read_bytes() == before
+
+
+def test_samples_without_names_are_not_added_to_predictions_of_an_earlier_run(tmp_path: Path) -> None:
+    run = trainer(tmp_path, PredictionWriter())
+    run.predict(Replayed(), batches(torch.zeros(2, 3, 2, 2)))
+    before = files(tmp_path / "run" / "predictions")
+    with pytest.raises(ValueError, match="holds predictions of an earlier run, and samples without names cannot be"):
+        run.predict(Replayed(), batches(torch.ones(4, 3, 2, 2)))
+    assert files(tmp_path / "run" / "predictions") == before
+
+
+class Several(Replayed):
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Tensor:
+        return super().predict_step(batch, batch_idx)
+
+
+def test_the_samples_of_each_loader_are_numbered_from_0(tmp_path: Path) -> None:
+    loaders = {"day": batches(torch.zeros(2, 3, 4)), "night": batches(torch.zeros(3, 3, 4))}
+    trainer(tmp_path, PredictionWriter()).predict(Several(), loaders)
+    night = [f"night/00000{n}.npy" for n in range(3)]
+    assert files(tmp_path / "run" / "predictions") == ["000000.npy", "000001.npy", *night, "predictions.json"]
+
+
+class Cropped:
+    """Frames of 4 x 4 whose last two columns were predicted."""
+
+    def prediction_extent(self, position: int) -> Extent:
+        return Extent((4, 4), (0, 2), (4, 2))
+
+
+@pytest.mark.parametrize("exclusive", [True, False])
+def test_larger_logits_are_averaged_and_several_labels_have_the_size_of_the_frame(
+    tmp_path: Path, exclusive: bool
+) -> None:
+    # the centre of each square of 4 x 4 says the second class, its mean the first
+    square = torch.full((4, 4), 3.0)
+    square[1:3, 1:3] = -5
+    logits = torch.stack([square, -square]).repeat(1, 4, 2)
+    writer = LabelFiles(tmp_path, Cropped(), "classes", colours=False, probabilities=False)
+    writer.write("a", 0, logits, torch.sigmoid, exclusive=exclusive)
+    if exclusive:
+        assert read(tmp_path / "a.png").tolist() == [[255, 255, 0, 0]] * 4
+    else:
+        assert np.load(tmp_path / "a.npy").tolist() == [[[255, 255, 1, 1]] * 4, [[255, 255, 0, 0]] * 4]
+
+
+def test_a_description_that_another_process_writes_just_now_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answers: Iterator[dict[str, Any] | None] = iter([None, {"files": []}])
+    monkeypatch.setattr(resumable_folder, "read_description", lambda *_: next(answers))
+    (tmp_path / "predictions.json").write_text("{}")
+    assert ResumableFolder(tmp_path, "predictions.json", "predictions").read() == {"files": []}
+
+
+class Painted(LightningDataModule):
+    """Data of the user's with colours."""
+
+    def __init__(self, names: list[str], palette: list[tuple[int, int, int]]) -> None:
+        super().__init__()
+        self.names = names
+        self.palette = palette
+
+    def predict_dataloader(self) -> Any:
+        return batches(torch.tensor([1.0, 0.0]).view(2, 1, 1).expand(len(self.names), 2, 1, 1), self.names)
+
+
+def test_a_name_that_ends_like_another_file_is_a_name(tmp_path: Path) -> None:
+    data = Painted(["a_color", "b_probabilities.npz"], [(1, 2, 3), (4, 5, 6)])
+    trainer(tmp_path, PredictionWriter(tmp_path / "out", colours=True)).predict(Replayed(), datamodule=data)
+    assert read(tmp_path / "out" / "a_color.png").tolist() == [[0]]
+    assert read(tmp_path / "out" / "a_color_color.png").tolist() == [[[1, 2, 3]]]
+    assert read(tmp_path / "out" / "b_probabilities.npz.png").tolist() == [[0]]
+
+
+@pytest.mark.parametrize(
+    ("names", "colours", "message"),
+    [
+        (["a", "a_color"], 2, r"the samples 'a' and 'a_color' would both be written to .*a_color\.png"),
+        (["a"], 1, "palette of Painted has 1 entries, but the predictions have 2 classes"),
+    ],
+)
+def test_files_of_two_samples_and_classes_without_a_colour_are_refused(
+    tmp_path: Path, names: list[str], colours: int, message: str
+) -> None:
+    data = Painted(names, [(1, 2, 3)] * colours)
+    with pytest.raises(ValueError, match=message):
+        trainer(tmp_path, PredictionWriter(colours=True)).predict(Replayed(), datamodule=data)
+
+
+def test_a_loader_does_not_lead_out_of_the_folder(tmp_path: Path) -> None:
+    loaders = {"day": batches(torch.zeros(2, 3, 4)), "..": batches(torch.zeros(2, 3, 4))}
+    with pytest.raises(ValueError, match=r"the name '\.\./000000' of a sample should be a path inside a folder"):
+        trainer(tmp_path, PredictionWriter()).predict(Several(), loaders)
+
+
+def test_predictions_of_nan_are_no_predictions_and_told(tmp_path: Path) -> None:
+    pixels = torch.tensor([[1.0, torch.nan], [0.0, 1.0]]).view(1, 2, 1, 2)
+    for folder, logits in (("files", pixels), ("table", torch.tensor([[0.0, 1.0], [torch.nan, 1.0]]))):
+        with pytest.warns(UserWarning, match="some predictions are NaN"):
+            trainer(tmp_path / folder, PredictionWriter()).predict(Replayed(), batches(logits))
+    assert read(tmp_path / "files/run/predictions/000000.png").tolist() == [[0, 255]]
+    assert (tmp_path / "table/run/predictions.csv").read_text().splitlines()[2] == ","
+
+
+def test_a_folder_that_is_a_file_is_refused(tmp_path: Path) -> None:
+    (tmp_path / "out").touch()
+    with pytest.raises(ValueError, match="out is a file: give a folder for the predictions"):
+        trainer(tmp_path, PredictionWriter(tmp_path / "out")).predict(Replayed(), batches(torch.zeros(1, 3, 4)))

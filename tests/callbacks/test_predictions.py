@@ -10,6 +10,7 @@ import torch
 from torch.utils.data import DataLoader
 
 from callbacks import PredictionWriter
+from callbacks.parts.prediction_table import PredictionTable
 from distill import Classification, MultiLabelClassification, Regression, Task
 from tests.callbacks.pairs import Replay, Samples, batches_of, imitation, trainer
 
@@ -51,7 +52,7 @@ def test_a_second_run_replaces_the_table(tmp_path: Path) -> None:
 
 def test_without_index_and_target_the_lines_stay_in_the_order_of_the_loader(tmp_path: Path) -> None:
     logits = torch.randn(7, 3)
-    data = batches_of(student=logits, target=torch.zeros(7))
+    data: DataLoader[Any] = DataLoader([{"student": values} for values in logits], 3)  # type: ignore[arg-type]
     trainer(tmp_path, PredictionWriter()).predict(Predicting(), data)
     table = pd.read_csv(tmp_path / "run" / "predictions.csv")
     assert table.columns.tolist() == ["prediction", "confidence"]
@@ -119,3 +120,62 @@ def test_a_trial_run_writes_nothing(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     trainer(tmp_path, PredictionWriter(), fast_dev_run=True, logger=None).predict(imitation(), shuffled(Samples(5)))
     assert not list(tmp_path.rglob("*.csv"))
+
+
+def named(names: list[str], *shape: int) -> DataLoader[Any]:
+    samples = [{"student": torch.zeros(shape), "target": n, "name": name} for n, name in enumerate(names)]
+    return DataLoader(samples, batch_size=2)  # type: ignore[arg-type]
+
+
+def test_two_samples_of_one_name_are_refused_in_a_table_that_has_no_index(tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match="two samples have the name 'img', so one would replace the other's"):
+        trainer(tmp_path, PredictionWriter()).predict(Predicting(), named(["img"] * 4, 3))
+
+
+def test_a_table_takes_names_that_no_file_could_have_and_the_target_of_the_batch(tmp_path: Path) -> None:
+    names = ["/data/a.png", "../b.png"]
+    trainer(tmp_path, PredictionWriter()).predict(Predicting(), named(names, 3))
+    table = pd.read_csv(tmp_path / "run" / "predictions.csv")
+    assert table["name"].tolist() == names
+    assert table["target"].tolist() == [0, 1]
+
+
+def test_rows_are_dropped_only_if_another_process_has_the_sample(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    table = PredictionTable()
+    table.add({"index": [2, 0, 0], "prediction": [1, 2, 3]})
+    other = [pd.DataFrame({"index": [1, 2], "prediction": [4, 5]})]
+
+    def gather(into: list[Any], own: Any) -> None:
+        into[:] = [own, other]
+
+    monkeypatch.setattr("torch.distributed.all_gather_object", gather)
+    table.write(tmp_path / "table.csv", 2)
+    assert pd.read_csv(tmp_path / "table.csv").to_numpy().tolist() == [[0, 2], [0, 3], [1, 4], [2, 1]]
+
+
+class Tags(Task):
+    """A user's task with several labels a sample."""
+
+    exclusive = False
+
+    def loss(self, prediction: torch.Tensor, target: torch.Tensor) -> torch.Tensor:
+        return prediction.mean(1)
+
+    def probabilities(self, prediction: torch.Tensor) -> torch.Tensor:
+        return prediction.sigmoid()
+
+
+class Direct(Tags):
+    """A user's task with one class a sample."""
+
+    exclusive = True
+
+
+def test_a_task_of_the_user_says_whether_its_classes_exclude_each_other(tmp_path: Path) -> None:
+    logits, labels = torch.tensor([[2.0, 0.0]]), torch.tensor([[1.0, 0.0]])
+    table = table_of(tmp_path / "several", Tags(), logits, labels)
+    assert list(table) == ["name", "target_0", "target_1", "probability_0", "probability_1"]
+    table = table_of(tmp_path / "one", Direct(), logits, labels)
+    assert list(table) == ["name", "target", "prediction", "confidence"]
