@@ -84,11 +84,11 @@ def test_a_loss_of_several_floats_needs_no_counts(reduce: str) -> None:
             return squares.mean(1) if reduce else squares
 
     batch = angles(6) | {"target": torch.linspace(-3, 3, 12).reshape(6, 2)}
-    module = method(Square())
-    module.check_batch(batch)
+    task = Square()
+    method(task).check_batch(batch)
     prediction = torch.zeros(6, 2)
-    loss = module.task.loss(prediction, batch["target"])
-    assert counted_mean(loss, batch, module.task).item() == pytest.approx(batch["target"].square().mean().item())
+    loss = task.loss(prediction, batch["target"])
+    assert counted_mean(loss, batch, task).item() == pytest.approx(batch["target"].square().mean().item())
 
 
 def test_a_loss_of_another_shape_than_the_counts_is_one_sentence() -> None:
