@@ -10,8 +10,10 @@ from typing import Any, NamedTuple, cast, get_args
 
 import numpy as np
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 from numpy.typing import NDArray
 
+from datamodules.reading.arrays import Floats
 from datamodules.reading.brats import (
     OTHER_LABELS,
     PALETTE,
@@ -357,9 +359,7 @@ class Volumes(SeededDataset):
         """The sequences and ``target`` of a case, each ``(D, H, W)``."""
         case = volume.case
         arrays: dict[str, NDArray[Any]] = {
-            name: z_normalized(read_volume(case.files[name]))
-            if name in case.files
-            else np.zeros(volume.shape, np.float32)
+            name: _normalized(case.files[name]) if name in case.files else np.zeros(volume.shape, np.float32)
             for name in SEQUENCES
         }
         target = self._target(case)
@@ -377,6 +377,14 @@ class Volumes(SeededDataset):
 
     def _target(self, case: Case) -> NDArray[np.int64] | None:
         return None if case.segmentation is None else read_label_volume(case.segmentation, self.labels, OTHER_LABELS)
+
+
+def _normalized(path: Path) -> Floats:
+    """A sequence, normalised; warns if it is empty."""
+    values = read_volume(path)
+    if not values.any():
+        rank_zero_warn(f"{path} holds zeros only, as if the sequence were missing")
+    return z_normalized(values)
 
 
 def _named(argument: str, names: Sequence[str], cases: Sequence[Case]) -> list[Case]:

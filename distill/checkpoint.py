@@ -7,7 +7,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from lightning_utilities.core.rank_zero import rank_zero_info, rank_zero_warn
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from safetensors.torch import save
 from torch import Tensor, nn
 
@@ -15,12 +16,12 @@ from distill.atomic import atomic_write
 from distill.errors import UserError
 from distill.weight_files.forms import (
     NETWORK_PREFIX,
+    chosen_table,
     contents,
     fitting_readings,
     is_lightning,
     is_own,
     misfit,
-    table_at,
 )
 from distill.weight_files.reading import files_of, is_of_hub, read_content, read_weights
 
@@ -88,9 +89,7 @@ def load_weights(source: str | Path | Weights) -> dict[str, Tensor]:
     path = path_of(source)
     content = read_weights(path)
     if isinstance(source, Weights) and (source.key is not None or source.prefix is not None):
-        tensors = table_at(content, source.key or "", str(path))
-        prefix = source.prefix or ""
-        return {name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)}
+        return chosen_table(content, source.key, source.prefix, str(path))
     if is_lightning(content):
         return _own_network(content, path)
     if isinstance(content, dict) and content and all(isinstance(value, Tensor) for value in content.values()):
@@ -118,7 +117,7 @@ def load_network(network: nn.Module, source: str | Path | Weights, option: str =
         FileNotFoundError: As in :func:`load_weights`; or a shard is missing, or the Hub has no such file.
         ValueError: The file is damaged or holds more than weights. Or nothing in it has the names and shapes of the
             network: the message gives the first missing and the first unexpected name, and counts the others. Or
-            several things have. Or the weights are quantized, complex or all zero.
+            several things have. Or the weights are quantized, complex, sparse, NaN, without values or all zero.
     """
     try:
         content = read_weights(path_of(source))
@@ -138,7 +137,7 @@ def _load(network: nn.Module, content: Any, source: str | Path | Weights) -> Seq
         rank_zero_info(f"{path}: {reading.changes}")
     expected.update(weights)  # keeps the versions of the network's layers, which its own names and shapes have
     network.load_state_dict(expected)
-    names = content.get("class_names") if reading.table.key else None
+    names = content.get("class_names") if isinstance(content, Mapping) and reading.table.key else None
     return tuple(names) if isinstance(names, (list, tuple)) and all(isinstance(name, str) for name in names) else ()
 
 
@@ -160,9 +159,13 @@ def check_fits(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], so
 
 
 def _check_numbers(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor], path: str | Path) -> None:
-    """Refuses weights that would lose their meaning in a network of real numbers, without an error of torch."""
+    """Refuses weights that have no meaning in a network of real numbers."""
     for name, tensor in expected.items():
         held = weights[name]
+        if held.is_meta:
+            raise UserError(f"{path} holds {name!r} without values: it was saved from the device meta")
+        if held.layout != torch.strided:
+            raise UserError(f"{path} holds {name!r} as a sparse tensor: save the weights after to_dense()")
         if held.is_complex() and not tensor.is_complex():
             raise UserError(f"{path} holds complex numbers in {name!r}, but those of the network are real")
         if tensor.is_floating_point() and (
@@ -172,6 +175,8 @@ def _check_numbers(weights: Mapping[str, Tensor], expected: Mapping[str, Tensor]
                 f"{path} holds {name!r} as {str(held.dtype).removeprefix('torch.')}, which has no meaning without its "
                 "scale: save the weights as float32, bfloat16 or float16"
             )
+        if held.is_floating_point() and bool(held.isnan().any()):
+            raise UserError(f"{path} holds NaN in {name!r}: take a checkpoint from before the training diverged")
     trained = [tensor for name, tensor in weights.items() if tensor.is_floating_point() and tensor.numel()]
     if trained and not any(bool(tensor.any()) for tensor in trained):
         raise UserError(f"{path} holds zeros only: it was saved before the network had its weights")

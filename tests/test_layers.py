@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from pathlib import Path
@@ -28,3 +29,11 @@ def test_parts_import_nothing_from_what_they_serve(package: str) -> None:
     assert len(parts) > 1
     upwards = [(part, other) for part in parts for other in graph.find_modules_directly_imported_by(part) & served]
     assert upwards == []
+
+
+def test_messages_go_through_lightning_which_sets_the_rank_that_they_need() -> None:
+    packages = ("distill", "datamodules", "callbacks")
+    sources = [path for package in packages for path in (ROOT / package).rglob("*.py")]
+    bare = "from lightning_utilities.core.rank_zero import rank_zero_"
+    own = [path.name for path in sources if re.search(rf"{bare}(?!only)", path.read_text())]
+    assert own == []

@@ -83,7 +83,7 @@ def find_cases(root: Path, year: ReleaseYear, missing: Missing) -> list[Case]:
 
     Raises:
         FileNotFoundError: There is no case, or a case lacks a sequence.
-        ValueError: Two folders hold the same case.
+        ValueError: Two folders hold the same case, or two files the same volume.
     """
     if not root.is_dir():
         raise UserFileNotFoundError(f"root {root} is not a folder")
@@ -94,6 +94,8 @@ def find_cases(root: Path, year: ReleaseYear, missing: Missing) -> list[Case]:
         if key.startswith(path.parent.name):
             if key in files and files[key].parent != path.parent:
                 raise UserError(f"{path.parent} and {files[key].parent} are one case")
+            if key in files:
+                raise UserError(f"{path} and {files[key].name} are one volume: remove one of them")
             files[key] = path
     release = RELEASES[year]
     cases = _cases(files, release)

@@ -30,11 +30,14 @@ def read_volume_header(path: Path) -> VolumeHeader:
     """Shape and affine of a volume; the voxels are not read.
 
     Raises:
-        ValueError: The file is damaged or holds no volume of three dims.
+        ValueError: The file is damaged, holds no volume of three dims, or its voxels are no real numbers.
         ModuleNotFoundError: nibabel is not installed.
     """
     image = _open(path)
-    return VolumeHeader(tuple(map(int, image.shape)), np.asarray(image.affine, np.float64))
+    affine = np.asarray(image.affine, np.float64)
+    if not np.isfinite(affine).all():
+        raise UnreadableError(f"{path} has an affine that is not finite: save the volume with its voxel size")
+    return VolumeHeader(tuple(map(int, image.shape)), affine)
 
 
 def read_volume(path: Path) -> Floats:
@@ -104,6 +107,10 @@ def _open(path: Path) -> Any:
     image = _read(path, lambda: nibabel().load(path))
     if len(image.shape) != 3 or 0 in image.shape:
         raise UnreadableError(f"{path} should hold a volume of three dims, but has the shape {tuple(image.shape)}")
+    kind = image.get_data_dtype()
+    if kind.kind not in "biuf":
+        shown = "colours" if kind.kind == "V" else "complex numbers"
+        raise UnreadableError(f"{path} should hold one real number for each voxel, but holds {shown} ({kind})")
     return image
 
 

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-from lightning_utilities.core.rank_zero import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info
 
 from datamodules.reading.arrays import Floats
 from datamodules.reading.image_files import UnreadableError, read_uint16

@@ -8,7 +8,7 @@ from typing import Any
 
 import cv2
 import numpy as np
-from lightning_utilities.core.rank_zero import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info
 from numpy.typing import NDArray
 
 from datamodules.reading.image_files import UnreadableError

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dis
 import errno
 import re
+import sys
 import traceback
 from pathlib import Path
 from types import FrameType
 
 from distill.allowed import is_own
 from distill.errors import USER_ERRORS
-from distill.internals.messages import several_loaders, worker_message, wrong_value
+from distill.internals.messages import abstract_class, several_loaders, worker_message, wrong_value
 
 PROJECT_FOLDERS = tuple(Path(__file__).parents[2] / name for name in ("distill", "datamodules", "callbacks"))
 # these functions create the classes that a configuration names, with the values that it gives
@@ -34,6 +35,8 @@ def one_line(message: str) -> str:
     message = worker_message(message) or message
     keys, causes, value = wrong_value(message)
     whole = "; ".join(dict.fromkeys(causes)).replace(":;", ":") or " ".join(message.split())
+    if name := abstract_class(whole, value):
+        return ": ".join(filter(None, (".".join(keys), _abstract(name))))
     if value and not re.search(rf"(?<!\w){re.escape(value)}(?!\w)", whole):
         whole += f". Got value: {value}"
     if re.search(r"Got value: [-+.]*(nan|inf)$", whole, re.IGNORECASE):  # YAML reads nan as a text and .nan as a number
@@ -41,11 +44,19 @@ def one_line(message: str) -> str:
     return ": ".join(filter(None, (".".join(keys), whole)))
 
 
+def _abstract(path: str) -> str:
+    """What a class that a configuration names has to define, before there can be an object of it."""
+    module, _, name = path.rpartition(".")
+    missing = sorted(getattr(getattr(sys.modules.get(module), name, None), "__abstractmethods__", ()))
+    return f"{path} is abstract: define {', '.join(missing) or 'its abstract methods'} in it, or name a subclass"
+
+
 def message(error: Exception) -> str:
     """The message of an error, without the quotes that a KeyError puts around it."""
     if loaders := several_loaders(error):
         return (
-            f"{loaders}_dataloader returns several loaders, and a module takes one: return one, or join the data sets"
+            f"{loaders}_dataloader returns several loaders, and the module's step takes one: add dataloader_idx: int = "
+            "0 to the step's arguments, or return one loader"
         )
     if isinstance(error, OSError) and error.strerror:
         return f"{error.strerror}{': ' if error.filename else ''}{error.filename or ''}"

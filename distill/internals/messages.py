@@ -52,6 +52,8 @@ def wrong_value(text: str) -> WrongValue:
             value = match[1]
         elif line and not NOISE.match(line):
             causes.append(_readable(line))
+    if incomplete := [cause for cause in causes if cause.startswith("the following arguments are required")]:
+        causes = incomplete  # the value is one of this type, so that the other types do not matter
     if len(causes) > 1:  # a text without a dot can be no class, so that the other causes count
         causes = [cause for cause in causes if not cause.startswith("Expected a dot import path string")] or causes
     return WrongValue(keys, causes, value)
@@ -61,6 +63,17 @@ def _readable(cause: str) -> str:
     cause = re.sub(r"Expected an? <class '(?:\w+\.)*(\w+)'>", r"Expected \1", cause)
     cause = re.sub(r"Expected an? typing\.Literal\[(.*?)\]", r"Expected one of \1", cause)
     return cause[1:-1] if re.fullmatch(r"'[^']*'|\"[^\"]*\"", cause) else cause
+
+
+def abstract_class(text: str, value: str) -> str | None:
+    """The class that jsonargparse does not create because it is abstract, if the text says that (4.53.0).
+
+    Args:
+        text: The cause that jsonargparse gives.
+        value: The value that it refuses, which is the class if the text does not name it.
+    """
+    found = re.search(r"Expected an instantiatable class, but (?:([\w.]+) )?is abstract", text)
+    return found and (found[1] or value or None)
 
 
 def unknown_argument(text: str) -> str | None:

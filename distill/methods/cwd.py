@@ -9,9 +9,10 @@ from torch import Tensor, nn
 from distill.base import Batch, DistillationModule, NetworkOutput
 from distill.checks import check_positive, check_weights
 from distill.losses import cwd_loss
-from distill.losses.parts.pooling import resized, with_dims_of
+from distill.losses.parts.pooling import with_dims_of
 from distill.methods.parts.adaptors import Pointwise
 from distill.methods.parts.pairs import check_pairs, position_pairs
+from distill.tasks.parts.resizing import resized
 
 
 class CWD(DistillationModule):
@@ -24,8 +25,9 @@ class CWD(DistillationModule):
     ``hard_weight * CE + weight * T^2 KL(teacher || student)``, where the softmax of each channel goes over the
     positions. Without layers, the channels are the logits of the classes. With layers, they are channels of features: a
     1x1 convolution brings the student's channels to the teacher's (the authors' code has one only if the numbers
-    differ), and the result is resized linearly along each dim (bilinearly, for images) to the teacher's positions. Of a
-    pair with 3 and 2 spatial dims the larger one is averaged over its first, time or depth.
+    differ), and the result is brought to the teacher's positions: interpolated linearly along each dim that is smaller,
+    averaged along each that is larger. Of a pair with 3 and 2 spatial dims the larger one is averaged over its first,
+    time or depth.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`.

@@ -13,10 +13,11 @@ from distill.checks import check_weights
 from distill.errors import UserError
 from distill.losses import kd_loss, lovasz_loss
 from distill.losses.parts.logits import where_counted
-from distill.losses.parts.pooling import as_vector, resized, to_common_size, with_dims_of
+from distill.losses.parts.pooling import as_vector, to_common_size, with_dims_of
 from distill.methods.parts.adaptors import PointwiseMLP
 from distill.methods.parts.classes import target_classes
 from distill.methods.parts.pairs import feature_pairs, require_pairs
+from distill.tasks.parts.resizing import resized
 from distill.weighting import SampleWeighting
 
 
@@ -37,9 +38,9 @@ class TwoDPASS(DistillationModule):
     Four things differ from the paper. The camera's network is the frozen teacher and does not learn beside the student.
     Both networks see dense views from the camera; the paper's student is a SPVCNN of sparse convolutions on voxels.
     Features keep the resolutions of their layers: the larger feature is pooled
-    (:func:`~distill.losses.parts.pooling.to_common_size`), and logits are resized to the labels' size, linearly along
-    each dim. The cross entropy has no class weights, the Lovász loss is computed for each sample, and the student's own
-    prediction has the task's loss.
+    (:func:`~distill.losses.parts.pooling.to_common_size`), and logits are brought to the labels' size: interpolated
+    linearly along each dim that is smaller, averaged along each that is larger. The cross entropy has no class weights,
+    the Lovász loss is computed for each sample, and the student's own prediction has the task's loss.
 
     Args:
         *args: As in :class:`~distill.base.DistillationModule`; ``teacher_layers`` and ``student_layers`` are pairs,

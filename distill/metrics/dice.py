@@ -56,8 +56,9 @@ class RegionDice(Metric):
                 f"regions must name the classes of one or more regions, such as {{'WT': [1, 2, 3]}}, got {regions}"
             )
         for name, classes in regions.items():
-            if not classes or len(set(classes)) < len(classes) or not all(part >= 0 for part in classes):
-                raise UserError(f"regions: {name} must be one or more different classes, got {list(classes)}")
+            listed = isinstance(classes, Sequence) and all(isinstance(part, int) and part >= 0 for part in classes)
+            if not listed or not classes or len(set(classes)) < len(classes):
+                raise UserError(f"regions: {name} must be one or more different classes, got {classes!r}")
         self.regions = {name: tuple(classes) for name, classes in regions.items()}
         self.ignore_index = ignore_index
         self.add_state("total", torch.zeros(len(regions), dtype=torch.float64), dist_reduce_fx="sum")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torchmetrics import MetricCollection
 
@@ -11,7 +10,7 @@ from distill.errors import UserError
 from distill.losses import silog_loss
 from distill.metrics import DepthScores
 from distill.metrics.depth import Average, Crop
-from distill.tasks.parts.resizing import is_smaller
+from distill.tasks.parts.resizing import is_smaller, resized
 from distill.tasks.task import Task
 
 
@@ -69,7 +68,7 @@ class DepthEstimation(Task):
         """Depth ``(N, 1, h, w)`` as ``(N, 1, H, W)``, enlarged bilinearly if it is smaller than the target."""
         if prediction.ndim != 4 or target.ndim != 4 or not is_smaller(prediction.shape[2:], target.shape[2:]):
             return prediction
-        return F.interpolate(prediction, target.shape[2:], mode="bilinear", align_corners=False)
+        return resized(prediction, target.shape[2:])
 
     def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
         """The scale-invariant error of depths ``(N, 1, H, W)``, ``(N,)``; 0 for an image without ground truth."""

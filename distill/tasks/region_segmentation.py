@@ -35,7 +35,8 @@ class RegionSegmentation(SemanticSegmentation):
         **kwargs: Further arguments of :class:`SemanticSegmentation`.
 
     Raises:
-        ValueError: An argument is out of its range, or a region has a class that the task lacks.
+        ValueError: An argument is out of its range, there is no region, or a region has no class, a class twice, or
+            one that the task lacks.
     """
 
     monitor = "val/dice"
@@ -48,9 +49,9 @@ class RegionSegmentation(SemanticSegmentation):
         **kwargs: Any,
     ) -> None:
         check_at_least(0, dice_weight=dice_weight)
-        self.regions = regions
+        super().__init__(num_classes, **kwargs)
+        self.regions = RegionDice(regions).regions  # which checks them
         self.dice_weight = dice_weight
-        super().__init__(num_classes, **kwargs)  # makes the metrics, which check the regions
         for name, classes in self.regions.items():
             if max(classes) >= num_classes:
                 raise UserError(

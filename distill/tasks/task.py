@@ -55,11 +55,12 @@ class Task(nn.Module, ABC):
     def counts(self, target: Tensor) -> Tensor:
         """The weight of each value of the loss in a mean, in the shape of the loss; 0 where it does not count.
 
-        By default 1 for each whole number in the target that is not ``ignore_index``, and 1 for each sample of a target
-        of floats, ``(N,)``.
+        By default 1 for each whole number in the target that is not ``ignore_index``, and 1 for each float. Where the
+        loss has fewer dims, as with one value for a sample with several targets, a value counts if one of its targets
+        does.
         """
         if target.is_floating_point():
-            return torch.ones(len(target), device=target.device)
+            return torch.ones_like(target)
         return (target != self.ignore_index).float()
 
     def metrics(self) -> MetricCollection:
@@ -78,7 +79,7 @@ class Task(nn.Module, ABC):
     def check(self, prediction: Tensor, target: Tensor, *, model: str, data: str) -> None:
         """Raises a one-sentence :class:`ValueError` if a prediction or a target does not fit this task.
 
-        By default it tries the loss and the counts, which must have the same shape.
+        By default it tries the loss and the counts, whose shapes must fit.
 
         Args:
             prediction: The prediction for a batch, in the size of the target.
@@ -95,7 +96,8 @@ class Task(nn.Module, ABC):
         except (RuntimeError, IndexError, TypeError) as error:
             reason = str(error).splitlines()[0]
             raise UserError(f"{type(self).__name__} has no loss for {given}: {reason}") from error
-        if loss.ndim and loss.shape != counts.shape:
+        fitting = (counts.shape[: loss.ndim], counts.shape[:1] + counts.shape[2:])  # or one value for all channels
+        if loss.ndim and loss.shape not in fitting:
             raise UserError(
                 f"the loss of {type(self).__name__} has the shape {tuple(loss.shape)} and its counts have "
                 f"{tuple(counts.shape)} for {given}: give both one value a sample or position"

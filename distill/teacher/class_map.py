@@ -16,7 +16,7 @@ class ClassMap:
 
     A student's class with one class of the teacher gets its logit. One with several gets the logarithm of the sum of
     their exponentials (logsumexp), so that its probability is the sum of theirs. Classes that the student lacks are
-    left out; the probabilities of the others are then those given that it is none of them.
+    left out; the other probabilities are divided by their sum.
 
     Args:
         classes: For each class of the teacher, the index or the name of the student's class, or None if the student has
@@ -58,7 +58,10 @@ class ClassMap:
         """
         count = getattr(task, "num_classes", None)
         if count is None:
-            raise UserError(f"teacher_classes needs a task with classes, and {type(task).__name__} has none")
+            name = type(task).__name__
+            if type(task).probabilities is not Task.probabilities:
+                raise UserError(f"teacher_classes needs the number of classes: give {name} an attribute num_classes")
+            raise UserError(f"teacher_classes needs a task with classes, and {name} has none")
         names = list(task.class_names)
         groups: list[list[int]] = [[] for _ in range(count)]
         for of_teacher, entry in enumerate(self.classes):

@@ -148,6 +148,31 @@ def fitting_readings(
     return found
 
 
+def chosen_table(content: Any, key: str | None, prefix: str | None, source: str) -> dict[str, Tensor]:
+    """The tensors under a key of a file whose names have a prefix, without it.
+
+    Args:
+        content: Of the file.
+        key: As in :func:`fitting_readings`; None if there is one table with names of the prefix.
+        prefix: As in :func:`fitting_readings`.
+        source: Where the content comes from, for the message.
+
+    Raises:
+        ValueError: There are none, or several tables.
+    """
+    tables = _tables_at(content, key, source, ())
+    if prefix:
+        tables = _with_prefix(tables, prefix, source)
+    if len(tables) > 1:
+        raise UserError(
+            f"{source} holds weights in {len(tables)} places, {_listed(repr(table.key) for table in tables)}: give key "
+            f"with the path, as in {{path: {source}, key: {tables[0].key}}}"
+        )
+    (table,) = tables
+    start = _cleaned(prefix or "", table)
+    return {name.removeprefix(start): tensor for name, tensor in table.tensors.items() if name.startswith(start)}
+
+
 def table_at(content: Any, key: str, source: str) -> dict[str, Tensor]:
     """The tensors under a key of a file.
 
@@ -161,9 +186,10 @@ def table_at(content: Any, key: str, source: str) -> dict[str, Tensor]:
     """
     found = content
     for part in filter(None, [key] if isinstance(content, dict) and key in content else key.split(".")):
-        if not isinstance(found, Mapping) or part not in found:
+        entries = _entries(found)
+        if part not in entries:
             raise UserError(f"{source} has no {key!r}: it holds {contents(content)}")
-        found = found[part]
+        found = entries[part]
     tensors = _tensors_of(found)
     if not tensors:
         raise UserError(f"{source} has no tensors in {key!r}: it holds {contents(content)}")
@@ -206,10 +232,17 @@ def _tables_at(content: Any, key: str | None, source: str, expected: Iterable[st
 
 def _walked(content: Any, keys: tuple[str, ...] = ()) -> Iterator[tuple[str, dict[str, Tensor]]]:
     yield ".".join(keys), _tensors_of(content)
-    if isinstance(content, Mapping) and len(keys) < DEPTH:
-        for key, value in content.items():
-            if isinstance(key, str) and isinstance(value, Mapping):
+    if len(keys) < DEPTH:
+        for key, value in _entries(content).items():
+            if isinstance(key, str) and isinstance(value, (Mapping, list, tuple)):
                 yield from _walked(value, (*keys, key))
+
+
+def _entries(content: Any) -> Mapping[Any, Any]:
+    """The entries of a dictionary by their keys, and those of a list or a tuple by their numbers."""
+    if isinstance(content, (list, tuple)):
+        return {str(number): value for number, value in enumerate(content)}
+    return content if isinstance(content, Mapping) else {}
 
 
 def _unwrapped(table: Table, expected: Iterable[str]) -> Table:
@@ -294,7 +327,8 @@ def _prefixes(names: Iterable[str], expected: Iterable[str], added: str) -> Coun
 def _same(one: Reading, other: Reading, expected: Mapping[str, Tensor]) -> bool:
     """Whether two readings give the same values, as where a module holds a network under two names."""
     first, second = one.weights(expected), other.weights(expected)
-    return all(torch.equal(first[name], second[name]) for name in expected)
+    plain = all(tensor.layout == torch.strided and not tensor.is_meta for tensor in (*first.values(), *second.values()))
+    return plain and all(torch.equal(first[name], second[name]) for name in expected)
 
 
 def _nothing_fits(

@@ -10,7 +10,8 @@ from distill.errors import UserError, UserFileNotFoundError
 
 SCHEME = "hf://"
 
-NAME = re.compile(rf"{SCHEME}(?P<repository>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w.-]+))?(/(?P<file>.+))?")
+NAME = re.compile(rf"{SCHEME}(?P<repository>[\w.-]+/[\w.-]+?)(@(?P<revision>[\w.-]+))?(/(?P<file>[^*?\[\]]+))?")
+"""Without the letters of patterns, as the client takes the name of a file for one."""
 
 PATTERNS = (
     ["model.safetensors", "model.safetensors.index.json", "model-*-of-*.safetensors"],
@@ -38,7 +39,7 @@ def hub_name(text: str) -> HubName:
         ValueError: It is no such name.
     """
     found = NAME.fullmatch(text)
-    if found is None or ".." in Path(text).parts:
+    if found is None or (found["file"] and {"", ".", ".."} & set(found["file"].replace("\\", "/").split("/"))):
         raise UserError(
             f"{text} is no name of the Hub: give hf://owner/name, hf://owner/name@revision or hf://owner/name/file"
         )

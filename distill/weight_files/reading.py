@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import re
 from argparse import Namespace
 from collections.abc import Iterator
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
-from zipfile import is_zipfile
+from zipfile import ZipFile, is_zipfile
 
 import torch
 from safetensors import SafetensorError
@@ -17,14 +18,19 @@ from torch import Tensor
 
 from distill.errors import UserError, UserFileNotFoundError
 from distill.weight_files.hub import PATTERNS, SCHEME, HubName, hub_name, snapshot
+from distill.weight_files.numbers import STAND_INS
 
-NAMESPACE = f"{Namespace.__module__}.{Namespace.__qualname__}"
+HARMLESS = [Namespace, *STAND_INS]
+"""What may stand beside weights: the arguments of the script that wrote them, and numbers of NumPy."""
 
 INDEX = ".index.json"
 """How the name of a file ends that says in which shard each tensor lies."""
 
 NAMES = ("model.safetensors", "model.safetensors.index.json", "pytorch_model.bin", "pytorch_model.bin.index.json")
 """The files of weights that a folder of Hugging Face may hold, in the order in which they are looked for."""
+
+ENDINGS = (".bin", ".ckpt", ".json", ".pkl", ".pt", ".pth", ".safetensors", ".tar")
+"""How the names of files of weights end; a name without them may be that of a repository."""
 
 
 def read_weights(path: str | Path) -> Any:
@@ -58,14 +64,17 @@ def read_content(path: Path, *, mmap: bool = False) -> Any:
             raise UserError(f"{path} is not a whole safetensors file: {error}") from None
     with path.open("rb") as file:
         start = file.read(1)
-    if start not in (b"", b"P", b"\x80"):  # of a zip archive, or of a pickle
+    if not start:
+        raise UserError(f"{path} is not a file of weights: it is empty")
+    if archive := _other_archive(path):
+        raise UserError(f"{path} is {archive}")
+    if start not in (b"P", b"\x80"):  # of a zip archive, or of a pickle
         raise UserError(
             f"{path} is not a file of plain weights, but a text or another format: give a state_dict that torch.save "
             "wrote, a Lightning checkpoint, or a .safetensors file"
         )
     try:
-        # the arguments of the script that wrote the file: a Namespace only keeps values
-        with torch.serialization.safe_globals([Namespace]):
+        with torch.serialization.safe_globals(HARMLESS):
             return torch.load(path, map_location="cpu", weights_only=True, mmap=mmap and is_zipfile(path))
     except UnpicklingError:
         raise UserError(
@@ -87,13 +96,17 @@ def weight_file(path: str | Path) -> Path:
     """
     if is_of_hub(path):
         return _of_hub(hub_name(str(path)))
-    path = Path(path)
+    if re.match(r"\w+:/+\w", str(path)) and not re.match(r"\w:", str(path)):  # not the drive of Windows
+        raise UserFileNotFoundError(f"{path} is an address: download the file first, and give its path")
+    path = Path(path).expanduser()
     if path.is_dir() and (found := _in_folder(path)):
         return found
     if path.is_dir():
         raise UserFileNotFoundError(f"there is no checkpoint {path}: it is a folder with none of {', '.join(NAMES)}")
     if not path.is_file():
-        raise UserFileNotFoundError(f"there is no checkpoint {path}")
+        repository = re.fullmatch(r"[\w-]+/[\w.-]+", str(path)) and path.suffix not in ENDINGS
+        hint = f"; for the repository of this name on the Hub, write {SCHEME}{path}" if repository else ""
+        raise UserFileNotFoundError(f"there is no checkpoint {path}{hint}")
     return path
 
 
@@ -138,6 +151,25 @@ def shards(index: Path) -> dict[Path, list[str]]:
     return found
 
 
+def _other_archive(path: Path) -> str:
+    """What a zip archive is and what to do, if torch.save did not write it."""
+    if not is_zipfile(path):
+        return ""
+    with ZipFile(path) as archive:
+        names = archive.namelist()
+    if any(name.endswith("/constants.pkl") for name in names):
+        return (
+            "an archive of TorchScript, which holds code: load it with torch.jit.load, and save its state_dict with "
+            "torch.save or as .safetensors"
+        )
+    if names and all(name.endswith(".npy") for name in names):
+        return (
+            "an archive of NumPy: load it with numpy.load, and save its arrays as a state_dict of tensors with "
+            "torch.save or as .safetensors"
+        )
+    return ""
+
+
 def _joined(index: Path) -> dict[str, Tensor]:
     return dict(_tensors(index))
 
@@ -174,7 +206,8 @@ def _is_whole(file: Path) -> bool:
 def _named(path: Path) -> str:
     """The first class or function that a file names, in brackets, if torch can tell."""
     try:
-        names = [name for name in torch.serialization.get_unsafe_globals_in_checkpoint(path) if name != NAMESPACE]
+        with torch.serialization.safe_globals(HARMLESS):
+            names = torch.serialization.get_unsafe_globals_in_checkpoint(path)
     except Exception:  # of the old format, or damaged
         return ""
     return f" (it names {names[0]})" if names else ""

@@ -197,15 +197,23 @@ class SeveralLoaders(Samples):
     test_dataloader = predict_dataloader = val_dataloader
 
 
+class OneLoader(KD):
+    """Its steps take batches of one loader."""
+
+    def validation_step(self, batch: Any, batch_idx: int) -> Any:  # type: ignore[override]
+        return super().validation_step(batch, batch_idx)
+
+    def test_step(self, batch: Any, batch_idx: int) -> Any:  # type: ignore[override]
+        return super().test_step(batch, batch_idx)
+
+
 @pytest.mark.parametrize(("command", "stage"), [("fit", "val"), ("validate", "val"), ("test", "test")])
 def test_several_loaders_are_one_sentence(
     command: str, stage: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     data = {"class_path": f"{__name__}.SeveralLoaders"}
-    line = error_of([command, *configured(tmp_path, data=data)], capsys, code=1)
-    assert (
-        line == f"{stage}_dataloader returns several loaders, and a module takes one: return one, or join the data sets"
-    )
+    line = error_of([command, *configured(tmp_path, data=data, kind=f"{__name__}.OneLoader")], capsys, code=1)
+    assert line.startswith(f"{stage}_dataloader returns several loaders, and the module's step takes one: add dataload")
 
 
 @pytest.mark.parametrize("value", ["nan", "-inf"])
@@ -221,7 +229,7 @@ WEIGHTS = MLP(4, 4).state_dict()
 FIRST = next(iter(WEIGHTS))
 FILES: dict[str, tuple[Any, str]] = {
     "a text": ("epoch 3\n", "is not a file of plain weights, but a text or another format: give a state_dict"),
-    "nothing": ("", "is not a whole checkpoint"),
+    "nothing": ("", "is not a file of weights: it is empty"),
     "int8": (
         WEIGHTS | {FIRST: WEIGHTS[FIRST].to(torch.int8)},
         f"holds '{FIRST}' as int8, which has no meaning without",
@@ -328,6 +336,26 @@ def test_an_error_in_the_import_of_a_users_module_names_its_line(
     line = error_of(["fit", *configured(tmp_path), "--model", "own_method.Method"], capsys)
     assert sentence.format(path=folder / "own_method.py") in line
     assert "own_method" not in sys.modules
+
+
+def test_an_abstract_class_says_what_it_has_to_define(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "own_data.py").write_text(
+        "from datamodules import PairedDataModule\nclass Own(PairedDataModule):\n    num_classes = 3\n"
+    )
+    monkeypatch.syspath_prepend(str(tmp_path))
+    line = error_of(["fit", *configured(tmp_path), "--data", "own_data.Own"], capsys)
+    assert line == "data: own_data.Own is abstract: define make_splits, modalities in it, or name a subclass"
+
+
+@pytest.mark.parametrize("argument", ["student_checkpoint", "teacher_checkpoint"])
+def test_a_key_without_a_path_is_one_short_sentence(
+    argument: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["fit", *configured(tmp_path, kind="distill.methods.KD"), f"--model.{argument}", "{key: state_dict}"]
+    line = error_of(command, capsys)
+    assert line == f"model: {argument}: the following arguments are required: path"
 
 
 class Interrupted(Callback):

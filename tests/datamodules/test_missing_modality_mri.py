@@ -286,3 +286,37 @@ def test_volumes_of_two_sizes_in_one_batch_are_refused(changed: Path) -> None:
         ValueError, match=r"must have one shape, got \(16, 16, 16\) of .*: give evaluation_batch_size 1"
     ):
         list(module.predict_dataloader())
+
+
+def header_with_a_nan(path: Path) -> None:
+    content = bytearray(nibabel.Nifti1Image(np.ones(SHAPE, np.uint8), AFFINE).to_bytes())  # type: ignore[no-untyped-call]
+    content[280:284] = np.float32(np.nan).tobytes()  # srow_x of the header
+    path.write_bytes(gzip.compress(content))
+
+
+COLOUR = np.dtype([("R", "u1"), ("G", "u1"), ("B", "u1")])
+STRANGE: dict[str, tuple[Callable[[Path], None], str]] = {
+    "colours": (lambda path: write_volume(path, np.zeros(SHAPE, COLOUR)), "but holds colours"),
+    "complex": (lambda path: write_volume(path, np.zeros(SHAPE, np.complex64)), "but holds complex numbers"),
+    "an affine of NaN": (header_with_a_nan, "has an affine that is not finite"),
+}
+
+
+@pytest.mark.parametrize("kind", STRANGE)
+def test_a_volume_without_real_numbers_or_a_place_is_refused_in_setup(kind: str, changed: Path) -> None:
+    write, sentence = STRANGE[kind]
+    write(changed / CASE / f"{CASE}-t1n.nii.gz")
+    with pytest.raises(ValueError, match=rf"{CASE}-t1n\.nii\.gz .*{sentence}"):
+        ready(changed)
+
+
+def test_a_volume_in_two_files_is_refused(changed: Path) -> None:
+    write_volume(changed / CASE / f"{CASE}-t1n.nii", np.zeros(SHAPE, np.uint8))
+    with pytest.raises(ValueError, match=rf"{CASE}-t1n\.nii(\.gz)? and {CASE}-t1n\.nii(\.gz)? are one volume: remove"):
+        ready(changed)
+
+
+def test_a_sequence_of_zeros_is_warned_about(changed: Path) -> None:
+    write_volume(changed / CASE / f"{CASE}-t1n.nii.gz", np.zeros(SHAPE, np.uint8))
+    with pytest.warns(UserWarning, match=rf"{CASE}-t1n\.nii\.gz holds zeros only"):
+        next(iter(ready(changed).val_dataloader()))

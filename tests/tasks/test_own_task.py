@@ -13,6 +13,7 @@ from torchmetrics import MetricCollection
 
 from distill import DistillationModule, Task
 from distill.methods import SP
+from distill.training.means import counted_mean
 from tests.methods.examples import TWO_PAIRS
 from tests.toys import Net, ToyData, make_batch, pair_arguments, quiet_trainer
 
@@ -73,6 +74,21 @@ def test_a_loss_is_enough(tmp_path: Path) -> None:
     assert task.counts(torch.tensor([[0, 255]])).tolist() == [[1, 0]]
     (scores,) = quiet_trainer(tmp_path).test(method(task), ToyData(angles(10)), verbose=False)
     assert set(scores) == {"test/hard"}
+
+
+@pytest.mark.parametrize("reduce", ["", "to samples"])
+def test_a_loss_of_several_floats_needs_no_counts(reduce: str) -> None:
+    class Square(Task):
+        def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+            squares = (prediction - target).square()
+            return squares.mean(1) if reduce else squares
+
+    batch = angles(6) | {"target": torch.linspace(-3, 3, 12).reshape(6, 2)}
+    task = Square()
+    method(task).check_batch(batch)
+    prediction = torch.zeros(6, 2)
+    loss = task.loss(prediction, batch["target"])
+    assert counted_mean(loss, batch, task).item() == pytest.approx(batch["target"].square().mean().item())
 
 
 def test_a_loss_of_another_shape_than_the_counts_is_one_sentence() -> None:

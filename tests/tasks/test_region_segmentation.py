@@ -1,5 +1,7 @@
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 import torch
 from torch import Tensor
@@ -45,3 +47,9 @@ def test_scores_are_those_of_classes_and_of_regions_under_the_names_of_brats() -
 def test_a_region_of_a_class_that_the_task_lacks_is_refused() -> None:
     with pytest.raises(UserError, match="WT has class 3, but the task has the classes 0 to 2"):
         RegionSegmentation(3)
+
+
+@pytest.mark.parametrize("regions", [{}, [1, 2], {"a": []}, {"a": [1, 1]}, {"a": 1}, {"a": ["1"]}, {"a": [-1]}])
+def test_regions_that_are_none_are_refused_when_the_task_is_made(regions: Any) -> None:
+    with pytest.raises(UserError, match=r"^regions(: a must be one or more different classes, got| must name the cl)"):
+        RegionSegmentation(3, regions)

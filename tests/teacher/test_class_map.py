@@ -19,6 +19,16 @@ from tests.toys import CLASSES, Net, make, make_batch, pair_arguments
 NAMES = ("cat", "dog", "cow")
 
 
+class Own(Task):
+    """Has classes, and does not say how many."""
+
+    def loss(self, prediction: Tensor, target: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    def probabilities(self, prediction: Tensor) -> Tensor:
+        return prediction.softmax(1)
+
+
 def logits(*spatial: int) -> Tensor:
     return 3 * torch.randn(2, 5, *spatial, generator=torch.Generator().manual_seed(0), dtype=torch.float64)
 
@@ -57,6 +67,7 @@ def test_masked_classes_stay_masked() -> None:
             "leads several classes of the teacher to one, but",
         ),
         ([0, 1, 2, None, None], Regression(3), "needs a task with classes, and Regression has none"),
+        ([0, 1, 2, None, None], Own(), "needs the number of classes: give Own an attribute num_classes"),
     ],
 )
 def test_a_list_that_does_not_fit_is_one_sentence(classes: list[Any], task: Task, message: str) -> None:

@@ -88,6 +88,7 @@ FORMS: dict[str, tuple[Callable[[State], Any], str]] = {
         lambda state: named(state, "bert.") | {"classifier.weight": torch.ones(2, 2)},
         "left off the prefix 'bert.'",
     ),
+    "a tuple": (lambda state: (state, {"epoch": 3}), "took '0'"),
     "before num_batches_tracked": (
         lambda state: {name: value for name, value in state.items() if not name.endswith("num_batches_tracked")},
         "",
@@ -157,7 +158,8 @@ def test_what_a_wrapper_puts_before_all_names_of_a_network_is_put_before_those_o
 @pytest.mark.parametrize("form", FORMS)
 def test_code_in_any_form_is_refused_and_does_not_run(form: str, tmp_path: Path) -> None:
     content = FORMS[form][0](dict(Net(4).state_dict()))
-    path = saved(tmp_path, content | {"args": Payload(tmp_path / "trace")})
+    payload = {"args": Payload(tmp_path / "trace")}
+    path = saved(tmp_path, content | payload if isinstance(content, dict) else (*content, payload))
     with pytest.raises(ValueError, match=r"loading anything else could run its code \(it names (posix|nt)\.mkdir\)"):
         load_network(Net(4), path)
     assert not (tmp_path / "trace").exists()
@@ -285,11 +287,14 @@ def test_what_does_not_fit_is_refused_with_what_the_file_holds(case: str, tmp_pa
     assert "\n" not in str(refusal.value)
 
 
-def test_quantized_complex_and_empty_weights_stay_refused_in_another_form(tmp_path: Path) -> None:
+def test_weights_without_a_meaning_are_refused_in_another_form(tmp_path: Path) -> None:
     changes: dict[str, Callable[[Tensor], Tensor]] = {
         "has no meaning without its scale": lambda value: value.to(torch.int8),
         "holds complex numbers in": lambda value: value * 1j,
         "holds zeros only": torch.zeros_like,
+        "holds NaN in 'first.weight'": lambda value: value.float() * torch.nan,
+        "holds 'first.weight' as a sparse tensor": lambda value: value.to_sparse(),
+        "holds 'first.weight' without values": lambda value: value.to("meta"),
     }
     for sentence, change in changes.items():
         path = saved(tmp_path, {"model": {f"module.{name}": change(value) for name, value in ONE.items()}})
@@ -311,3 +316,17 @@ def test_the_classes_of_a_file_of_another_form_are_known(tmp_path: Path) -> None
 def test_without_a_network_key_and_prefix_say_what_is_taken(tmp_path: Path) -> None:
     path = saved(tmp_path, {"ema": named(ONE, "net.") | OTHERS})
     assert load_weights(Weights(path, key="ema", prefix="net.")).keys() == ONE.keys()
+
+
+@pytest.mark.parametrize("options", [{"prefix": "net"}, {"prefix": "net."}, {"key": "state_dict", "prefix": "net"}])
+def test_without_a_network_a_prefix_means_what_it_means_with_one(options: dict[str, str], tmp_path: Path) -> None:
+    path = saved(tmp_path, {"state_dict": named(wrapped(ONE), "net.") | {"network.bias": torch.ones(1)}, "epoch": 3})
+    read = load_weights(Weights(path, **options))
+    assert read.keys() == ONE.keys()
+    assert all(torch.equal(ONE[name], value) for name, value in read.items())
+
+
+def test_without_a_network_several_tables_are_refused(tmp_path: Path) -> None:
+    path = saved(tmp_path, {"a": named(ONE, "net."), "b": named(TWO, "net.")})
+    with pytest.raises(ValueError, match=r"holds weights in 2 places, 'a' and 'b': give key with the path"):
+        load_weights(Weights(path, prefix="net"))

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import io
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import save_file
 
 from distill.checkpoint import load_network
-from distill.weight_files.reading import files_of
+from distill.weight_files.reading import files_of, read_content
 from tests.test_checkpoint import Payload, assert_equal_weights
 from tests.toys import Net, make
 
@@ -108,3 +111,73 @@ def test_code_in_a_shard_or_in_the_file_of_a_folder_does_not_run(tmp_path: Path)
 def test_a_folder_without_weights_says_which_files_it_looks_for(tmp_path: Path) -> None:
     with pytest.raises(FileNotFoundError, match=rf"^there is no checkpoint {tmp_path}: it is a folder with none of"):
         load_network(Net(4), tmp_path)
+
+
+@pytest.mark.parametrize("value", [np.float64(0.9), np.int32(-3), np.bool_(True), np.float16(2)], ids=str)
+def test_numbers_of_numpy_may_stand_beside_weights(value: Any, tmp_path: Path) -> None:
+    net, other = Net(4), Net(4)
+    torch.save({"model": net.state_dict(), "best": value}, tmp_path / "x.pth")
+    read = read_content(tmp_path / "x.pth")["best"]
+    assert (read, read.dtype) == (value, value.dtype)
+    load_network(other, tmp_path / "x.pth")
+    assert_equal_weights(other, net)
+
+
+@pytest.mark.parametrize("value", [np.zeros(2), np.array([{}])[0:1], np.str_("a"), np.datetime64("2026")], ids=repr)
+def test_other_values_of_numpy_stay_refused(value: Any, tmp_path: Path) -> None:
+    torch.save({"model": Net(4).state_dict(), "best": value}, tmp_path / "x.pth")
+    with pytest.raises(ValueError, match="could run its code"):
+        load_network(Net(4), tmp_path / "x.pth")
+
+
+def test_a_path_may_start_with_the_home_folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("HOME", str(tmp_path))
+    net, other = Net(4), Net(4)
+    torch.save(net.state_dict(), tmp_path / "teacher.pth")
+    load_network(other, "~/teacher.pth")
+    assert_equal_weights(other, net)
+    assert files_of("~/teacher.pth") == [tmp_path / "teacher.pth"]
+
+
+@pytest.mark.parametrize(
+    ("path", "sentence"),
+    [
+        ("https://example.org/a.pth", "https://example.org/a.pth is an address: download the file first, and give its"),
+        (Path("https://example.org/a.pth"), "https:/example.org/a.pth is an address"),
+        (
+            "timm/resnet18.a1_in1k",
+            (
+                "there is no checkpoint timm/resnet18.a1_in1k; for the repository of this name on the Hub, write "
+                "hf://timm/resnet18.a1_in1k"
+            ),
+        ),
+    ],
+)
+def test_an_address_or_a_bare_name_of_the_hub_says_what_to_give(path: str | Path, sentence: str) -> None:
+    with pytest.raises(FileNotFoundError, match=re.escape(sentence)):
+        load_network(Net(4), path)
+
+
+def torch_script(path: Path) -> None:
+    torch.jit.script(torch.nn.Linear(1, 1)).save(str(path))
+
+
+def numpy_archive(path: Path) -> None:
+    content = io.BytesIO()
+    np.savez(content, weight=np.zeros(2))
+    path.write_bytes(content.getvalue())
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")
+@pytest.mark.parametrize(
+    ("write", "sentence"),
+    [
+        (torch_script, "is an archive of TorchScript, which holds code: load it with torch.jit.load"),
+        (numpy_archive, "is an archive of NumPy: load it with numpy.load"),
+        (Path.touch, "is not a file of weights: it is empty"),
+    ],
+)
+def test_a_file_of_another_kind_is_named(write: Callable[[Path], None], sentence: str, tmp_path: Path) -> None:
+    write(tmp_path / "x.pt")
+    with pytest.raises(ValueError, match=re.escape(sentence)):
+        load_network(Net(4), tmp_path / "x.pt")

@@ -11,7 +11,6 @@ from distill.errors import UserError
 from distill.losses.parts.precision import at_least_float32
 
 POOLS: dict[int, Callable[..., Tensor]] = {1: F.adaptive_avg_pool1d, 2: F.adaptive_avg_pool2d, 3: F.adaptive_avg_pool3d}
-MODES = {1: "linear", 2: "bilinear", 3: "trilinear"}
 
 
 def to_common_size(first: Tensor, second: Tensor) -> tuple[Tensor, Tensor]:
@@ -87,15 +86,6 @@ def common_size(first: Tensor, second: Tensor) -> tuple[int, ...]:
 def as_vector(features: Tensor) -> Tensor:
     """The mean of a map ``(N, C, *)`` over its positions, ``(N, C)``; vectors are returned as they are."""
     return features if features.ndim == 2 else features.flatten(2).mean(2)
-
-
-def resized(features: Tensor, size: tuple[int, ...]) -> Tensor:
-    """A map ``(N, C, *)`` of up to three spatial dims, interpolated linearly along each dim to another size."""
-    if features.shape[2:] == size:
-        return features
-    if len(size) not in MODES or features.ndim != len(size) + 2:
-        raise UserError(f"only maps of 1 to 3 spatial dims are resized, and to as many, got {tuple(features.shape)}")
-    return F.interpolate(features, size, mode=MODES[len(size)], align_corners=False)
 
 
 def check_shared_dims(first: Tensor, second: Tensor) -> None:

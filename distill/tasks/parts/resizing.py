@@ -1,4 +1,4 @@
-"""Brings predictions to the size of their targets, in any number of spatial dims."""
+"""Brings maps to another size, in up to three spatial dims."""
 
 from __future__ import annotations
 
@@ -25,14 +25,14 @@ def resized(values: Tensor, size: Sequence[int]) -> Tensor:
     half-pixel centres. Values that have the size already are returned unchanged.
 
     Raises:
-        ValueError: The sizes differ and there are more than 3 spatial dims.
+        ValueError: The sizes differ, and there are more than 3 spatial dims or another number of them.
     """
     size = tuple(size)
     if values.shape[2:] == size:
         return values
-    if len(size) not in LINEAR:
+    if len(size) not in LINEAR or values.ndim != len(size) + 2:
         raise UserError(
-            f"predictions of shape {tuple(values.shape)} cannot be resized to {size}: only 1 to 3 spatial dims can"
+            f"maps of shape {tuple(values.shape)} cannot be resized to {size}: only 1 to 3 spatial dims can, to as many"
         )
     smallest = tuple(map(min, values.shape[2:], size))
     if values.shape[2:] != smallest:

@@ -8,7 +8,8 @@ import torch.nn.functional as F
 
 from distill.errors import UserError
 from distill.losses import at_loss, fsp_matrix, hint_loss, nst_loss
-from distill.losses.parts.pooling import pooled_to_fit, resized, to_common_size
+from distill.losses.parts.pooling import pooled_to_fit, to_common_size
+from distill.tasks.parts.resizing import resized
 from tests.losses.cases import assert_near
 from tests.losses.features import features
 
@@ -69,5 +70,5 @@ def test_maps_are_interpolated_along_each_of_their_dims(size: tuple[int, ...]) -
     steps = [doubled[inner].diff(dim=dim + 2) for dim in range(len(size))]
     for dim, step in enumerate(steps):
         assert_near(step, torch.full_like(step, 10**dim / 2))  # linear between the centres of the cells
-    with pytest.raises(UserError, match="only maps of 1 to 3 spatial dims are resized"):
+    with pytest.raises(UserError, match="only 1 to 3 spatial dims can, to as many"):
         resized(ramp, (*size, 2))
