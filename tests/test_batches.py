@@ -16,6 +16,8 @@ from distill import Batch, Classification, Supervised
 from distill.batches import chosen_samples, modalities, named_batch, present, samples_in
 from distill.feature_mask import FeatureMask
 from distill.methods import KD, SP
+from distill.outputs import NetworkOutput
+from distill.training.presence import on_complete_samples
 from distill.weighting import NontargetSampleMask
 from tests.toys import CLASSES, Net, Samples, ToyData, make, make_batch, pair_arguments, quiet_trainer
 
@@ -425,3 +427,11 @@ def test_a_target_of_none_is_absent_and_one_of_another_kind_is_one_sentence(tmp_
     assert "target" not in module.before_transfer({"x_a": torch.zeros(2, 4), "target": None})
     with pytest.raises(TypeError, match=r"^the batch's 'target' must be a tensor, got list of 2 "):
         module.before_transfer({"x_a": torch.zeros(2, 4), "target": [0, 1]})
+
+
+def test_integer_layers_of_a_teacher_spread_over_samples_that_it_does_not_see() -> None:
+    batch = {"x": torch.arange(2), "x_present": torch.tensor([False, True])}
+    run = lambda samples: NetworkOutput(samples["x"] + 0.5, {"ids": samples["x"]})  # noqa: E731
+    output = on_complete_samples(run, run, batch, ["x"])
+    assert output.features["ids"].tolist() == [0, 1]
+    assert output.prediction.isnan().tolist() == [True, False]
