@@ -13,7 +13,7 @@ from lightning.pytorch.cli import LRSchedulerCallable, OptimizerCallable
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
 
-from distill.batches import Batch, modalities, present
+from distill.batches import Batch, modalities, present, samples_in
 from distill.checkpoint import Weights, load_network
 from distill.checks import check_at_least
 from distill.internals.lightning import attached
@@ -195,7 +195,7 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
         In training it is from the cache, if there is one. It is NaN for samples that lack a modality of the teacher.
         """
         cache, run = self.teacher_cache, self.run_teacher
-        cached = run if cache is None else lambda samples: cache.output(samples, run)
+        cached = run if cache is None or not samples_in(batch) else lambda samples: cache.output(samples, run)
         output = on_complete_samples(cached, run, batch, self.teacher_inputs)
         if self.class_map is not None:
             output = output._replace(prediction=self.class_map(output.prediction, self.known_task))
@@ -203,11 +203,15 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
 
     def run_teacher(self, batch: Batch) -> NetworkOutput:
         """The output of the teacher network for a batch, in the network's size and never from the cache."""
-        return required(self.frozen_teacher, "teacher", self)(*modalities(batch, self.teacher_inputs))
+        run = required(self.frozen_teacher, "teacher", self)
+        return self.stand_in.output(run, run.network, batch, self.teacher_inputs)
 
     def forward_network(self, batch: Batch) -> NetworkOutput:
         """As in :class:`Supervised`, with the student's features."""
-        output = network_output(*self._student_taps(*modalities(batch, self.inputs)))
+        student = required(self.student, "student", self)
+        output = self.stand_in.output(
+            lambda *inputs: network_output(*self._student_taps(*inputs)), student, batch, self.inputs
+        )
         return output._replace(prediction=self.at_targets(output.prediction, batch))
 
     def forward_both(self, batch: Batch) -> tuple[NetworkOutput, NetworkOutput]:

@@ -29,7 +29,7 @@ from distill.training.means import counted_mean
 from distill.training.modes import ready_to_train
 from distill.training.one_sample import OneSampleCheck, explained_for_one_sample
 from distill.training.optimization import ParameterSettings, optimizer_and_schedule, parameter_groups
-from distill.training.receiving import received
+from distill.training.receiving import StandIn, received
 from distill.training.scores import StageScores
 
 SAMPLE_KEYS = "index", "target", "name"
@@ -87,6 +87,7 @@ class Supervised(LoadsCheckpoints, TransferHooks):
         self.loss_recorder = TrainingLosses()
         self.collaborators: list[Callback] = [RandomState(), self.loss_recorder, AveragedWeights(), OneSampleCheck()]
         self.collaborators.append(Preparation())
+        self.stand_in = StandIn()
         self.val_scores = None if task is None else StageScores(task, "val")
         self.test_scores = None if task is None else StageScores(task, "test")
 
@@ -96,13 +97,14 @@ class Supervised(LoadsCheckpoints, TransferHooks):
 
     def predict(self, batch: Batch) -> Tensor:
         """The prediction for a batch, with one value for each position of its target."""
-        return self.at_targets(network_output(self(*modalities(batch, self.inputs))).prediction, batch)
+        output = self.stand_in.output(lambda *inputs: network_output(self(*inputs)), self, batch, self.inputs)
+        return self.at_targets(output.prediction, batch)
 
     def forward_network(self, batch: Batch) -> NetworkOutput:
         """The network's output for a batch, with the prediction in the size of the target."""
         network = required(self.network, "network", self)
         run = network if type(self).forward is Supervised.forward else self  # a subclass may change the prediction
-        output = network_output(run(*modalities(batch, self.inputs)))
+        output = self.stand_in.output(lambda *inputs: network_output(run(*inputs)), network, batch, self.inputs)
         return output._replace(prediction=self.at_targets(output.prediction, batch))
 
     def at_targets(self, prediction: Tensor, batch: Batch) -> Tensor:
@@ -141,7 +143,7 @@ class Supervised(LoadsCheckpoints, TransferHooks):
         """Scores a batch to validate on, and records its loss and the terms of it."""
         losses, outputs = held_out_losses(self, batch)
         scores = required(self.val_scores, "task", self).of_loader(dataloader_idx)
-        scores.record(losses, batch)
+        scores.record(losses, batch, getattr(self, "teacher_inputs", ()))
         return self._scored(scores, outputs, batch)
 
     def test_step(self, batch: Batch, batch_idx: int, dataloader_idx: int = 0) -> dict[str, Any]:
@@ -213,11 +215,15 @@ class Supervised(LoadsCheckpoints, TransferHooks):
         """Names the items of a batch, and checks its labels while it is on the CPU."""
         named = named_batch(batch, self.batch_names)
         check_labels_on_cpu(named, self.task, attached(self))
+        if isinstance(named, dict) and named.get("target", self) is None:
+            return {name: value for name, value in named.items() if name != "target"}
         return named
 
     def after_transfer(self, batch: Any, moved: Any) -> Batch:
         """The batch of the step and of the callbacks: without the samples that lack a modality of the network."""
-        before, after = received(batch, named_batch(moved, self.batch_names), self.inputs)
+        moved = named_batch(moved, self.batch_names)
+        before, after = received(batch, moved, self.inputs)
+        self.stand_in.note(moved, after)
         self.note_transfer(before, after)
         return after
 

@@ -16,6 +16,8 @@ from distill import Batch, Classification, Supervised
 from distill.batches import chosen_samples, modalities, named_batch, present, samples_in
 from distill.feature_mask import FeatureMask
 from distill.methods import KD, SP
+from distill.outputs import NetworkOutput
+from distill.training.presence import on_complete_samples
 from distill.weighting import NontargetSampleMask
 from tests.toys import CLASSES, Net, Samples, ToyData, make, make_batch, pair_arguments, quiet_trainer
 
@@ -377,3 +379,59 @@ def test_a_named_batch_keeps_what_has_names_already() -> None:
     assert named_batch((1, 2), []) == (1, 2)
     one = torch.zeros(1)
     assert named_batch(one, ["x"]) is one
+
+
+class Cloud(nn.Module):
+    """A network for a list of points, or a tensor, that cannot take a batch without samples."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, CLASSES)
+        self.norm = nn.BatchNorm1d(CLASSES)
+
+    def forward(self, points: Any) -> Tensor:
+        return self.norm(self.layer(torch.stack([*points])))
+
+
+@pytest.mark.parametrize("stage", ["fit", "test", "predict"])
+def test_networks_that_cannot_take_no_sample_go_on_where_none_has_the_modality(stage: str, tmp_path: Path) -> None:
+    batch = make_batch(6)
+    batch |= {"x_b_present": torch.tensor([True, True, False, False, True, True])}
+    batch["x_b"][2:4] = torch.nan
+    module = KD(**pair_arguments(teacher=Cloud(), student=Cloud(), teacher_inputs=["x_b"]))
+    trainer = quiet_trainer(tmp_path, max_epochs=1)
+    getattr(trainer, stage)(module, DataLoader(Samples(batch), batch_size=2))
+    assert all(values.isfinite().all() for values in module.state_dict().values())
+
+
+def test_a_step_without_samples_changes_no_buffer_and_gives_zero_gradients(tmp_path: Path) -> None:
+    batch = make_batch(2) | {"x_b_present": torch.zeros(2, dtype=torch.bool)}
+    batch["x_b"][:] = torch.nan
+    module = Supervised(Cloud(), Classification(CLASSES), ["x_b"], torch.optim.SGD)
+    before = {name: value.clone() for name, value in module.state_dict().items()}
+    loss, _, _ = module.training_losses(module.after_transfer(batch, dict(batch)))
+    loss.backward()
+    assert loss == 0
+    assert all((parameter.grad == 0).all() for parameter in module.parameters())
+    assert all(torch.equal(before[name], value) for name, value in module.state_dict().items())
+
+
+def test_data_without_any_sample_of_the_modality_are_one_sentence(tmp_path: Path) -> None:
+    batch = make_batch(4) | {"x_b_present": torch.zeros(4, dtype=torch.bool)}
+    with pytest.raises(ValueError, match=r"^no sample of the first 2 batches has the modality 'x_b': see 'x_b_pre"):
+        quiet_trainer(tmp_path).fit(make("KD"), DataLoader(Samples(batch), batch_size=2))
+
+
+def test_a_target_of_none_is_absent_and_one_of_another_kind_is_one_sentence(tmp_path: Path) -> None:
+    module = make("KD")
+    assert "target" not in module.before_transfer({"x_a": torch.zeros(2, 4), "target": None})
+    with pytest.raises(TypeError, match=r"^the batch's 'target' must be a tensor, got list of 2 "):
+        module.before_transfer({"x_a": torch.zeros(2, 4), "target": [0, 1]})
+
+
+def test_integer_layers_of_a_teacher_spread_over_samples_that_it_does_not_see() -> None:
+    batch = {"x": torch.arange(2), "x_present": torch.tensor([False, True])}
+    run = lambda samples: NetworkOutput(samples["x"] + 0.5, {"ids": samples["x"]})  # noqa: E731
+    output = on_complete_samples(run, run, batch, ["x"])
+    assert output.features["ids"].tolist() == [0, 1]
+    assert output.prediction.isnan().tolist() == [True, False]

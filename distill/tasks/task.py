@@ -19,14 +19,16 @@ class Task(nn.Module, ABC):
 
     ``monitor`` is the logged metric that ranks checkpoints; ``mode`` is ``max`` if a higher value is better, else
     ``min``. Positions with the target ``ignore_index`` count neither in the loss nor in the metrics. ``class_names``
-    holds the names of the classes by index; it is empty if they are unknown, or if there are no classes. ``exclusive``
-    is false where a position may have several of the classes, or none.
+    holds the names of the classes by index; it is empty if they are unknown, or if there are no classes.
+    ``named_by_data`` tells that they come from a data module, and change with it. ``exclusive`` is false where a
+    position may have several of the classes, or none.
     """
 
     monitor: str = "val/hard"
     mode: str = "min"
     ignore_index: int = 255
     class_names: tuple[str, ...] = ()
+    named_by_data: bool = False
     exclusive: bool = True
 
     def check_network(self, network: nn.Module, *, model: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import zlib
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.parameter import is_lazy
 
-from distill.batches import tensors_in
+from distill.batches import samples_in, tensors_in
 
 
 def network_fingerprint(network: nn.Module) -> str:
@@ -49,14 +49,14 @@ def sample_checksums(inputs: Sequence[Any]) -> NDArray[np.int64]:
     """One checksum per sample, over the bytes of all its inputs.
 
     Args:
-        inputs: The inputs, each ``(N, *)``, or a list with tensors for each sample.
+        inputs: The inputs, each ``(N, *)``, a list with tensors for each sample, or a dictionary of these.
 
     Returns:
         The CRC-32 of each sample, ``(N,)``.
     """
-    sums = [0] * len(inputs[0])
+    sums = [0] * samples_in({"": inputs[0]})
     for values in inputs:
-        for at, row in enumerate(_bytes_of_rows(values)):
+        for at, row in zip(range(len(sums)), _bytes_of_rows(values), strict=True):
             sums[at] = zlib.crc32(row.data, sums[at])
     return np.array(sums, np.int64)
 
@@ -64,6 +64,9 @@ def sample_checksums(inputs: Sequence[Any]) -> NDArray[np.int64]:
 def _bytes_of_rows(values: Any) -> Iterable[NDArray[np.uint8]]:
     if isinstance(values, Tensor):
         return _bytes(values).reshape(len(values), -1)
+    if isinstance(values, Mapping):
+        parts = (_bytes_of_rows(values[name]) for name in sorted(values))
+        return (np.concatenate(rows) for rows in zip(*parts, strict=True))
     return (np.concatenate([np.zeros(0, np.uint8), *map(_bytes, tensors_in(sample))]) for sample in values)
 
 

@@ -10,9 +10,9 @@ import sysconfig
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from itertools import chain, islice
+from itertools import islice
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
 import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from torchmetrics import Metric
 
-from distill.batches import Batch, complete_rows, samples_in
+from distill.batches import PRESENT, Batch, complete_rows, complete_samples, samples_in
 from distill.batches import described as shape_of
 from distill.errors import UserError, UserKeyError, UserTypeError
 from distill.internals.lightning import as_in_a_step, loader_of
@@ -98,19 +98,32 @@ def check_first_batch(module: Checked, trainer: Trainer, stage: str) -> None:
 
 
 def complete_batch(module: Any, loader: Any, stage: str, number: int = 0) -> Batch:
-    """A small batch as a step gets it: the first one in which no sample lacks a modality, or the first of a few.
+    """A small batch as a step gets it: the first one in which no sample lacks a modality, or the largest of a few.
 
     Args:
         module: The module that gets it.
         loader: The loader.
         stage: ``fit``, ``validate`` or ``test``.
         number: The number of the loader, for the hooks of the transfer.
+
+    Raises:
+        ValueError: No sample has the modalities of the network.
     """
     batches = (as_in_a_step(module, batch, number) for batch in small_batches(loader, stage))
-    first: Batch = next(batches)
+    seen: list[Batch] = []
     names = (*module.inputs, *getattr(module, "teacher_inputs", ()))
-    whole = (batch for batch in chain([first], batches) if samples_in(batch) and complete_rows(batch, names) is None)
-    return next(whole, first)
+    for batch in batches:
+        if samples_in(batch) and complete_rows(batch, names) is None:
+            return cast(Batch, batch)
+        seen.append(batch)
+    largest = max(seen, key=lambda batch: (samples_in(complete_samples(batch, names)), samples_in(batch)))
+    if not samples_in(largest):
+        lacking = next((name for name in names if f"{name}{PRESENT}" in largest), module.inputs[0])
+        raise UserError(
+            f"no sample of the first {len(seen)} batches has the modality {lacking!r}: see "
+            f"{lacking + PRESENT!r} of them"
+        )
+    return largest
 
 
 def check_training_mode(module: Checked, batch: Batch) -> None:
@@ -263,7 +276,13 @@ def check_pair(method: Pair, batch: Batch) -> None:
     if "target" in batch:
         assert method.task is not None
         compared = complete_pairs(teacher, student, batch, method.teacher_inputs)
-        method.task.check(compared.teacher.prediction, compared.batch["target"], model=of_teacher, data="data")
+        try:
+            method.task.check(compared.teacher.prediction, compared.batch["target"], model=of_teacher, data="data")
+        except UserError as error:
+            if _classes(teacher) == _classes(student):
+                raise
+            hint = "if the teacher knows other classes, give teacher_classes: the student's class for each of them"
+            raise UserError(f"{error}; {hint}") from None
         method.task.check(student.prediction, batch["target"], model=of_student, data="data")
     elif method.hard_weight:
         raise UserKeyError("the batch has no 'target': only a method with hard_weight=0 works without it")
@@ -281,6 +300,10 @@ def check_pair(method: Pair, batch: Batch) -> None:
             f"{type(method).__name__} cannot compare the {of_teacher}, which has {shapes(teacher)}, with the "
             f"{of_student}, which has {shapes(student)}: {reason}" + (f" (in {line})" if line else "")
         ) from error
+
+
+def _classes(output: NetworkOutput) -> torch.Size:
+    return output.prediction.shape[1:2]
 
 
 def _sizes(output: NetworkOutput) -> list[torch.Size]:

@@ -8,7 +8,8 @@ from typing import Any
 from lightning.pytorch import Trainer
 from torch import Tensor
 
-from distill.errors import UserError, UserKeyError
+from distill.batches import described
+from distill.errors import UserError, UserKeyError, UserTypeError
 from distill.outputs import Batch
 from distill.tasks import Task
 from distill.training.scores import StageScores
@@ -26,17 +27,27 @@ def known_class_names(trainer: Trainer | None, task: Task | None) -> Sequence[st
 
 
 def name_classes(trainer: Trainer | None, task: Task, *scores: StageScores | None) -> None:
-    """Gives a task of classes without names those of the data, and its scores the names of the classes.
+    """Gives a task of classes without names of its own those of the data, and its scores the names of the classes.
 
     Args:
         trainer: Has the data.
         task: Changed in place.
         scores: The scores of the task; changed in place.
+
+    Raises:
+        ValueError: The task has names of its own, which are those of the data in another order.
     """
-    names = class_names(trainer)
-    if task.class_names or len(set(names)) != getattr(task, "num_classes", None):
+    names = tuple(class_names(trainer))
+    if len(set(names)) != getattr(task, "num_classes", None) or names == task.class_names:
         return
-    task.class_names = tuple(names)
+    if task.class_names and not task.named_by_data:
+        if sorted(names) == sorted(task.class_names):
+            raise UserError(
+                f"the task names the classes of the data in another order: {', '.join(task.class_names)} instead of "
+                f"{', '.join(names)}"
+            )
+        return
+    task.class_names, task.named_by_data = names, True
     for of_stage in scores:
         if of_stage is not None:
             of_stage.make_metrics(task)
@@ -74,5 +85,10 @@ def check_labels_on_cpu(batch: Batch | Tensor, task: Task | None, trainer: Train
         return
     if not isinstance(batch, Mapping):  # an example input, which Lightning's exports transfer like a batch
         return
-    if "target" in batch and batch["target"].device.type == "cpu":
-        task.check_labels(batch["target"], data="data", index=batch.get("index"))
+    target = batch.get("target")
+    if target is None:
+        return
+    if not isinstance(target, Tensor):
+        raise UserTypeError(f"the batch's 'target' must be a tensor, got {described(target)}")
+    if target.device.type == "cpu":
+        task.check_labels(target, data="data", index=batch.get("index"))

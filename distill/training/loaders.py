@@ -38,8 +38,8 @@ def loader_count(trainer: Trainer, stage: str) -> int:
 def loader_names(trainer: Trainer, stage: str, loaders: Any) -> list[str]:
     """The names of all loaders, in the order in which the trainer takes them.
 
-    A dictionary of loaders has its keys as names. The data module may name the loaders of a list by ``val_names``,
-    ``test_names`` or ``predict_names``; otherwise their names are their numbers.
+    A dictionary of loaders has its keys as names. The data module may name the loaders of a list by
+    ``val_loader_names``, ``test_loader_names`` or ``predict_loader_names``; otherwise their names are their numbers.
 
     Args:
         trainer: The trainer.
@@ -47,19 +47,30 @@ def loader_names(trainer: Trainer, stage: str, loaders: Any) -> list[str]:
         loaders: What the data module returned.
 
     Raises:
-        ValueError: The data module names another number of loaders than it returns.
+        ValueError: The data module names another number of loaders than it returns, or two have one name.
     """
     names = list(_names(loaders.iterables if isinstance(loaders, CombinedLoader) else loaders))
-    given = getattr(trainer.datamodule, f"{stage}_names", None)  # type: ignore[attr-defined]
-    if given is None or isinstance(loaders, Mapping):
-        return names
+    data = trainer.datamodule  # type: ignore[attr-defined]
+    given = None if len(names) < 2 or isinstance(loaders, Mapping) else getattr(data, f"{stage}_loader_names", None)
+    if given is None:
+        return _check_apart(names, stage)
     if isinstance(given, str) or len(given) != len(names):
-        data = type(trainer.datamodule).__name__  # type: ignore[attr-defined]
         raise UserError(
-            f"{stage}_names of {data} must be a list of {len(names)} names, one for each loader to {STAGES[stage]} on, "
-            f"got {given!r}"
+            f"{stage}_loader_names of {type(data).__name__} must be a list of {len(names)} names, "
+            f"one for each loader to {STAGES[stage]} on, got {given!r}"
         )
-    return [str(name) for name in given]
+    return _check_apart([str(name) for name in given], stage)
+
+
+def _check_apart(names: list[str], stage: str) -> list[str]:
+    """The names, if they differ as names of scores and of files, where a slash is an underscore."""
+    seen: dict[str, str] = {}
+    for name in names:
+        flat = name.replace("/", "_")
+        if flat in seen:
+            raise UserError(f"the loaders {seen[flat]!r} and {name!r} to {STAGES[stage]} on need names that differ")
+        seen[flat] = name
+    return names
 
 
 def flat_loaders(loaders: Any, stage: str) -> list[Any]:

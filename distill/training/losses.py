@@ -10,11 +10,11 @@ import torch
 from lightning.pytorch import Callback, LightningModule, Trainer
 from torch import Tensor, nn
 
-from distill.batches import Batch, complete_samples, samples_in
+from distill.batches import Batch, chosen_samples, complete_rows, samples_in
 from distill.distributed import all_gather_objects, rank_part
 from distill.errors import UserError
 from distill.training.gradients import GradientWatch, copied_to_cpu
-from distill.training.means import LossSums, add_batch
+from distill.training.means import LossSums, add_batch, gathered_means
 from distill.training.named_samples import named_samples, not_finite_samples
 from distill.training.teacher_fault import no_fault, teacher_fault
 
@@ -47,10 +47,11 @@ class TrainingLosses(Callback):
             terms: The terms of that sum, by name.
             batch: The batch of the step.
         """
-        self._watch.watch(loss, terms, batch, inputs=[*module.inputs, *getattr(module, "teacher_inputs", ())])
+        of_teacher = getattr(module, "teacher_inputs", ())
+        self._watch.watch(loss, terms, batch, inputs=[*module.inputs, *of_teacher])
         module.log("loss", loss.detach(), prog_bar=True, logger=False, batch_size=samples_in(batch))
         # a call of log() costs half a millisecond, and there may be many terms: the means are logged once per epoch
-        add_batch(self._sums, {"loss": loss, **terms}, batch)
+        add_batch(self._sums, {"loss": loss, **terms}, batch, of_teacher)
 
     def setup(self, trainer: Trainer, pl_module: LightningModule, stage: str) -> None:
         """Forgets what a failed fit left; a checkpoint is loaded after this."""
@@ -80,8 +81,10 @@ class TrainingLosses(Callback):
     def on_train_epoch_end(self, trainer: Trainer, pl_module: LightningModule) -> None:
         """Checks the gradients of the last step, and logs the means."""
         self._gradients.check()
-        for name, (total, samples) in self._sums.items():
-            pl_module.log(f"train/{name}", total / samples, sync_dist=True, batch_size=samples)
+        sums = {name: (float(total), count) for name, (total, count) in self._sums.items()}
+        for name, value in gathered_means(all_gather_objects(sums)).items():
+            # all processes have the same value; without sync_dist Lightning would warn that they may differ
+            pl_module.log(f"train/{name}", value, sync_dist=True)
         self._sums = {}
 
     def state_dict(self) -> dict[str, Any]:
@@ -149,8 +152,11 @@ class LossWatch:
 
 def _cause(watched: _Watched, network: nn.Module, of_teacher: Callable[[Batch], str | None]) -> str:
     for name in watched.inputs:
-        batch = complete_samples(watched.batch, [name])
+        chosen = complete_rows(watched.batch, [name])
+        batch = watched.batch if chosen is None else chosen_samples(watched.batch, chosen)
         rows = not_finite_samples(batch[name])
+        if chosen is not None and "index" not in batch:
+            rows = chosen[rows]
         if len(rows):
             return f"{name!r} is not finite in {named_samples(rows, batch.get('index'))}"
     for name, parameter in network.named_parameters():

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import torch
 from torch import Tensor
 
-from distill.batches import Batch, samples_in
+from distill.batches import Batch, present, samples_in
 from distill.distributed import mean
 from distill.errors import UserError, UserTypeError
 from distill.outputs import full_precision
@@ -17,18 +17,35 @@ LossSums = dict[str, tuple[Tensor, int]]
 """For each loss by name, the sum over samples and the number of samples."""
 
 
-def add_batch(sums: LossSums, losses: Mapping[str, Tensor], batch: Batch) -> None:
-    """Adds the mean losses of a batch to the sums of an epoch, weighted by the number of samples.
+LABEL_LOSSES = "loss", "hard", "aux"
+"""The losses that count all samples; the terms of a method count those that its teacher sees."""
+
+
+def add_batch(sums: LossSums, losses: Mapping[str, Tensor], batch: Batch, teacher_inputs: Sequence[str] = ()) -> None:
+    """Adds the mean losses of a batch to the sums of an epoch, weighted by the number of samples that they count.
 
     Args:
         sums: Changed in place.
         losses: Scalars by name.
         batch: The batch.
+        teacher_inputs: The modalities that a sample needs to count in the terms of a method.
     """
-    samples = samples_in(batch)
+    samples, mask = samples_in(batch), present(batch, teacher_inputs)
+    pairs = samples if mask is None else int(mask.sum())
     for name, value in losses.items():
+        counted = samples if name in LABEL_LOSSES else pairs
         total, count = sums.get(name, (torch.zeros(()), 0))
-        sums[name] = total + samples * value.detach(), count + samples
+        sums[name] = total + (counted * value.detach() if counted else 0), count + counted
+
+
+def gathered_means(sums: Sequence[Mapping[str, tuple[Tensor | float, int]]]) -> dict[str, Tensor]:
+    """The means of an epoch by name from the sums of all processes, without those that count no sample."""
+    means = {}
+    for name in dict.fromkeys(name for of_process in sums for name in of_process):
+        parts = [of_process[name] for of_process in sums if name in of_process]
+        if count := sum(number for _, number in parts):
+            means[name] = torch.tensor(sum(float(total) for total, _ in parts) / count)
+    return means
 
 
 def counted_means(terms: Mapping[str, Tensor], batch: Batch, task: Task | None, method: str) -> dict[str, Tensor]:

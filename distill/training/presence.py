@@ -23,7 +23,9 @@ class Compared(NamedTuple):
 
 
 def on_complete_samples(run: RunTeacher, try_out: RunTeacher, batch: Batch, names: Sequence[str]) -> NetworkOutput:
-    """The output of a teacher that runs on those samples alone that have all its modalities; NaN for the others.
+    """The output of a teacher that runs on those samples alone that have all its modalities.
+
+    The other samples have NaN, or 0 in integer values.
 
     Args:
         run: Runs the teacher on a batch.
@@ -42,7 +44,8 @@ def on_complete_samples(run: RunTeacher, try_out: RunTeacher, batch: Batch, name
     count = samples_in(batch)
 
     def spread(values: Tensor) -> Tensor:
-        return values.new_full((count, *values.shape[1:]), torch.nan).index_copy(0, rows, values)
+        unknown = torch.nan if values.is_floating_point() else 0
+        return values.new_full((count, *values.shape[1:]), unknown).index_copy(0, rows, values)
 
     return NetworkOutput(spread(output.prediction), {name: spread(values) for name, values in output.features.items()})
 

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import cast
 
-import torch
 from lightning.pytorch import LightningModule
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor, nn
@@ -17,7 +16,7 @@ from distill.distributed import all_gather_objects
 from distill.outputs import autocast_off
 from distill.tasks import Task
 from distill.training.loaders import loader_count, loader_suffix
-from distill.training.means import LossSums, add_batch, counts_of
+from distill.training.means import LossSums, add_batch, counts_of, gathered_means
 
 STAGES = {"val": "validation", "test": "test"}
 
@@ -27,7 +26,7 @@ class StageScores(nn.Module):
 
     Each loader has scores of its own: :meth:`of_loader` returns those of the loaders after the first, which are logged
     as ``<stage>/<name>/<loader>``. Samples without labels have no scores. Losses that are recorded are logged in the
-    same way, as means over the batches weighted by their numbers of samples.
+    same way, as means over the batches weighted by their numbers of counted samples.
 
     Args:
         task: The task, which makes the metrics and computes the hard loss.
@@ -66,20 +65,16 @@ class StageScores(nn.Module):
             values = task.loss(prediction, target)
             self.hard.update(values, counts_of(values, target, task))
 
-    def record(self, losses: Mapping[str, Tensor], batch: Batch) -> None:
-        """Adds the losses of a batch by name, each a scalar."""
-        if samples_in(batch):
-            add_batch(self._losses, losses, batch)
+    def record(self, losses: Mapping[str, Tensor], batch: Batch, teacher_inputs: Sequence[str] = ()) -> None:
+        """Adds the losses of a batch by name, each a scalar; see :func:`~distill.training.means.add_batch`."""
+        add_batch(self._losses, losses, batch, teacher_inputs)
 
     def take(self) -> dict[str, Tensor]:
         """The scores by name, over all batches of all processes since the last call; resets them."""
         sums = {name: (float(total), count) for name, (total, count) in self._losses.items()}
         gathered = all_gather_objects((sums, self.hard.update_called))
-        scores: dict[str, Tensor] = {}
-        for name in dict.fromkeys(name for sums, _ in gathered for name in sums):
-            parts = [sums[name] for sums, _ in gathered if name in sums]
-            mean = sum(total for total, _ in parts) / sum(count for _, count in parts)
-            scores[f"{self.stage}/{name}"] = torch.tensor(mean)
+        means = gathered_means([sums for sums, _ in gathered])
+        scores = {f"{self.stage}/{name}": value for name, value in means.items()}
         if any(labelled for _, labelled in gathered):  # all processes or none: compute() waits for the others
             scores |= {**self.metrics.compute(), f"{self.stage}/hard": self.hard.compute()}
         else:

@@ -10,6 +10,7 @@ import torch
 from lightning.pytorch import Trainer
 from torch import Tensor, nn
 
+from distill.checkpoint import Weights
 from distill.outputs import Batch
 
 
@@ -31,7 +32,7 @@ class FittedMethod(Protocol):
     def teacher_prediction(self, batch: Batch) -> Tensor:
         """The teacher's logits for a batch, ``(N, C, *)``."""
 
-    def reference_student(self, checkpoint: str | Path) -> ReferenceStudent:
+    def reference_student(self, checkpoint: Weights | str | Path) -> ReferenceStudent:
         """A frozen copy of the student with other weights, a module."""
 
 

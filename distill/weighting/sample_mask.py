@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from distill.batches import Batch, complete_samples, with_floats
+from distill.checkpoint import Weights
 from distill.checks import check_option, check_share
 from distill.distributed import gather, is_held_out, own_rows, world_size
 from distill.errors import UserError, UserKeyError
@@ -80,7 +81,7 @@ class NontargetSampleMask(FollowedModule, SampleWeighting):
         fraction: float | list[float],
         mode: MaskMode = "true",
         ranking: Ranking | None = None,
-        reference_checkpoint: str | Path | None = None,
+        reference_checkpoint: Weights | str | Path | None = None,
         schedule: Schedule = "constant",
         average: Average = "all",
         ignore_index: int = 255,
@@ -163,6 +164,8 @@ class NontargetSampleMask(FollowedModule, SampleWeighting):
                 raise UserKeyError("the batch has no 'index', but ranking='static' needs it to identify the samples")
             indices.append(batch["index"])
             scores.append(self._scores(self._reference_prediction(batch), method.teacher_prediction(batch), batch))
+        if not len(gather(torch.cat(indices))):
+            raise UserError("no sample of the training set has all modalities of the teacher, so none can be ranked")
         index, score = gather(torch.cat(indices)), gather(torch.cat(scores))
         self._score_by_index = score.new_full((int(index.max()) + 1,), -torch.inf).index_copy_(0, index, score)
         self._rank_by_index = _ranks(self._randomized(self._score_by_index, 0))

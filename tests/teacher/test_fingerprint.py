@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from distill.teacher.fingerprint import network_fingerprint
+from distill.teacher.fingerprint import network_fingerprint, sample_checksums
 
 
 class Scaled(nn.Module):
@@ -44,3 +44,12 @@ def test_weights_buffers_outside_of_checkpoints_and_settings_change_the_fingerpr
     one: dict[str, Any], other: dict[str, Any]
 ) -> None:
     assert network_fingerprint(Scaled(**one)) != network_fingerprint(Scaled(**other))
+
+
+def test_rows_of_a_dictionary_have_checksums_over_all_its_parts() -> None:
+    ids, mask = torch.tensor([[1, 2], [3, 4], [1, 2]]), torch.tensor([[1], [1], [1]])
+    sums = sample_checksums([{"ids": ids, "mask": mask}])
+    assert len(sums) == 3
+    assert sums[0] == sums[2] != sums[1]
+    assert (sums == sample_checksums([{"mask": mask, "ids": ids}])).all()
+    assert sample_checksums([{"ids": ids, "mask": 1 - mask}])[0] != sums[0]

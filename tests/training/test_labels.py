@@ -71,3 +71,15 @@ def test_a_wrong_label_is_named_but_not_where_labels_are_not_needed() -> None:
 def test_a_module_is_exported_from_an_example_input_which_is_no_batch(tmp_path: Path) -> None:
     make("KD").eval().to_onnx(tmp_path / "student.onnx", torch.randn(2, 4), dynamo=True)
     assert (tmp_path / "student.onnx").is_file()
+
+
+def test_names_from_data_follow_the_data_and_own_names_in_another_order_are_refused() -> None:
+    task = Classification(2)
+    for names in (["cat", "dog"], ["dog", "cat"]):
+        name_classes(trainer(SimpleNamespace(class_names=names)), task)
+        assert task.class_names == tuple(names)
+    name_classes(trainer(None), task)
+    assert task.class_names == ("dog", "cat")
+    own = Classification(2, class_names=["cat", "dog"])
+    with pytest.raises(ValueError, match=r"^the task names the classes of the data in another order: cat, dog inst"):
+        name_classes(trainer(SimpleNamespace(class_names=["dog", "cat"])), own)

@@ -32,7 +32,7 @@ class Several(pl.LightningDataModule):
         super().__init__()
         self.listed = listed
         if names is not None:
-            self.val_names = names
+            self.val_loader_names = names
 
     def train_dataloader(self) -> Any:
         return ToyData().train_dataloader()
@@ -95,7 +95,9 @@ def test_predictions_come_loader_by_loader(tmp_path: Path) -> None:
 
 def test_names_come_from_keys_from_the_data_module_or_from_numbers() -> None:
     def names(given: Any, found: Any) -> list[str]:
-        trainer: Any = SimpleNamespace(datamodule=SimpleNamespace(**({} if given is None else {"val_names": given})))
+        trainer: Any = SimpleNamespace(
+            datamodule=SimpleNamespace(**({} if given is None else {"val_loader_names": given}))
+        )
         return loader_names(trainer, "val", found)
 
     one, two = loaders()["day"], loaders()["night"]
@@ -103,8 +105,15 @@ def test_names_come_from_keys_from_the_data_module_or_from_numbers() -> None:
     assert names(None, [one, two]) == ["0", "1"]
     assert names(["clear", "rain"], [one, two]) == ["clear", "rain"]
     assert names(None, {"city": {"day": one, "night": two}, "road": one}) == ["city/day", "city/night", "road"]
-    with pytest.raises(ValueError, match=r"^val_names of SimpleNamespace must be a list of 2 names, one for each"):
+    with pytest.raises(
+        ValueError, match=r"^val_loader_names of SimpleNamespace must be a list of 2 names, one for each"
+    ):
         names(["clear"], [one, two])
+    assert names(["a file", "another"], one) == [""]
+    with pytest.raises(ValueError, match=r"^the loaders 'a' and 'a' to validate on need names that differ$"):
+        names(["a", "a"], [one, two])
+    with pytest.raises(ValueError, match=r"^the loaders 'city/day' and 'city_day' to validate on"):
+        names(None, {"city": {"day": one}, "city_day": two})
 
 
 def test_a_batch_of_another_loader_is_checked_before_a_test_and_the_loader_is_named(tmp_path: Path) -> None:

@@ -17,7 +17,7 @@ from distill.errors import UserError
 from distill.losses import dkd_loss
 from distill.methods import DKD, KD
 from distill.training.gradients import GradientWatch, _WatchedGradients
-from distill.training.losses import TrainingLosses
+from distill.training.losses import LossWatch, TrainingLosses
 from tests.toys import ToyData, make_batch, pair_arguments, quiet_trainer
 
 
@@ -137,3 +137,11 @@ def test_validation_and_test_score_one_prediction_also_of_a_subclass_with_its_ow
     (tested,) = trainer.test(module, ToyData(), verbose=False)
     assert validated["val/hard"] == tested["test/hard"]
     assert validated["val/loss"] == pytest.approx(tested["test/hard"], rel=1e-5)
+
+
+def test_without_an_index_the_rows_of_the_whole_batch_are_named_where_samples_lack_a_modality() -> None:
+    x = torch.tensor([[0.0], [0.0], [torch.nan]])
+    watch, batch = LossWatch(), {"x": x, "x_present": torch.tensor([False, True, True])}
+    watch.watch(torch.tensor(torch.nan), {}, batch, ["x"])
+    with pytest.raises(ValueError, match=r"'x' is not finite in samples? 2 of the batch"):
+        watch.check(nn.Linear(1, 1), when="now")

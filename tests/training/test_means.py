@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from distill import Classification, SemanticSegmentation
-from distill.training.means import counted_mean, counted_means, counts_of
+from distill.training.means import LossSums, add_batch, counted_mean, counted_means, counts_of, gathered_means
 
 IGNORED = 255
 
@@ -49,3 +49,16 @@ def test_the_terms_of_a_method_are_named_with_it() -> None:
 
 def test_all_positions_count_without_a_task() -> None:
     assert counted_mean(torch.tensor([1.0, 3.0]), {"target": torch.tensor([IGNORED, 0])}, None) == 2
+
+
+@pytest.mark.parametrize("sizes", [(4,), (2, 2), (1, 1, 1, 1), (3, 1)])
+def test_the_mean_of_a_term_does_not_depend_on_the_batches_where_samples_lack_a_modality(
+    sizes: tuple[int, ...],
+) -> None:
+    values, mask = torch.tensor([1.0, 3.0, 50.0, 70.0]), torch.tensor([True, True, False, False])
+    sums: LossSums = {}
+    for part, there in zip(values.split(sizes), mask.split(sizes), strict=True):
+        kd = part[there].mean() if there.any() else torch.tensor(0.0)
+        add_batch(sums, {"hard": part.mean(), "kd": kd}, {"x": part, "x_present": there}, ["x"])
+    means = gathered_means([sums, {"kd": (0.0, 0), "empty": (0.0, 0)}])
+    assert means == {"hard": 31, "kd": 2}
