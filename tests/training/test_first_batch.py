@@ -94,6 +94,6 @@ def test_one_sample_is_tried_if_the_last_batch_has_one_and_the_network_stays_unc
 
 
 def test_a_teacher_of_other_classes_leads_to_teacher_classes(tmp_path: Path) -> None:
+    module = make("KD", teacher=nn.Linear(6, 20), teacher_inputs=["x_a"])
     with pytest.raises(ValueError, match=r"; if the teacher knows other classes, give teacher_classes: the student's"):
-        module = make("KD", teacher=nn.Linear(6, 20), teacher_inputs=["x_a"])
         quiet_trainer(tmp_path).fit(module, ToyData())
