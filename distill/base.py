@@ -160,7 +160,9 @@ class DistillationModule(TeacherHolder, Supervised, ABC):
             Each term, either as one value per position, ``(N,)`` or ``(N, *spatial)``, or as a scalar. The base class
             averages the values over the counted positions of all processes. A scalar must be a mean over samples, or
             be computed from the result of :func:`distill.distributed.gather`: then two processes with half the batch
-            each give the same loss as one process with the whole batch.
+            each give the same loss as one process with the whole batch. A mean over the samples of one process is exact
+            only if all processes have as many pairs, which is not so where samples lack a modality: return one value
+            for each of these samples.
         """
 
     def after_backward(self) -> None:
