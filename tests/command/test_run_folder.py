@@ -239,7 +239,7 @@ def test_what_is_no_checkpoint_of_a_run_is_refused(tmp_path: Path) -> None:
     torch.save({"weight": torch.ones(2)}, weights)
     for path, sentence in {
         half: "not a whole checkpoint",
-        empty: "not a whole",
+        empty: "not a file of weights: it is empty",
         weights: "not a checkpoint of",
     }.items():
         with pytest.raises(ValueError, match=f"{path.name} is {sentence}"):

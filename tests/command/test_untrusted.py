@@ -118,7 +118,8 @@ def test_a_run_cannot_leave_the_folder_of_all_runs(
 def test_rows_and_columns_of_any_name_lie_in_the_folder_of_the_study(tmp_path: Path) -> None:
     names = ["../../out", "/etc/out", "..", "a/b", "~", "C:\\out"]
     rows = dict.fromkeys(names, STUDY["rows"]["student"])
-    runs = plan(tmp_path, rows=rows, columns={name: {} for name in names}, reference=None, seeds=1).values()
+    columns = {name: {"trainer": {"max_epochs": n}} for n, name in enumerate(names, 1)}  # each has its own teacher
+    runs = plan(tmp_path, rows=rows, columns=columns, reference=None, seeds=1).values()
     folders = {run.folder.resolve() for run in runs}
     assert len(folders) == len(names) * (len(names) + 1)
     written = [path.resolve() for path in tmp_path.rglob("*")]
