@@ -49,8 +49,8 @@ class StudentExport(Callback):
             the ``inputs`` that the steps return.
 
     Raises:
-        ValueError: Before training: ``onnx`` is true and its packages are missing, or there is no student. At the end
-            of the fit: the predictions of ONNX Runtime and PyTorch differ.
+        ValueError: An input is neither a name nor a position. Before training: ``onnx`` is true and its packages are
+            missing, or there is no student. At the end of the fit: the predictions of ONNX Runtime and PyTorch differ.
         KeyError: In the first step: a batch lacks an input.
     """
 
@@ -65,6 +65,9 @@ class StudentExport(Callback):
         self.onnx = onnx
         self.tolerance = tolerance
         self.student = student
+        for item in inputs:
+            if not isinstance(item, str) and not (isinstance(item, int) and item >= 0):
+                raise UserError(f"inputs must hold names, or positions of 0 or more, got {item!r}")
         self.inputs = tuple(inputs)
         self._samples: dict[str, Tensor] = {}
         self._obstacle: str | None = None
