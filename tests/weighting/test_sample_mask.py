@@ -164,7 +164,9 @@ class Stub:
         self._data_source = self
         self.data = ToyData(batch, batch_size=3)
         self.global_rank, self.world_size, self.is_global_zero = rank, world_size, rank == 0
-        self.reference_student, self.teacher_prediction = self.module.reference_student, self.module.teacher_prediction
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.module, name)
 
     def dataloader(self) -> Any:
         return self.data.train_dataloader()
