@@ -61,7 +61,7 @@ def test_samples_that_are_not_finite_are_named_before_the_optimiser_steps(
 def test_many_samples_are_counted_and_those_without_an_index_are_numbered_in_their_batch() -> None:
     batch = {"x": torch.full((12, 3), math.nan), "target": torch.zeros(12)}
     watch = LossWatch()
-    watch.watch(torch.tensor(math.nan), {}, batch)
+    watch.watch(torch.tensor(math.nan), {}, batch, ["x"])
     with pytest.raises(ValueError, match=r"samples 0, 1, 2, 3, 4, 5, 6, 7 and 4 more of the batch$"):
         watch.check(torch.nn.Linear(1, 1), when="here")
     watch.check(torch.nn.Linear(1, 1), when="after it was reported")
