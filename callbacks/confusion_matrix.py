@@ -135,7 +135,7 @@ def _obstacle(step: Step) -> str | None:
 
 
 def _summed(own: Counts, device: torch.device) -> Counts:
-    """The sums over all processes, of which some may have no batch; all processes must call this."""
+    """The sums over all processes. Some may have no batch, but all must call this."""
     sizes: dict[str, int] = {}
     for of_process in all_gather_objects({network: len(counts) for network, counts in own.items()}):
         sizes |= of_process

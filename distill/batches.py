@@ -92,7 +92,7 @@ def check_names(names: Sequence[str]) -> tuple[str, ...]:
     """The argument ``batch_names``.
 
     Raises:
-        ValueError: It is a text, or names two items alike.
+        ValueError: It is a text, or two items have the same name.
     """
     if isinstance(names, str) or len(set(names)) != len(names):
         raise UserError(f"batch_names must be a list with a name of its own for each item of a batch, got {names!r}")

@@ -1,4 +1,4 @@
-"""Scores of a classification that treat all classes alike, and the accuracy of each class."""
+"""Scores of a classification in which each class has the same weight, and the accuracy of each class."""
 
 from __future__ import annotations
 

@@ -68,7 +68,7 @@ class Run:
         used: Other runs whose files it uses.
         record: What the fingerprint is a hash of, for people and messages, and the code with which the run trains.
         policy: What it does about results of other settings or other code in its folder.
-        also_in: Further columns whose teacher it is, because theirs has the same settings.
+        also_in: Further columns that use this run as their teacher, because theirs would have the same settings.
     """
 
     column: str

@@ -8,15 +8,15 @@ import torch
 from torch import Tensor
 
 from distill.errors import UserError
-from distill.tasks import MultiLabelClassification, Task
+from distill.tasks import Task
 
 
 class ClassMap:
     """The student's class for each class of the teacher.
 
-    A student's class with one class of the teacher gets its logit. One with several gets the logarithm of the sum of
-    their exponentials (logsumexp), so that its probability is the sum of theirs. Classes that the student lacks are
-    left out; the other probabilities are divided by their sum.
+    A student's class with one class of the teacher gets its logit. A student's class with several gets the logsumexp of
+    their logits: its probability is then the sum of their probabilities. Classes that the student lacks are left out;
+    the other probabilities are divided by their sum.
 
     Args:
         classes: For each class of the teacher, the index or the name of the student's class, or None if the student has
@@ -74,10 +74,10 @@ class ClassMap:
                 f"teacher_classes leads no class of the teacher to the student's class {which}: every class of "
                 "the student needs one"
             )
-        if isinstance(task, MultiLabelClassification) and any(len(group) > 1 for group in groups):
+        if not task.exclusive and any(len(group) > 1 for group in groups):
             raise UserError(
-                "teacher_classes leads several classes of the teacher to one, but the labels of "
-                "MultiLabelClassification do not exclude each other, so their probabilities have no sum"
+                f"teacher_classes leads several classes of the teacher to one, but the labels of {type(task).__name__} "
+                "do not exclude each other, so their probabilities have no sum"
             )
         return groups
 

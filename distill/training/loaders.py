@@ -25,9 +25,9 @@ def loader_suffix(trainer: Trainer, stage: str, dataloader_idx: int) -> str:
     Raises:
         ValueError: The data module names another number of loaders than it returns.
     """
-    return (
-        f"/{loader_names(trainer, stage, evaluation_loaders(trainer, stage))[dataloader_idx]}" if dataloader_idx else ""
-    )
+    if not dataloader_idx:
+        return ""
+    return "/" + loader_names(trainer, stage, evaluation_loaders(trainer, stage))[dataloader_idx]
 
 
 def loader_count(trainer: Trainer, stage: str) -> int:

@@ -1,4 +1,4 @@
-"""Features of different sizes and kinds brought together: the positions of which correspond."""
+"""Brings features of different sizes and kinds to the same positions."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def convolve_pointwise(feature: Tensor, weight: Tensor, bias: Tensor | None = No
     """
     if feature.ndim == 4:
         return F.conv2d(feature, weight, bias)
-    # as a map with two dims, of which all others are views, also if the channels come last in memory
+    # viewed as a map with two dims; this copies nothing, also if the channels come last in memory
     image = feature.flatten(3) if feature.ndim > 4 else feature.view(*feature.shape, *[1] * (4 - feature.ndim))
     return F.conv2d(image, weight, bias).reshape(len(feature), len(weight), *feature.shape[2:])
 
